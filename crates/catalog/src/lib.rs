@@ -1,0 +1,19 @@
+//! The catalog database: what ran, what each batch did, where columns come from.
+//!
+//! Rows here follow data and never lead it: a batch is recorded after its commit, and what a crash
+//! kept from being recorded is reconciled from commit metadata at the next start.
+//!
+//! **Never**: decides what a flow does next (the Delta log and the flow's plans do), holds rows of
+//! users' tables, links DataFusion.
+
+mod model;
+mod sqlite;
+mod store;
+#[cfg(test)]
+mod tests;
+
+pub use model::{
+    BatchRecord, ColumnSource, DatasetOutcome, DatasetStatus, InputVersion, LineageEdge, RunRecord, RunStatus,
+};
+pub use sqlite::SqliteStore;
+pub use store::Store;

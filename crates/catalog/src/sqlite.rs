@@ -1,0 +1,198 @@
+//! The catalog in one SQLite file, as a laptop or one server has it.
+
+use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use catchment_core::{Code, Error, FlowName, Position, Result, TableName};
+use rusqlite::{Connection, Row, params};
+
+use crate::model::{BatchRecord, DatasetOutcome, RunRecord};
+use crate::store::Store;
+
+/// The version of the schema, in SQLite's `user_version`.
+const SCHEMA_VERSION: i64 = 1;
+
+const SCHEMA: &str = "
+CREATE TABLE runs (
+    id TEXT PRIMARY KEY, status TEXT NOT NULL, started_at INTEGER NOT NULL, finished_at INTEGER, error TEXT
+) STRICT;
+CREATE TABLE outcomes (
+    run TEXT NOT NULL, dataset TEXT NOT NULL, status TEXT NOT NULL, rows_in INTEGER NOT NULL,
+    rows_out INTEGER NOT NULL, quarantined INTEGER NOT NULL, version INTEGER, milliseconds INTEGER NOT NULL,
+    error TEXT, PRIMARY KEY (run, dataset)
+) STRICT;
+CREATE TABLE batches (
+    flow TEXT NOT NULL, position INTEGER NOT NULL, committed_at INTEGER NOT NULL, record TEXT NOT NULL,
+    PRIMARY KEY (flow, position)
+) STRICT;
+CREATE INDEX batches_by_time ON batches (committed_at);
+";
+
+/// A catalog in a SQLite file.
+#[derive(Debug)]
+pub struct SqliteStore {
+    connection: Mutex<Connection>,
+}
+
+impl SqliteStore {
+    /// Opens the catalog at `path`, making it when there is none.
+    ///
+    /// # Errors
+    /// Returns [`Code::CATALOG`] when the file cannot be opened or was made by a newer version.
+    pub fn open(path: &Path) -> Result<Self> {
+        let failed = |error: &str| {
+            Error::new(Code::CATALOG, format!("could not open catalog database {path:?}: {error}"))
+        };
+        if let Some(folder) = path.parent() {
+            std::fs::create_dir_all(folder).map_err(|error| failed(&error.to_string()))?;
+        }
+        Self::prepare(path).map_err(|error| {
+            failed(&error.to_string()).hint("the catalog can be rebuilt: move the file away and run again")
+        })
+    }
+
+    fn prepare(path: &Path) -> rusqlite::Result<Self> {
+        let connection = Connection::open(path)?;
+        connection.busy_timeout(Duration::from_secs(5))?;
+        connection.pragma_update(None, "journal_mode", "WAL")?;
+        // FULL: a record that was acknowledged survives a power cut.
+        connection.pragma_update(None, "synchronous", "FULL")?;
+        let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
+        if version == 0 {
+            connection.execute_batch(&format!(
+                "BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+            ))?;
+        } else if version != SCHEMA_VERSION {
+            return Err(rusqlite::Error::InvalidParameterName(format!(
+                "its schema has version {version}, this program knows {SCHEMA_VERSION}"
+            )));
+        }
+        Ok(Self { connection: Mutex::new(connection) })
+    }
+
+    fn connection(&self) -> MutexGuard<'_, Connection> {
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn query<T>(
+        &self,
+        sql: &str,
+        limit: usize,
+        read: impl Fn(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>> {
+        let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+        let connection = self.connection();
+        let mut statement = connection.prepare_cached(sql).map_err(failed)?;
+        let rows = statement.query_map([limit], |row| read(row)).map_err(failed)?;
+        rows.collect::<rusqlite::Result<Vec<_>>>().map_err(failed)
+    }
+}
+
+fn failed(error: rusqlite::Error) -> Error {
+    Error::new(Code::CATALOG, "catalog database failed").because(error)
+}
+
+/// Reads a column that holds one of our words or names.
+fn word<T>(row: &Row<'_>, index: usize, parse: impl Fn(&str) -> Option<T>) -> rusqlite::Result<T> {
+    let text: String = row.get(index)?;
+    parse(&text).ok_or_else(|| {
+        rusqlite::Error::FromSqlConversionFailure(
+            index,
+            rusqlite::types::Type::Text,
+            format!("unknown word {text:?}").into(),
+        )
+    })
+}
+
+impl Store for SqliteStore {
+    fn put_run(&self, run: &RunRecord) -> Result<()> {
+        self.connection()
+            .execute(
+                "INSERT OR REPLACE INTO runs VALUES (?1, ?2, ?3, ?4, ?5)",
+                params![run.id, run.status.as_str(), run.started_at, run.finished_at, run.error],
+            )
+            .map(|_| ())
+            .map_err(failed)
+    }
+
+    fn put_outcomes(&self, outcomes: &[DatasetOutcome]) -> Result<()> {
+        let mut connection = self.connection();
+        let transaction = connection.transaction().map_err(failed)?;
+        for outcome in outcomes {
+            transaction
+                .execute(
+                    "INSERT OR REPLACE INTO outcomes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                    params![
+                        outcome.run,
+                        outcome.dataset.to_string(),
+                        outcome.status.as_str(),
+                        outcome.rows_in,
+                        outcome.rows_out,
+                        outcome.quarantined,
+                        outcome.version,
+                        outcome.milliseconds,
+                        outcome.error,
+                    ],
+                )
+                .map_err(failed)?;
+        }
+        transaction.commit().map_err(failed)
+    }
+
+    fn put_batch(&self, batch: &BatchRecord) -> Result<()> {
+        let record = serde_json::to_string(batch)
+            .map_err(|error| Error::new(Code::INTERNAL, "could not write a batch record").because(error))?;
+        self.connection()
+            .execute(
+                "INSERT OR IGNORE INTO batches VALUES (?1, ?2, ?3, ?4)",
+                params![batch.flow.as_str(), batch.position.to_version(), batch.committed_at, record],
+            )
+            .map(|_| ())
+            .map_err(failed)
+    }
+
+    fn last_position(&self, flow: &FlowName) -> Result<Option<Position>> {
+        let last: Option<i64> = self
+            .connection()
+            .query_row("SELECT max(position) FROM batches WHERE flow = ?1", [flow.as_str()], |row| row.get(0))
+            .map_err(failed)?;
+        Ok(last.and_then(Position::from_version))
+    }
+
+    fn runs(&self, limit: usize) -> Result<Vec<RunRecord>> {
+        self.query("SELECT * FROM runs ORDER BY id DESC LIMIT ?1", limit, |row| {
+            Ok(RunRecord {
+                id: row.get(0)?,
+                status: word(row, 1, |text| text.parse().ok())?,
+                started_at: row.get(2)?,
+                finished_at: row.get(3)?,
+                error: row.get(4)?,
+            })
+        })
+    }
+
+    fn outcomes(&self) -> Result<Vec<DatasetOutcome>> {
+        self.query("SELECT * FROM outcomes ORDER BY run DESC, dataset LIMIT ?1", usize::MAX, |row| {
+            Ok(DatasetOutcome {
+                run: row.get(0)?,
+                dataset: word(row, 1, |text| TableName::parse(text, ""))?,
+                status: word(row, 2, |text| text.parse().ok())?,
+                rows_in: row.get(3)?,
+                rows_out: row.get(4)?,
+                quarantined: row.get(5)?,
+                version: row.get(6)?,
+                milliseconds: row.get(7)?,
+                error: row.get(8)?,
+            })
+        })
+    }
+
+    fn batches(&self, limit: usize) -> Result<Vec<BatchRecord>> {
+        self.query(
+            "SELECT record FROM batches ORDER BY committed_at DESC, position DESC LIMIT ?1",
+            limit,
+            |row| word(row, 0, |text| serde_json::from_str(text).ok()),
+        )
+    }
+}

@@ -1,0 +1,79 @@
+//! What a catalog database can do.
+
+use catchment_core::{FlowName, Position, Result};
+
+use crate::model::{BatchRecord, DatasetOutcome, LineageEdge, RunRecord};
+
+/// A catalog database. All calls are short; a write returns when it is durable.
+pub trait Store: Send + Sync + std::fmt::Debug {
+    /// Writes a run, or replaces what was known of it.
+    ///
+    /// # Errors
+    /// Returns [`catchment_core::Code::CATALOG`] when the database fails; so do all others here.
+    fn put_run(&self, run: &RunRecord) -> Result<()>;
+
+    /// Writes what a run did for its datasets.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn put_outcomes(&self, outcomes: &[DatasetOutcome]) -> Result<()>;
+
+    /// Writes a published batch; one that is known already is left as it is.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn put_batch(&self, batch: &BatchRecord) -> Result<()>;
+
+    /// The last batch recorded for a flow.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn last_position(&self, flow: &FlowName) -> Result<Option<Position>>;
+
+    /// Runs, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn runs(&self, limit: usize) -> Result<Vec<RunRecord>>;
+
+    /// What runs did for datasets, newest run first.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn outcomes(&self) -> Result<Vec<DatasetOutcome>>;
+
+    /// Published batches, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn batches(&self, limit: usize) -> Result<Vec<BatchRecord>>;
+
+    /// Where columns come from, by dataset and version.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn lineage(&self) -> Result<Vec<LineageEdge>> {
+        Ok(self.batches(usize::MAX)?.iter().flat_map(edges).collect())
+    }
+}
+
+/// The lineage of one batch: an edge per column, and one per input that gives no column.
+fn edges(batch: &BatchRecord) -> Vec<LineageEdge> {
+    let edge = |input: &str, column: Option<&str>, input_column: Option<&str>| LineageEdge {
+        dataset: batch.dataset.clone(),
+        version: batch.version,
+        flow: batch.flow.clone(),
+        column: column.map(str::to_owned),
+        input: input.to_owned(),
+        input_version: batch.inputs.iter().find(|known| known.name == input).and_then(|known| known.version),
+        input_column: input_column.map(str::to_owned),
+    };
+    let unused =
+        batch.inputs.iter().filter(|input| batch.columns.iter().all(|source| source.input != input.name));
+    batch
+        .columns
+        .iter()
+        .map(|source| edge(&source.input, Some(&source.column), Some(&source.input_column)))
+        .chain(unused.map(|input| edge(&input.name, None, None)))
+        .collect()
+}

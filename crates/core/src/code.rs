@@ -1,0 +1,98 @@
+//! The table of error codes. Each has a page, `docs/errors/<code>.md`, that `catchment explain` prints.
+
+use std::fmt;
+
+use crate::{Blame, Retry};
+
+/// An error code: its number, its title, whom it concerns and whether to try again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Code {
+    /// `C` and four digits. The first tells the area: 1 project, 2 SQL, 3 input, 4 lake, 5 machine, 9 ours.
+    pub id: &'static str,
+    /// A few words, the title of the page.
+    pub title: &'static str,
+    /// Who can mend it.
+    pub blame: Blame,
+    /// Whether the same attempt may succeed later.
+    pub retry: Retry,
+}
+
+impl fmt::Display for Code {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.id)
+    }
+}
+
+macro_rules! codes {
+    ($($name:ident = $id:literal, $blame:ident, $retry:ident, $title:literal;)*) => {
+        impl Code {
+            $(#[doc = $title] pub const $name: Code =
+                Code { id: $id, title: $title, blame: Blame::$blame, retry: Retry::$retry };)*
+        }
+
+        /// Every code, in order.
+        pub const ALL_CODES: &[Code] = &[$(Code::$name,)*];
+    };
+}
+
+codes! {
+    PROJECT_MISSING = "C1001", User, Never, "no project in this folder";
+    CONFIG_INVALID = "C1002", User, Never, "invalid configuration";
+    PARAMETER_UNKNOWN = "C1003", User, Never, "unknown parameter";
+    USAGE = "C1004", User, Never, "wrong use of a command";
+
+    SQL_SYNTAX = "C2001", User, Never, "SQL syntax error";
+    NOT_SUPPORTED = "C2002", User, Never, "not supported yet";
+    TABLE_UNKNOWN = "C2003", User, Never, "unknown table";
+    COLUMN_UNKNOWN = "C2004", User, Never, "unknown column";
+    SQL_TYPE = "C2005", User, Never, "types do not fit";
+    GRAPH_CYCLE = "C2006", User, Never, "datasets form a cycle";
+    NOT_APPEND_ONLY = "C2007", User, Never, "streaming read of something that is not append-only";
+    DEFINED_TWICE = "C2008", User, Never, "defined twice";
+    FLOW_TARGET = "C2009", User, Never, "flow does not fit its target";
+    SQL_PLAN = "C2010", User, Never, "query cannot be planned";
+    OPTION_INVALID = "C2011", User, Never, "invalid option of a source";
+    SQL_EXECUTION = "C2012", User, Never, "query failed while it ran";
+    SCHEMA_CHANGED = "C2013", User, Never, "schema does not fit the table";
+    NAME_INVALID = "C2014", User, Never, "name cannot be used";
+    NOT_STREAMING = "C2015", User, Never, "streaming table without a streaming source";
+
+    FILE_BROKEN = "C3001", User, Never, "file is broken";
+    RECORD_MALFORMED = "C3002", User, Never, "malformed record";
+    FILE_VANISHED = "C3003", External, Never, "file vanished before it was read";
+    FILE_CHANGED = "C3004", User, Never, "file changed after it was read";
+    NO_INPUT = "C3005", User, Never, "no file to infer a schema from";
+
+    LAKE_OWNED = "C4001", User, Never, "another process owns the lake";
+    LEASE_LOST = "C4002", External, Never, "the lake was taken over by another process";
+    LOG_CORRUPT = "C4003", External, Never, "table log is corrupt";
+    COMMIT_CONFLICT = "C4004", External, Backoff, "commit conflict";
+    LAKE_READ_ONLY = "C4005", External, Never, "lake cannot be written";
+    VERSION_UNKNOWN = "C4006", User, Never, "no such version of a table";
+    PLAN_CORRUPT = "C4007", External, Never, "record of a flow is corrupt";
+    HISTORY_GONE = "C4008", User, Never, "the changes to read are gone";
+    CATALOG = "C4009", External, Never, "catalog database failed";
+    TABLE_UNSUPPORTED = "C4010", User, Never, "table needs a feature that is not supported";
+
+    INPUT_OUTPUT = "C5001", External, Backoff, "reading or writing failed";
+    DISK_FULL = "C5002", External, Never, "disk is full";
+    MEMORY = "C5003", External, Never, "memory limit reached";
+
+    INTERNAL = "C9001", Ours, Never, "bug in Catchment";
+    FAULT_INJECTED = "C9002", Ours, Backoff, "injected fault";
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::ALL_CODES;
+
+    #[test]
+    fn codes_are_unique_and_well_formed() {
+        let ids: HashSet<_> = ALL_CODES.iter().map(|code| code.id).collect();
+        assert_eq!(ids.len(), ALL_CODES.len());
+        assert!(ALL_CODES.iter().all(|code| code.id.len() == 5 && code.id.starts_with('C')));
+        assert!(ALL_CODES.windows(2).all(|pair| pair[0].id < pair[1].id));
+    }
+}

@@ -1,0 +1,154 @@
+//! Joins small files of a table into larger ones, without changing a row.
+//!
+//! This is our own rewrite and not the library's: there, two of them, or one beside a full
+//! overwrite, may both commit and duplicate rows. Here the table is held from choosing the files to
+//! the commit that swaps them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use catchment_core::{Code, Error, FaultPoint, Result};
+use deltalake::kernel::Add;
+use object_store::ObjectStoreExt;
+use object_store::path::Path;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use serde_json::Value;
+
+use crate::failure::storage_error;
+use crate::files::FileOptions;
+use crate::log::Draft;
+use crate::table::{Snapshot, remove_of};
+use crate::writer::{Outcome, TableWriter, parameters};
+
+/// What a compaction did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Compacted {
+    /// Files taken out.
+    pub(crate) removed: usize,
+    /// Files put in.
+    pub(crate) added: usize,
+}
+
+impl TableWriter {
+    /// Rewrites partitions that have at least `minimum_files` files below half the target size.
+    ///
+    /// Appends wait while it runs, so it takes at most one target file per partition at a time.
+    ///
+    /// # Errors
+    /// Returns errors of reading and writing; the table is then as it was.
+    pub(crate) async fn compact(&self, minimum_files: usize, target_bytes: usize) -> Result<Compacted> {
+        let mut tip = self.tip().await?;
+        let Some(snapshot) = self.snapshot(&tip).await? else { return Ok(Compacted::default()) };
+        let chosen = choose(snapshot.files()?, minimum_files, target_bytes);
+        if chosen.is_empty() {
+            return Ok(Compacted::default());
+        }
+        let mut adds = Vec::new();
+        for files in chosen.values() {
+            adds.extend(self.join_files(&snapshot, files, target_bytes).await?);
+        }
+        self.faults.reach(FaultPoint::CompactionWritten)?;
+        let now = self.clock.now_millis();
+        let removes: Vec<_> = chosen.values().flatten().map(|add| remove_of(add, false, now)).collect();
+        let done = Compacted { removed: removes.len(), added: adds.len() };
+        let draft = Draft {
+            operation: "OPTIMIZE".to_owned(),
+            parameters: parameters([("targetSize", target_bytes.to_string().as_str()), ("auto", "true")]),
+            batch: Value::Null,
+            removes,
+            adds,
+            ..Draft::default()
+        };
+        match self.commit(&mut tip, draft, &[]).await? {
+            Outcome::Committed(_) => Ok(done),
+            Outcome::AlreadyPublished => Ok(Compacted::default()),
+        }
+    }
+
+    async fn join_files(&self, snapshot: &Snapshot, files: &[Add], target_bytes: usize) -> Result<Vec<Add>> {
+        let partition_columns = snapshot.partition_columns()?;
+        let schema = snapshot.schema()?;
+        let kept: Vec<_> = schema
+            .fields()
+            .iter()
+            .filter(|field| !partition_columns.contains(field.name()))
+            .cloned()
+            .collect();
+        let file_schema = Arc::new(arrow::datatypes::Schema::new(kept));
+        let mut writer = self.files(FileOptions {
+            table: self.table().name().clone(),
+            schema: Arc::clone(&file_schema),
+            partition_columns: Vec::new(),
+            target_bytes,
+        })?;
+        for file in files {
+            let attempt =
+                || format!("could not read file {:?} of table \"{}\"", file.path, self.table().name());
+            let location = file.path.split('/').fold(self.root.clone(), |root, part| Path::join(root, part));
+            // Only small files are joined, so one of them fits in memory.
+            let found = self.store.get(&location).await.map_err(|error| storage_error(attempt(), error))?;
+            let bytes = found.bytes().await.map_err(|error| storage_error(attempt(), error))?;
+            let rows = ParquetRecordBatchReaderBuilder::try_new(bytes)
+                .and_then(|builder| builder.build())
+                .map_err(|error| storage_error(attempt(), error))?;
+            for batch in rows {
+                let batch = batch.map_err(|error| storage_error(attempt(), error))?;
+                // Files written before a column was added lack it.
+                let columns = file_schema
+                    .fields()
+                    .iter()
+                    .map(|field| {
+                        batch.column_by_name(field.name()).cloned().unwrap_or_else(|| {
+                            arrow::array::new_null_array(field.data_type(), batch.num_rows())
+                        })
+                    })
+                    .collect();
+                let batch = arrow::array::RecordBatch::try_new(Arc::clone(&file_schema), columns)
+                    .map_err(|error| Error::new(Code::LOG_CORRUPT, attempt()).because(error))?;
+                writer.write(&batch).await?;
+            }
+        }
+        let partition_values = files.first().map(|file| file.partition_values.clone()).unwrap_or_default();
+        let written = writer.finish().await?;
+        let expected: Option<u64> = files.iter().map(rows_of).sum();
+        if expected.is_some_and(|expected| expected != written.rows) {
+            return Err(Error::new(
+                Code::INTERNAL,
+                format!(
+                    "compaction of table \"{}\" read {} rows of {expected:?}",
+                    self.table().name(),
+                    written.rows
+                ),
+            ));
+        }
+        Ok(written
+            .adds
+            .into_iter()
+            .map(|add| Add { data_change: false, partition_values: partition_values.clone(), ..add })
+            .collect())
+    }
+}
+
+/// The rows of a file by its statistics.
+fn rows_of(add: &Add) -> Option<u64> {
+    serde_json::from_str::<Value>(add.stats.as_deref()?).ok()?.get("numRecords")?.as_u64()
+}
+
+type PartitionValues = Vec<(String, Option<String>)>;
+
+/// The files to join, by partition: small ones, where there are enough of them, up to one target file.
+fn choose(files: Vec<Add>, minimum_files: usize, target_bytes: usize) -> BTreeMap<PartitionValues, Vec<Add>> {
+    let mut partitions: BTreeMap<PartitionValues, Vec<Add>> = BTreeMap::new();
+    let small = i64::try_from(target_bytes / 2).unwrap_or(i64::MAX);
+    for file in files.into_iter().filter(|file| file.size < small && file.deletion_vector.is_none()) {
+        let mut key: PartitionValues = file.partition_values.clone().into_iter().collect();
+        key.sort();
+        let held = partitions.entry(key).or_default();
+        let bytes: i64 = held.iter().map(|file| file.size).sum();
+        if bytes + file.size <= i64::try_from(target_bytes).unwrap_or(i64::MAX) {
+            held.push(file);
+        }
+    }
+    partitions.retain(|_, files| files.len() >= minimum_files.max(2));
+    partitions
+}

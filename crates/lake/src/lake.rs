@@ -1,0 +1,217 @@
+//! A lake: a folder of tables, and the right to write it.
+
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::path::Path as FilePath;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use catchment_core::{Clock, Faults, Result, TableName};
+use object_store::path::Path;
+use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+
+use crate::failure::storage_error;
+use crate::layout::Layout;
+use crate::lease::Lease;
+use crate::store::DurableStore;
+use crate::table::Table;
+use crate::writer::TableWriter;
+
+/// A folder of Delta tables, open for reading.
+#[derive(Debug)]
+pub struct Lake {
+    layout: Layout,
+    store: Arc<DurableStore>,
+    clock: Arc<dyn Clock>,
+    faults: Arc<dyn Faults>,
+    tables: Mutex<HashMap<TableName, Arc<Table>>>,
+}
+
+impl Lake {
+    /// Opens the lake in `folder`, an absolute path that need not exist yet.
+    ///
+    /// # Errors
+    /// Returns [`catchment_core::Code::CONFIG_INVALID`] when the path cannot name a lake.
+    pub fn open(folder: &FilePath, clock: Arc<dyn Clock>, faults: Arc<dyn Faults>) -> Result<Arc<Self>> {
+        let layout = Layout::new(folder)?;
+        let store = Arc::new(DurableStore::new(folder.to_path_buf(), Arc::clone(&faults)));
+        Ok(Arc::new(Self { layout, store, clock, faults, tables: Mutex::default() }))
+    }
+
+    /// Where things lie.
+    #[must_use]
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The store below everything.
+    #[must_use]
+    pub fn store(&self) -> &Arc<DurableStore> {
+        &self.store
+    }
+
+    /// The lake's clock.
+    #[must_use]
+    pub fn clock(&self) -> &Arc<dyn Clock> {
+        &self.clock
+    }
+
+    /// The lake's fault points.
+    #[must_use]
+    pub fn faults(&self) -> &Arc<dyn Faults> {
+        &self.faults
+    }
+
+    /// A table by name, whether it is there or not.
+    #[must_use]
+    pub fn table(&self, name: &TableName) -> Arc<Table> {
+        let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
+        let table = tables.entry(name.clone()).or_insert_with(|| {
+            Arc::new(Table::new(name.clone(), Arc::clone(&self.store), self.layout.table(name)))
+        });
+        Arc::clone(table)
+    }
+
+    /// The names of all tables, in order.
+    ///
+    /// # Errors
+    /// Returns the machine's errors; a lake that is not there has no tables.
+    pub fn list(&self) -> Result<Vec<TableName>> {
+        let mut names = Vec::new();
+        for schema in folders(self.layout.folder())? {
+            for table in folders(&self.layout.folder().join(&schema))? {
+                let name = TableName::new(schema.clone(), table);
+                if name.is_storable() && self.layout.table_folder(&name).join("_delta_log").is_dir() {
+                    names.push(name);
+                }
+            }
+        }
+        names.sort();
+        Ok(names)
+    }
+
+    /// Takes the right to write the lake.
+    ///
+    /// # Errors
+    /// Returns [`catchment_core::Code::LAKE_OWNED`] when another process has it.
+    pub fn own(self: &Arc<Self>) -> Result<Owner> {
+        let lease = Lease::acquire(&self.layout, &self.store, &self.clock, self.faults.as_ref())?;
+        Ok(Owner { lake: Arc::clone(self), lease: Arc::new(lease), writers: Mutex::default() })
+    }
+
+    /// Reads a record of ours, `None` when it is not there.
+    ///
+    /// # Errors
+    /// Returns the machine's errors.
+    pub async fn read_record(&self, path: &Path) -> Result<Option<Vec<u8>>> {
+        let failed = |error| storage_error(format!("could not read \"/{path}\""), error);
+        match self.store.get(path).await {
+            Ok(found) => Ok(Some(found.bytes().await.map_err(failed)?.to_vec())),
+            Err(object_store::Error::NotFound { .. }) => Ok(None),
+            Err(error) => Err(failed(error)),
+        }
+    }
+
+    /// The names of the records in a folder of ours, in order.
+    ///
+    /// # Errors
+    /// Returns the machine's errors.
+    pub async fn list_records(&self, folder: &Path) -> Result<Vec<String>> {
+        let listed = self
+            .store
+            .list_with_delimiter(Some(folder))
+            .await
+            .map_err(|error| storage_error(format!("could not list \"/{folder}\""), error))?;
+        let mut names: Vec<String> = listed
+            .objects
+            .iter()
+            .filter_map(|object| object.location.filename().map(str::to_owned))
+            .collect();
+        names.sort();
+        Ok(names)
+    }
+}
+
+fn folders(path: &FilePath) -> Result<Vec<String>> {
+    let failed = |error| storage_error(format!("could not list {path:?}"), error);
+    let entries = match std::fs::read_dir(path) {
+        Ok(entries) => entries,
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(Vec::new());
+        }
+        Err(error) => return Err(failed(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(failed)?;
+        if entry.path().is_dir()
+            && let Ok(name) = entry.file_name().into_string()
+        {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// The right to write a lake; dropping it gives it up.
+#[derive(Debug)]
+pub struct Owner {
+    lake: Arc<Lake>,
+    lease: Arc<Lease>,
+    writers: Mutex<HashMap<TableName, Arc<TableWriter>>>,
+}
+
+impl Owner {
+    /// The lake.
+    #[must_use]
+    pub fn lake(&self) -> &Arc<Lake> {
+        &self.lake
+    }
+
+    /// The lease, to be renewed every [`crate::RENEW_MILLIS`].
+    #[must_use]
+    pub fn lease(&self) -> &Arc<Lease> {
+        &self.lease
+    }
+
+    /// The writer of a table: always the same one.
+    #[must_use]
+    pub fn writer(&self, name: &TableName) -> Arc<TableWriter> {
+        let mut writers = self.writers.lock().unwrap_or_else(PoisonError::into_inner);
+        let writer = writers.entry(name.clone()).or_insert_with(|| {
+            Arc::new(TableWriter::new(
+                self.lake.table(name),
+                Arc::clone(&self.lake.store),
+                Arc::clone(&self.lake.clock),
+                Arc::clone(&self.lake.faults),
+                Arc::clone(&self.lease),
+                self.lake.layout.table(name),
+            ))
+        });
+        Arc::clone(writer)
+    }
+
+    /// Writes a record of ours, durably. `Ok(false)` when `create_only` and it is there already.
+    ///
+    /// # Errors
+    /// Returns [`catchment_core::Code::LEASE_LOST`] and the machine's errors.
+    pub async fn write_record(&self, path: &Path, bytes: Vec<u8>, create_only: bool) -> Result<bool> {
+        self.lease.check()?;
+        let mode = if create_only { PutMode::Create } else { PutMode::Overwrite };
+        match self.lake.store.put_opts(path, bytes.into(), PutOptions::from(mode)).await {
+            Ok(_) => Ok(true),
+            Err(object_store::Error::AlreadyExists { .. }) => Ok(false),
+            Err(error) => Err(storage_error(format!("could not write \"/{path}\""), error)),
+        }
+    }
+
+    /// Removes a record of ours; one that is not there is fine.
+    ///
+    /// # Errors
+    /// Returns the machine's errors.
+    pub async fn remove_record(&self, path: &Path) -> Result<()> {
+        match self.lake.store.delete(path).await {
+            Ok(()) | Err(object_store::Error::NotFound { .. }) => Ok(()),
+            Err(error) => Err(storage_error(format!("could not remove \"/{path}\""), error)),
+        }
+    }
+}

@@ -1,0 +1,39 @@
+//! Delta tables: the only code that writes a Delta log.
+//!
+//! A [`Lake`] is a folder of tables. Reading needs nothing else; writing needs the lake's lease,
+//! which [`Lake::own`] takes, and goes through one [`TableWriter`] per table.
+//!
+//! **Never**: makes a DataFusion session (it is given one), knows flows beyond their names and
+//! positions, or reports a commit that is not durable.
+
+mod compact;
+mod failure;
+mod files;
+mod lake;
+mod layout;
+mod lease;
+mod log;
+mod maintain;
+mod merge;
+mod schema;
+mod stats;
+mod store;
+mod table;
+mod writer;
+
+#[cfg(test)]
+mod tests;
+
+pub use deltalake::kernel::Add;
+pub use failure::storage_error;
+pub use files::{FileOptions, FileWriter, WrittenFiles};
+pub use lake::{Lake, Owner};
+pub use layout::{Layout, OWN_FOLDER};
+pub use lease::{Lease, RENEW_MILLIS};
+pub use log::{BATCH_KEY, Entry, OWNER_APPLICATION};
+pub use maintain::{Maintenance, MaintenanceOptions};
+pub use merge::Merge;
+pub use schema::{storable_schema, to_stored};
+pub use store::DurableStore;
+pub use table::{Snapshot, Table};
+pub use writer::{Outcome, Publication, TableSpec, TableWriter};

@@ -1,0 +1,96 @@
+//! Keeps a table quick to open and to read: checkpoints, log clean-up, compaction.
+//!
+//! This never runs inside a commit. It takes at most a twentieth of the time: after a pass that
+//! took long, the next one waits longer.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use catchment_core::{FaultPoint, Result};
+use deltalake::checkpoints;
+
+use crate::failure::log_error;
+use crate::writer::TableWriter;
+
+/// When a table is maintained.
+#[derive(Debug, Clone, Copy)]
+pub struct MaintenanceOptions {
+    /// Versions after which a checkpoint is written.
+    pub checkpoint_after: u64,
+    /// Small files in one partition from which they are joined.
+    pub minimum_files: usize,
+    /// The size of a file that is large enough, in bytes.
+    pub target_bytes: usize,
+}
+
+impl Default for MaintenanceOptions {
+    fn default() -> Self {
+        Self { checkpoint_after: 100, minimum_files: 16, target_bytes: 128 << 20 }
+    }
+}
+
+/// The share of time maintenance leaves to others: it waits this many times as long as it worked.
+const REST: u32 = 19;
+
+/// The maintenance of one table. Call [`Maintenance::tick`] after commits; it is cheap when nothing is due.
+#[derive(Debug)]
+pub struct Maintenance {
+    writer: Arc<TableWriter>,
+    options: MaintenanceOptions,
+    done_at: Option<u64>,
+    rest_until: Option<Instant>,
+}
+
+impl Maintenance {
+    /// Makes the maintenance of a table.
+    #[must_use]
+    pub fn new(writer: Arc<TableWriter>, options: MaintenanceOptions) -> Self {
+        Self { writer, options, done_at: None, rest_until: None }
+    }
+
+    /// Does what is due: joins small files, writes a checkpoint, removes expired log entries.
+    ///
+    /// Returns whether anything was done.
+    ///
+    /// # Errors
+    /// Returns errors of reading and writing; the table is then as it was.
+    pub async fn tick(&mut self) -> Result<bool> {
+        if self.rest_until.is_some_and(|until| Instant::now() < until) {
+            return Ok(false);
+        }
+        let Some(snapshot) = self.writer.table().latest().await? else { return Ok(false) };
+        let due_from = match self.done_at {
+            Some(version) => version + self.options.checkpoint_after,
+            // A new process does not know of the last checkpoint; versions divide as well as any.
+            None => snapshot.version() - snapshot.version() % self.options.checkpoint_after,
+        };
+        if snapshot.version() < due_from.max(1) {
+            return Ok(false);
+        }
+        let started = Instant::now();
+        self.writer.compact(self.options.minimum_files, self.options.target_bytes).await?;
+        let version = self.writer.checkpoint().await?;
+        self.done_at = Some(version);
+        let worked = started.elapsed();
+        tracing::debug!(table = %self.writer.table().name(), version, ?worked, "maintained");
+        self.rest_until =
+            Instant::now().checked_add(worked.saturating_mul(REST).min(Duration::from_secs(600)));
+        Ok(true)
+    }
+}
+
+impl TableWriter {
+    /// Writes a checkpoint of the newest version and removes log entries past their retention.
+    ///
+    /// # Errors
+    /// Returns errors of reading and writing; the log is then as it was, or longer than needed.
+    pub async fn checkpoint(&self) -> Result<u64> {
+        let snapshot = self.table().existing().await?;
+        let delta = snapshot.delta();
+        let attempt = || format!("could not write a checkpoint of table \"{}\"", self.table().name());
+        checkpoints::create_checkpoint(delta, None).await.map_err(|error| log_error(attempt(), error))?;
+        self.faults.reach(FaultPoint::CheckpointWritten)?;
+        checkpoints::cleanup_metadata(delta, None).await.map_err(|error| log_error(attempt(), error))?;
+        Ok(snapshot.version())
+    }
+}

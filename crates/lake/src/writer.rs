@@ -1,0 +1,474 @@
+//! The only way to write a table: one [`TableWriter`] per table and process.
+//!
+//! Every commit carries the owner's generation and the positions of the flows it publishes.
+//! Appends need no snapshot: they say which version comes next and see at once when somebody else
+//! was faster. Commits that rewrite files hold the table for themselves from reading to committing,
+//! so no two of them can plan on the same files.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use arrow::datatypes::SchemaRef;
+use catchment_core::{Clock, Code, Error, FaultPoint, Faults, FlowName, Position, Result, TableName};
+use deltalake::kernel::{Add, Transaction};
+use object_store::path::Path;
+use serde_json::{Map, Value, json};
+use tokio::sync::{Mutex, MutexGuard};
+
+use crate::failure::storage_error;
+use crate::files::{FileOptions, FileWriter};
+use crate::lease::Lease;
+use crate::log::{Draft, Entry, OWNER_APPLICATION};
+use crate::schema::{Evolution, evolve, has_timestamp_without_zone, schema_text};
+use crate::store::DurableStore;
+use crate::table::{Snapshot, Table, remove_of};
+
+/// Commits of others that one commit is willing to step over before it gives up.
+const STEPS: u32 = 1_000;
+
+/// What a table is declared to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableSpec {
+    /// The columns in order, as stored.
+    pub schema: SchemaRef,
+    /// The columns whose values split the files.
+    pub partition_columns: Vec<String>,
+    /// A sentence for people.
+    pub comment: Option<String>,
+    /// Delta and Catchment table properties.
+    pub properties: Vec<(String, String)>,
+}
+
+/// What a batch publishes to one table.
+#[derive(Debug, Clone, Default)]
+pub struct Publication {
+    /// The flow and the position it has once this is published.
+    pub position: Option<(FlowName, Position)>,
+    /// Positions that other flows get in the same commit, for a restore.
+    pub other_positions: Vec<(FlowName, Position)>,
+    /// New data files.
+    pub adds: Vec<Add>,
+    /// What the history keeps about the batch.
+    pub batch: Value,
+}
+
+/// What became of a publication.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It is this version.
+    Committed(u64),
+    /// The table already held the position, or a later one; nothing was written.
+    AlreadyPublished,
+}
+
+/// The writer of one table.
+#[derive(Debug)]
+pub struct TableWriter {
+    pub(crate) table: Arc<Table>,
+    pub(crate) store: Arc<DurableStore>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) faults: Arc<dyn Faults>,
+    pub(crate) lease: Arc<Lease>,
+    pub(crate) root: Path,
+    tip: Mutex<Tip>,
+}
+
+/// What the writer knows about the end of the log.
+#[derive(Debug, Default)]
+pub(crate) struct Tip {
+    /// The newest version, `None` before the table is there.
+    version: Option<u64>,
+    /// Positions read or written so far; absent means not looked up yet.
+    positions: HashMap<FlowName, Option<Position>>,
+}
+
+impl TableWriter {
+    pub(crate) fn new(
+        table: Arc<Table>,
+        store: Arc<DurableStore>,
+        clock: Arc<dyn Clock>,
+        faults: Arc<dyn Faults>,
+        lease: Arc<Lease>,
+        root: Path,
+    ) -> Self {
+        Self { table, store, clock, faults, lease, root, tip: Mutex::default() }
+    }
+
+    /// The table it writes.
+    #[must_use]
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
+    /// Starts data files for this table.
+    ///
+    /// # Errors
+    /// Returns [`Code::COLUMN_UNKNOWN`] or [`Code::SQL_TYPE`] when it cannot be partitioned as asked.
+    pub fn files(&self, options: FileOptions) -> Result<FileWriter> {
+        FileWriter::new(Arc::clone(&self.store), Arc::clone(&self.clock), self.root.clone(), options)
+    }
+
+    /// The position of a flow in this table.
+    ///
+    /// # Errors
+    /// Returns [`Code::LEASE_LOST`] when the table shows a later owner, and errors of reading its log.
+    pub async fn position(&self, flow: &FlowName) -> Result<Option<Position>> {
+        let mut tip = self.tip().await?;
+        self.position_at(&mut tip, flow).await
+    }
+
+    /// Makes the table exist with these columns: creates it, or adds columns to it.
+    ///
+    /// # Errors
+    /// Returns [`Code::SCHEMA_CHANGED`] when columns changed or went, and errors of writing.
+    pub async fn ensure(&self, spec: &TableSpec) -> Result<()> {
+        let mut tip = self.tip().await?;
+        let Some(snapshot) = self.snapshot(&tip).await? else {
+            let draft = Draft {
+                operation: "CREATE TABLE".to_owned(),
+                header: header(self.table.name(), spec, None, self.clock.now_millis())?,
+                ..Draft::default()
+            };
+            self.commit(&mut tip, draft, &[]).await?;
+            return self.faults.reach(FaultPoint::TableCreated);
+        };
+        if snapshot.partition_columns()? != spec.partition_columns {
+            return Err(Error::new(
+                Code::SCHEMA_CHANGED,
+                format!(
+                    "table \"{}\" is partitioned by ({}), not by ({})",
+                    self.table.name(),
+                    snapshot.partition_columns()?.join(", "),
+                    spec.partition_columns.join(", ")
+                ),
+            )
+            .hint(format!("rebuild it with `catchment run --full-refresh --select {}`", self.table.name())));
+        }
+        let schema = match evolve(self.table.name(), snapshot.schema()?.as_ref(), &spec.schema)? {
+            Evolution::Widened(schema) => schema,
+            Evolution::None if same_notes(&snapshot, spec)? => return Ok(()),
+            Evolution::None => snapshot.schema()?,
+        };
+        let spec = TableSpec { schema, ..spec.clone() };
+        let draft = Draft {
+            operation: "ALTER TABLE".to_owned(),
+            header: header(self.table.name(), &spec, Some(snapshot.id()?), self.clock.now_millis())?,
+            ..Draft::default()
+        };
+        self.commit(&mut tip, draft, &[]).await.map(|_| ())
+    }
+
+    /// Adds files to the table. Without files it commits the position alone.
+    ///
+    /// # Errors
+    /// Returns [`Code::LEASE_LOST`] when a later owner has committed, and errors of writing.
+    pub async fn append(&self, publication: Publication) -> Result<Outcome> {
+        let mut tip = self.tip().await?;
+        if self.is_published(&mut tip, &publication).await? {
+            return Ok(Outcome::AlreadyPublished);
+        }
+        let draft = Draft {
+            operation: "WRITE".to_owned(),
+            parameters: parameters([("mode", "Append")]),
+            batch: publication.batch.clone(),
+            blind: true,
+            adds: publication.adds.clone(),
+            ..Draft::default()
+        };
+        self.commit(&mut tip, draft, &positions(&publication)).await
+    }
+
+    /// Replaces all files of the table, and its columns when they changed.
+    ///
+    /// # Errors
+    /// As [`TableWriter::append`].
+    pub async fn overwrite(&self, spec: &TableSpec, publication: Publication) -> Result<Outcome> {
+        let mut tip = self.tip().await?;
+        if self.is_published(&mut tip, &publication).await? {
+            return Ok(Outcome::AlreadyPublished);
+        }
+        let now = self.clock.now_millis();
+        let mut draft = Draft {
+            operation: "WRITE".to_owned(),
+            parameters: parameters([("mode", "Overwrite")]),
+            batch: publication.batch.clone(),
+            adds: publication.adds.clone(),
+            ..Draft::default()
+        };
+        match self.snapshot(&tip).await? {
+            None => draft.header = header(self.table.name(), spec, None, now)?,
+            Some(snapshot) => {
+                // A publication that is tried again must not remove its own files.
+                draft.removes = snapshot.removes(true, now)?;
+                let same = snapshot.schema()? == spec.schema
+                    && snapshot.partition_columns()? == spec.partition_columns
+                    && same_notes(&snapshot, spec)?;
+                if !same {
+                    draft.header = header(self.table.name(), spec, Some(snapshot.id()?), now)?;
+                }
+            }
+        }
+        self.commit(&mut tip, draft, &positions(&publication)).await
+    }
+
+    /// Brings back the files of an older version, in one commit that carries the positions given:
+    /// restoring a table does not by itself move its flows back.
+    ///
+    /// # Errors
+    /// Returns [`Code::VERSION_UNKNOWN`] when the version or one of its files is gone.
+    pub async fn restore(&self, version: u64, publication: Publication) -> Result<Outcome> {
+        let mut tip = self.tip().await?;
+        if self.is_published(&mut tip, &publication).await? {
+            return Ok(Outcome::AlreadyPublished);
+        }
+        let older = self.table.at(version).await?;
+        let newest = self.existing(&tip).await?;
+        let now = self.clock.now_millis();
+        let (before, after) = (older.files()?, newest.files()?);
+        let known = |files: &[Add], path: &str| files.iter().any(|file| file.path == path);
+        let adds: Vec<Add> = before
+            .iter()
+            .filter(|add| !known(&after, &add.path))
+            .map(|add| Add { data_change: true, ..add.clone() })
+            .collect();
+        for add in &adds {
+            self.require_file(version, &add.path).await?;
+        }
+        let mut draft = Draft {
+            operation: "RESTORE".to_owned(),
+            parameters: parameters([("version", version.to_string().as_str())]),
+            batch: publication.batch.clone(),
+            removes: after
+                .iter()
+                .filter(|add| !known(&before, &add.path))
+                .map(|add| remove_of(add, true, now))
+                .collect(),
+            adds,
+            ..Draft::default()
+        };
+        if older.schema()? != newest.schema()? {
+            let spec = TableSpec {
+                schema: older.schema()?,
+                partition_columns: older.partition_columns()?,
+                comment: older.comment()?,
+                properties: older.properties()?.into_iter().collect(),
+            };
+            draft.header = header(self.table.name(), &spec, Some(newest.id()?), now)?;
+        }
+        self.commit(&mut tip, draft, &positions(&publication)).await
+    }
+
+    async fn require_file(&self, version: u64, path: &str) -> Result<()> {
+        use object_store::ObjectStoreExt;
+        let location = path.split('/').fold(self.root.clone(), |root, part| root.join(part));
+        match self.store.head(&location).await {
+            Ok(_) => Ok(()),
+            Err(object_store::Error::NotFound { .. }) => Err(Error::new(
+                Code::VERSION_UNKNOWN,
+                format!(
+                    "version {version} of table \"{}\" lost its file {path:?} to VACUUM",
+                    self.table.name()
+                ),
+            )),
+            Err(error) => Err(storage_error(format!("could not look for {path:?}"), error)),
+        }
+    }
+
+    pub(crate) async fn tip(&self) -> Result<MutexGuard<'_, Tip>> {
+        self.lease.check()?;
+        let mut tip = self.tip.lock().await;
+        if tip.version.is_none()
+            && let Some(snapshot) = self.table.latest().await?
+        {
+            self.check_owner(snapshot.transaction(OWNER_APPLICATION).await?)?;
+            tip.version = Some(snapshot.version());
+        }
+        Ok(tip)
+    }
+
+    /// The snapshot at the tip; it must not be older, or files just committed would be overlooked.
+    pub(crate) async fn snapshot(&self, tip: &Tip) -> Result<Option<Snapshot>> {
+        let Some(version) = tip.version else { return Ok(None) };
+        let snapshot = self.table.existing().await?;
+        if snapshot.version() < version {
+            return Err(Error::new(
+                Code::LOG_CORRUPT,
+                format!(
+                    "table \"{}\" is at version {}, {version} was committed",
+                    self.table.name(),
+                    snapshot.version()
+                ),
+            ));
+        }
+        Ok(Some(snapshot))
+    }
+
+    pub(crate) async fn existing(&self, tip: &Tip) -> Result<Snapshot> {
+        match self.snapshot(tip).await? {
+            Some(snapshot) => Ok(snapshot),
+            None => self.table.existing().await,
+        }
+    }
+
+    async fn position_at(&self, tip: &mut Tip, flow: &FlowName) -> Result<Option<Position>> {
+        if let Some(known) = tip.positions.get(flow) {
+            return Ok(*known);
+        }
+        let position = match self.snapshot(tip).await? {
+            Some(snapshot) => snapshot.position(flow.as_str()).await?,
+            None => None,
+        };
+        tip.positions.insert(flow.clone(), position);
+        Ok(position)
+    }
+
+    pub(crate) async fn is_published(&self, tip: &mut Tip, publication: &Publication) -> Result<bool> {
+        let Some((flow, position)) = &publication.position else { return Ok(false) };
+        let standing = self.position_at(tip, flow).await?;
+        Ok(standing.is_some_and(|standing| standing >= *position))
+    }
+
+    fn check_owner(&self, generation: Option<i64>) -> Result<()> {
+        let ours = i64::try_from(self.lease.generation()).unwrap_or(i64::MAX);
+        if generation.is_some_and(|generation| generation > ours) {
+            self.lease.lose();
+        }
+        self.lease.check()
+    }
+
+    /// Writes the next entry of the log, and finds out what happened when that is not clear.
+    pub(crate) async fn commit(
+        &self,
+        tip: &mut Tip,
+        mut draft: Draft,
+        positions: &[(FlowName, Position)],
+    ) -> Result<Outcome> {
+        let now = self.clock.now_millis();
+        let generation = i64::try_from(self.lease.generation()).unwrap_or(i64::MAX);
+        draft.transactions =
+            std::iter::once(Transaction::new_with_last_update(OWNER_APPLICATION, generation, Some(now)))
+                .chain(positions.iter().map(|(flow, position)| {
+                    Transaction::new_with_last_update(flow, position.to_version(), Some(now))
+                }))
+                .collect();
+        let attempt = uuid::Uuid::new_v4().to_string();
+        let bytes = draft.bytes(&attempt, now)?;
+        for _ in 0..STEPS {
+            self.lease.check()?;
+            self.faults.reach(FaultPoint::BeforeCommit)?;
+            let version = tip.version.map_or(0, |version| version + 1);
+            let written = self.table.log().write(version, bytes.clone()).await;
+            let written = match written {
+                Ok(written) => self.faults.reach(FaultPoint::CommitWritten).map(|()| written),
+                Err(error) => Err(storage_error(self.commit_attempt(version), error)),
+            };
+            match written {
+                Ok(true) => {
+                    tip.version = Some(version);
+                    tip.positions.extend(positions.iter().map(|(flow, at)| (flow.clone(), Some(*at))));
+                    return Ok(Outcome::Committed(version));
+                }
+                Ok(false) => {}
+                // An error may follow a durable commit: what stands in the log decides.
+                Err(error) => match self.table.log().read(version).await? {
+                    Some(_) => {}
+                    None => return Err(error),
+                },
+            }
+            let Some(entry) = self.table.log().read(version).await? else { continue };
+            let ours = entry.is_attempt(&attempt);
+            self.step_over(tip, &entry)?;
+            if ours {
+                return Ok(Outcome::Committed(version));
+            }
+            if positions
+                .iter()
+                .any(|(flow, at)| entry.position(flow.as_str()).is_some_and(|held| held >= *at))
+            {
+                return Ok(Outcome::AlreadyPublished);
+            }
+            if !draft.blind {
+                return Err(self.conflict(&entry));
+            }
+        }
+        Err(Error::new(
+            Code::COMMIT_CONFLICT,
+            format!("table \"{}\" is committed to without end", self.table.name()),
+        ))
+    }
+
+    /// Takes note of all entries that the tip does not know.
+    pub(crate) async fn catch_up(&self, tip: &mut Tip) -> Result<()> {
+        while let Some(entry) = self.table.log().read(tip.version.map_or(0, |version| version + 1)).await? {
+            self.step_over(tip, &entry)?;
+        }
+        Ok(())
+    }
+
+    /// Takes note of an entry that the tip did not know.
+    fn step_over(&self, tip: &mut Tip, entry: &Entry) -> Result<()> {
+        self.check_owner(entry.transaction(OWNER_APPLICATION))?;
+        tip.version = Some(entry.version);
+        for txn in &entry.transactions {
+            tip.positions.insert(FlowName::new(txn.app_id.clone()), Position::from_version(txn.version));
+        }
+        Ok(())
+    }
+
+    fn commit_attempt(&self, version: u64) -> String {
+        format!("could not commit version {version} of table \"{}\"", self.table.name())
+    }
+
+    fn conflict(&self, entry: &Entry) -> Error {
+        Error::new(
+            Code::COMMIT_CONFLICT,
+            format!(
+                "table \"{}\" changed while it was rewritten: version {} ({}) came first",
+                self.table.name(),
+                entry.version,
+                entry.operation
+            ),
+        )
+    }
+}
+
+pub(crate) fn positions(publication: &Publication) -> Vec<(FlowName, Position)> {
+    publication.position.iter().chain(&publication.other_positions).cloned().collect()
+}
+
+pub(crate) fn parameters<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> Map<String, Value> {
+    pairs.into_iter().map(|(key, value)| (key.to_owned(), value.into())).collect()
+}
+
+fn same_notes(snapshot: &Snapshot, spec: &TableSpec) -> Result<bool> {
+    let stored = snapshot.properties()?;
+    Ok(snapshot.comment()? == spec.comment
+        && stored.len() == spec.properties.len()
+        && spec.properties.iter().all(|(key, value)| stored.get(key) == Some(value)))
+}
+
+/// The protocol and metadata actions that declare a table.
+fn header(table: &TableName, spec: &TableSpec, id: Option<String>, now_millis: i64) -> Result<Vec<Value>> {
+    // Timestamps without a zone are a feature of their own, and features need the newer protocol.
+    let protocol = if has_timestamp_without_zone(spec.schema.fields()) {
+        json!({
+            "minReaderVersion": 3, "minWriterVersion": 7,
+            "readerFeatures": ["timestampNtz"], "writerFeatures": ["timestampNtz", "appendOnly", "invariants"],
+        })
+    } else {
+        json!({ "minReaderVersion": 1, "minWriterVersion": 2 })
+    };
+    let configuration: Map<String, Value> =
+        spec.properties.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
+    let metadata = json!({
+        "id": id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
+        "name": table.to_string(),
+        "description": spec.comment,
+        "format": { "provider": "parquet", "options": {} },
+        "schemaString": schema_text(&spec.schema)?,
+        "partitionColumns": spec.partition_columns,
+        "createdTime": now_millis,
+        "configuration": configuration,
+    });
+    Ok(vec![json!({ "protocol": protocol }), json!({ "metaData": metadata })])
+}
