@@ -1,1 +1,15 @@
-//! x
+//! Sources: what can be read from a position, and the decoders that turn it into rows.
+//!
+//! **Never**: remembers how far a flow got (the flow's plans do), writes a table, or drops a record
+//! without telling.
+
+pub mod files;
+mod rejects;
+mod source;
+mod table;
+mod types;
+
+pub use rejects::{Reject, RejectSink, Rejects, reject_schema};
+pub use source::{AddedFile, BrokenFile, Limits, Range, Source, Standing, TableStanding};
+pub use table::TableSource;
+pub use types::{arrow_type, parse_schema};

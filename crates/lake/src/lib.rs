@@ -33,7 +33,7 @@ pub use lease::{Lease, RENEW_MILLIS};
 pub use log::{BATCH_KEY, Entry, OWNER_APPLICATION};
 pub use maintain::{Maintenance, MaintenanceOptions};
 pub use merge::Merge;
-pub use schema::{storable_schema, to_stored};
+pub use schema::{parse_schema_text, schema_text, storable_schema, to_stored};
 pub use store::DurableStore;
 pub use table::{Snapshot, Table};
 pub use writer::{Outcome, Publication, TableSpec, TableWriter};

@@ -7,7 +7,7 @@ use arrow::compute::{CastOptions, cast_with_options};
 use arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use catchment_core::{Code, Error, Result, TableName};
 use deltalake::kernel::StructType;
-use deltalake::kernel::engine::arrow_conversion::TryIntoKernel;
+use deltalake::kernel::engine::arrow_conversion::{TryIntoArrow, TryIntoKernel};
 
 /// The schema in which the columns of a query are stored, without loss.
 ///
@@ -114,11 +114,36 @@ pub fn to_stored(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch>
 ///
 /// # Errors
 /// Returns [`Code::SQL_TYPE`] when the library cannot express a type.
-pub(crate) fn schema_text(schema: &Schema) -> Result<String> {
+pub fn schema_text(schema: &Schema) -> Result<String> {
     let failed =
         |error: String| Error::new(Code::SQL_TYPE, "could not express a schema in Delta").because(error);
     let delta: StructType = schema.try_into_kernel().map_err(|error| failed(error.to_string()))?;
     serde_json::to_string(&delta).map_err(|error| failed(error.to_string()))
+}
+
+/// Reads a schema as the Delta log writes it.
+///
+/// # Errors
+/// Returns [`Code::PLAN_CORRUPT`] when the text is none.
+pub fn parse_schema_text(text: &str) -> Result<SchemaRef> {
+    let failed = |error: String| Error::new(Code::PLAN_CORRUPT, "a stored schema is corrupt").because(error);
+    let delta: StructType = serde_json::from_str(text).map_err(|error| failed(error.to_string()))?;
+    let arrow: Schema = (&delta).try_into_arrow().map_err(|error| failed(error.to_string()))?;
+    Ok(Arc::new(arrow))
+}
+
+/// Schemas in records of ours, as the Delta log writes them.
+pub(crate) mod as_text {
+    use arrow::datatypes::SchemaRef;
+    use serde::{Deserialize, Deserializer, Serializer, de, ser};
+
+    pub(crate) fn serialize<S: Serializer>(schema: &SchemaRef, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&super::schema_text(schema).map_err(ser::Error::custom)?)
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<SchemaRef, D::Error> {
+        super::parse_schema_text(&String::deserialize(deserializer)?).map_err(de::Error::custom)
+    }
 }
 
 /// Whether a column or a part of one is a timestamp without a zone, which needs a table feature.

@@ -12,6 +12,7 @@ use arrow::datatypes::SchemaRef;
 use catchment_core::{Clock, Code, Error, FaultPoint, Faults, FlowName, Position, Result, TableName};
 use deltalake::kernel::{Add, Transaction};
 use object_store::path::Path;
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 use tokio::sync::{Mutex, MutexGuard};
 
@@ -27,9 +28,10 @@ use crate::table::{Snapshot, Table, remove_of};
 const STEPS: u32 = 1_000;
 
 /// What a table is declared to be.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TableSpec {
     /// The columns in order, as stored.
+    #[serde(with = "crate::schema::as_text")]
     pub schema: SchemaRef,
     /// The columns whose values split the files.
     pub partition_columns: Vec<String>,

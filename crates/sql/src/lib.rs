@@ -1,1 +1,23 @@
-//! x
+//! SQL: text with places, queries and their relations, sessions, functions, lineage.
+//!
+//! **Never**: decides what a relation is (its caller binds it), writes a table, makes a session outside
+//! [`Sessions`].
+
+mod dialect;
+mod functions;
+mod lineage;
+mod query;
+mod session;
+mod system;
+#[cfg(test)]
+mod tests;
+mod text;
+
+pub use dialect::CatchmentDialect;
+pub use lineage::{Origin, column_origins};
+pub use query::{
+    Argument, BoundQuery, ParsedQuery, Relation, Target, parse_query, parse_single_query, parser_for,
+};
+pub use session::{Moment, Planner, SessionOptions, Sessions, query_error};
+pub use system::{ComputedTable, system_tables};
+pub use text::{SqlText, nearest};

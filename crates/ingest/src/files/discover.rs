@@ -1,0 +1,126 @@
+//! Finds the files that a path or pattern means.
+
+use std::fs::Metadata;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use catchment_core::{Code, Error, Result};
+use globset::{GlobBuilder, GlobMatcher};
+use serde::{Deserialize, Serialize};
+
+/// A file as it was when it was listed.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct FileInfo {
+    /// Its identity: the path below the project, or the full path for files outside it.
+    pub path: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// When it was last changed, in microseconds since the Unix epoch.
+    pub modified: i64,
+    /// Changes when the content may have changed.
+    pub etag: String,
+}
+
+impl FileInfo {
+    /// Where the file lies on this machine.
+    #[must_use]
+    pub fn location(&self, project: &Path) -> PathBuf {
+        project.join(&self.path)
+    }
+
+    /// Looks at one file.
+    pub(crate) fn of(location: &Path, project: &Path, metadata: &Metadata) -> Self {
+        let path = location.strip_prefix(project).unwrap_or(location);
+        let modified = metadata
+            .modified()
+            .ok()
+            .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())
+            .and_then(|since| i64::try_from(since.as_micros()).ok())
+            .unwrap_or(0);
+        Self {
+            path: path.to_string_lossy().into_owned(),
+            size: metadata.len(),
+            modified,
+            etag: format!("{:x}-{modified:x}", metadata.len()),
+        }
+    }
+}
+
+/// Lists the files that `pattern` means, in the order of their paths.
+///
+/// A folder means all files below it. Names that begin with `_` or `.` are left out, unless the
+/// pattern names them. Wildcards are `*`, `?`, `[abc]`, `{ab,cd}`, and `**` for folders in between.
+///
+/// # Errors
+/// Returns [`Code::OPTION_INVALID`] for a pattern that is none, and errors of listing.
+pub(crate) fn discover(pattern: &str, project: &Path) -> Result<Vec<FileInfo>> {
+    let full = project.join(pattern);
+    let (base, matcher) = split(&full, pattern)?;
+    let mut found = Vec::new();
+    let failed = |path: &Path, error: std::io::Error| {
+        Error::new(Code::INPUT_OUTPUT, format!("could not list {path:?}")).because(error)
+    };
+    match std::fs::metadata(&base) {
+        Ok(metadata) if metadata.is_file() => {
+            if matcher.is_none() {
+                found.push(FileInfo::of(&base, project, &metadata));
+            }
+            return Ok(found);
+        }
+        Ok(_) => {}
+        // A folder that nobody has made yet holds no files.
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(found),
+        Err(error) => return Err(failed(&base, error)),
+    }
+    let mut folders = vec![base];
+    while let Some(folder) = folders.pop() {
+        let entries = match std::fs::read_dir(&folder) {
+            Ok(entries) => entries,
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            Err(error) => return Err(failed(&folder, error)),
+        };
+        for entry in entries {
+            let entry = entry.map_err(|error| failed(&folder, error))?;
+            let path = entry.path();
+            let hidden = entry.file_name().to_string_lossy().starts_with(['_', '.']);
+            let metadata = match std::fs::metadata(&path) {
+                Ok(metadata) => metadata,
+                // It went away since it was listed, or is a link to nothing.
+                Err(error) if error.kind() == ErrorKind::NotFound => continue,
+                Err(error) => return Err(failed(&path, error)),
+            };
+            let wanted = match &matcher {
+                Some(matcher) => matcher.is_match(&path),
+                None => !hidden,
+            };
+            if metadata.is_dir() {
+                if !hidden {
+                    folders.push(path);
+                }
+            } else if wanted && !(hidden && matcher.is_some() && !pattern_names_hidden(pattern)) {
+                found.push(FileInfo::of(&path, project, &metadata));
+            }
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+fn pattern_names_hidden(pattern: &str) -> bool {
+    pattern.rsplit('/').next().is_some_and(|name| name.starts_with(['_', '.']))
+}
+
+/// The folder to look in, and what to match there unless the path has no wildcard.
+fn split(full: &Path, pattern: &str) -> Result<(PathBuf, Option<GlobMatcher>)> {
+    let is_wild = |part: &std::ffi::OsStr| part.to_string_lossy().contains(['*', '?', '[', '{']);
+    if !full.iter().any(is_wild) {
+        return Ok((full.to_path_buf(), None));
+    }
+    let base: PathBuf = full.iter().take_while(|part| !is_wild(part)).collect();
+    let text = full.to_string_lossy();
+    let glob =
+        GlobBuilder::new(&text).literal_separator(true).backslash_escape(true).build().map_err(|error| {
+            Error::new(Code::OPTION_INVALID, format!("path {pattern:?} is not a pattern")).because(error)
+        })?;
+    Ok((base, Some(glob.compile_matcher())))
+}

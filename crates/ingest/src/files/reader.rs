@@ -1,0 +1,117 @@
+//! Files as bytes: decompressed, cut into lines, with the offset of each.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader, ErrorKind, Read};
+use std::path::Path;
+
+use flate2::bufread::MultiGzDecoder;
+
+/// The longest record, in bytes. A longer one means that the file is not what it claims to be.
+const LONGEST_RECORD: usize = 64 << 20;
+
+const BUFFER: usize = 1 << 20;
+
+/// Why a file cannot be read to its end.
+#[derive(Debug)]
+pub(crate) enum Failure {
+    /// The file is not there, or not any more.
+    Vanished,
+    /// Its content cannot be understood.
+    Broken(String),
+    /// Something that is not the file's fault.
+    Ours(catchment_core::Error),
+}
+
+impl From<catchment_core::Error> for Failure {
+    fn from(error: catchment_core::Error) -> Self {
+        Self::Ours(error)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            ErrorKind::NotFound => Self::Vanished,
+            _ => Self::Broken(error.to_string()),
+        }
+    }
+}
+
+/// Opens a file and decompresses it when its first bytes say gzip or Zstandard.
+pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, Failure> {
+    let mut plain = BufReader::with_capacity(BUFFER, File::open(path)?);
+    let head = plain.fill_buf()?;
+    if head.starts_with(&[0x1f, 0x8b]) {
+        return Ok(Box::new(BufReader::with_capacity(BUFFER, Named("gzip", MultiGzDecoder::new(plain)))));
+    }
+    if head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]) {
+        let decoder = zstd::Decoder::with_buffer(plain)?;
+        return Ok(Box::new(BufReader::with_capacity(BUFFER, Named("zstd", decoder))));
+    }
+    Ok(Box::new(plain))
+}
+
+/// Says of which compression an error is.
+struct Named<R>(&'static str, R);
+
+impl<R: Read> Read for Named<R> {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        self.1.read(buffer).map_err(|error| {
+            let what = match error.kind() {
+                ErrorKind::UnexpectedEof => "the file is truncated".to_owned(),
+                _ => error.to_string(),
+            };
+            std::io::Error::new(ErrorKind::InvalidData, format!("{}: {what}", self.0))
+        })
+    }
+}
+
+/// The lines of a file, each with the offset at which it begins.
+pub(crate) struct Lines {
+    source: Box<dyn BufRead + Send>,
+    offset: u64,
+    line: Vec<u8>,
+}
+
+impl Lines {
+    pub(crate) fn new(source: Box<dyn BufRead + Send>) -> Self {
+        Self { source, offset: 0, line: Vec::new() }
+    }
+
+    /// The next line without its end, `None` at the end of the file.
+    pub(crate) fn next_line(&mut self) -> Result<Option<(u64, &[u8])>, Failure> {
+        self.line.clear();
+        let begin = self.offset;
+        let limit = LONGEST_RECORD as u64 + 1;
+        let read = self.source.by_ref().take(limit).read_until(b'\n', &mut self.line)?;
+        if read == 0 {
+            return Ok(None);
+        }
+        if read > LONGEST_RECORD {
+            return Err(Failure::Broken(format!(
+                "the line at byte {begin} is longer than {LONGEST_RECORD} bytes"
+            )));
+        }
+        self.offset += read as u64;
+        let mut line = self.line.as_slice();
+        line = line.strip_suffix(b"\n").unwrap_or(line);
+        line = line.strip_suffix(b"\r").unwrap_or(line);
+        if begin == 0 {
+            // A byte order mark is no part of the first record.
+            line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
+        }
+        Ok(Some((begin, line)))
+    }
+}
+
+/// Bytes as text: as they are when they are text, else with `\xNN` for the bytes that are not.
+pub(crate) fn readable(bytes: &[u8]) -> String {
+    let mut text = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
+        text.push_str(chunk.valid());
+        for byte in chunk.invalid() {
+            text.push_str(&format!("\\x{byte:02X}"));
+        }
+    }
+    text
+}

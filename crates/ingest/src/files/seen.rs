@@ -1,0 +1,192 @@
+//! The files a flow has taken, as a compact set and as sorted runs for disk.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use catchment_core::{Code, Error, Position, Result};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt64Array};
+use datafusion::arrow::datatypes::{Int64Type, UInt64Type};
+use parquet::arrow::ArrowWriter;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+use parquet::basic::Compression;
+use parquet::file::properties::WriterProperties;
+
+use crate::files::FileInfo;
+
+/// What was seen of a file: enough to tell whether it changed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Mark {
+    size: u64,
+    etag: u64,
+    /// The file could not be read: when it changes, it is tried again.
+    broken: bool,
+}
+
+/// The files a flow has taken, by a hash of their path: 32 bytes a file, whatever its name.
+///
+/// Two paths with the same 128-bit hash would be taken for one; among a million files the chance
+/// of that is below 10^-26.
+#[derive(Debug, Clone, Default)]
+pub struct SeenFiles {
+    marks: HashMap<u128, Mark>,
+}
+
+/// Whether a file has been taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Seen {
+    No,
+    Unchanged,
+    Changed,
+}
+
+impl SeenFiles {
+    /// Adds files.
+    pub fn extend<'a>(&mut self, files: impl IntoIterator<Item = &'a FileInfo>) {
+        self.marks.extend(files.into_iter().map(|file| (hash(&file.path), mark(file))));
+    }
+
+    /// Adds a file that could not be read.
+    pub fn insert_broken(&mut self, file: &FileInfo) {
+        self.marks.insert(hash(&file.path), Mark { broken: true, ..mark(file) });
+    }
+
+    /// Forgets a file, so that it is taken again.
+    pub fn forget(&mut self, path: &str) {
+        self.marks.remove(&hash(path));
+    }
+
+    /// How many files there are.
+    #[must_use]
+    pub fn len(&self) -> usize {
+        self.marks.len()
+    }
+
+    /// Whether there are none.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.marks.is_empty()
+    }
+
+    pub(crate) fn look(&self, file: &FileInfo) -> Seen {
+        match self.marks.get(&hash(&file.path)) {
+            None => Seen::No,
+            Some(known) if *known == (Mark { broken: known.broken, ..mark(file) }) => Seen::Unchanged,
+            Some(known) if known.broken => Seen::No,
+            Some(_) => Seen::Changed,
+        }
+    }
+}
+
+fn hash(text: &str) -> u128 {
+    xxhash_rust::xxh3::xxh3_128(text.as_bytes())
+}
+
+fn mark(file: &FileInfo) -> Mark {
+    Mark { size: file.size, etag: xxhash_rust::xxh3::xxh3_64(file.etag.as_bytes()), broken: false }
+}
+
+/// Files with the batch that took them, sorted by path: what a bookmark file on disk holds.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct SeenRun {
+    /// The files.
+    pub files: Vec<SeenFile>,
+}
+
+/// A file that a batch took.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SeenFile {
+    /// The file as it was then.
+    pub file: FileInfo,
+    /// The batch.
+    pub taken_by: Position,
+    /// Why it could not be read, for a broken file.
+    pub broken: Option<String>,
+}
+
+impl SeenRun {
+    /// Adds the files to a set.
+    pub fn add_to(&self, seen: &mut SeenFiles) {
+        for file in &self.files {
+            match file.broken {
+                Some(_) => seen.insert_broken(&file.file),
+                None => seen.extend([&file.file]),
+            }
+        }
+    }
+
+    /// Joins runs; of a file that was taken twice the later batch counts.
+    #[must_use]
+    pub fn merge(runs: impl IntoIterator<Item = SeenRun>) -> Self {
+        let mut files: Vec<_> = runs.into_iter().flat_map(|run| run.files).collect();
+        files.sort_by(|a, b| a.file.path.cmp(&b.file.path).then(b.taken_by.cmp(&a.taken_by)));
+        files.dedup_by(|next, first| next.file.path == first.file.path);
+        Self { files }
+    }
+
+    /// The run as a Parquet file.
+    ///
+    /// # Errors
+    /// Returns [`Code::INTERNAL`] when it cannot be encoded.
+    pub fn to_parquet(&self) -> Result<Vec<u8>> {
+        let failed =
+            |error: String| Error::new(Code::INTERNAL, "could not write file bookmarks").because(error);
+        let infos = || self.files.iter().map(|seen| &seen.file);
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("path", Arc::new(StringArray::from_iter_values(infos().map(|file| &file.path)))),
+            ("size", Arc::new(UInt64Array::from_iter_values(infos().map(|file| file.size)))),
+            ("modified", Arc::new(Int64Array::from_iter_values(infos().map(|file| file.modified)))),
+            ("etag", Arc::new(StringArray::from_iter_values(infos().map(|file| &file.etag)))),
+            (
+                "taken_by",
+                Arc::new(Int64Array::from_iter_values(
+                    self.files.iter().map(|seen| seen.taken_by.to_version()),
+                )),
+            ),
+            (
+                "broken",
+                Arc::new(self.files.iter().map(|seen| seen.broken.as_deref()).collect::<StringArray>()),
+            ),
+        ];
+        let rows = RecordBatch::try_from_iter(columns).map_err(|error| failed(error.to_string()))?;
+        let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
+        let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties))
+            .map_err(|error| failed(error.to_string()))?;
+        writer.write(&rows).and_then(|()| writer.into_inner()).map_err(|error| failed(error.to_string()))
+    }
+
+    /// Reads a run.
+    ///
+    /// # Errors
+    /// Returns [`Code::PLAN_CORRUPT`] when the bytes are no run.
+    pub fn from_parquet(bytes: Vec<u8>) -> Result<Self> {
+        let failed =
+            |error: String| Error::new(Code::PLAN_CORRUPT, "file bookmarks are corrupt").because(error);
+        let reader = ParquetRecordBatchReaderBuilder::try_new(bytes::Bytes::from(bytes))
+            .and_then(|builder| builder.build())
+            .map_err(|error| failed(error.to_string()))?;
+        let mut files = Vec::new();
+        for rows in reader {
+            let rows = rows.map_err(|error| failed(error.to_string()))?;
+            let column =
+                |name: &str| rows.column_by_name(name).ok_or_else(|| failed(format!("no column {name:?}")));
+            let (paths, etags) = (column("path")?.as_string::<i32>(), column("etag")?.as_string::<i32>());
+            let sizes = column("size")?.as_primitive::<UInt64Type>();
+            let modified = column("modified")?.as_primitive::<Int64Type>();
+            let taken = column("taken_by")?.as_primitive::<Int64Type>();
+            let broken = column("broken")?.as_string::<i32>();
+            for row in 0..rows.num_rows() {
+                let file = FileInfo {
+                    path: paths.value(row).to_owned(),
+                    size: sizes.value(row),
+                    modified: modified.value(row),
+                    etag: etags.value(row).to_owned(),
+                };
+                let at = Position::from_version(taken.value(row))
+                    .ok_or_else(|| failed("a bad position".to_owned()))?;
+                let broken = broken.is_valid(row).then(|| broken.value(row).to_owned());
+                files.push(SeenFile { file, taken_by: at, broken });
+            }
+        }
+        Ok(Self { files })
+    }
+}

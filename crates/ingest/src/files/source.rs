@@ -1,0 +1,128 @@
+//! `read_files(...)` as a source.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use catchment_core::{Code, Error, Result};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
+
+use crate::files::FileInfo;
+use crate::files::discover::discover;
+use crate::files::infer::{format_of, infer_schema};
+use crate::files::options::ReadFiles;
+use crate::files::scan::{Decoder, FileTable};
+use crate::files::seen::Seen;
+use crate::rejects::Rejects;
+use crate::source::{Limits, Range, Source, Standing};
+
+/// Files that a path or pattern means, read once each.
+#[derive(Debug)]
+pub struct FileSource {
+    options: ReadFiles,
+    decoder: Arc<Decoder>,
+    schema: SchemaRef,
+}
+
+impl FileSource {
+    /// Opens a source. Without a declared schema, `remembered` is used, or the files are looked at.
+    ///
+    /// # Errors
+    /// Returns [`Code::NO_INPUT`] when there is nothing to infer a schema from, and errors of listing.
+    pub fn open(options: ReadFiles, remembered: Option<SchemaRef>) -> Result<Self> {
+        let known = options.schema.clone().or(remembered);
+        let format = options.format.or_else(|| format_of(&options.path));
+        let files = match (&known, format) {
+            (Some(_), Some(_)) => Vec::new(),
+            _ => discover(&options.path, &options.project)?,
+        };
+        let format = match format.or_else(|| files.iter().find_map(|file| format_of(&file.path))) {
+            Some(format) => format,
+            None => {
+                return Err(Error::new(
+                    Code::NO_INPUT,
+                    format!("no file of {:?} tells its format", options.path),
+                )
+                .hint("say it with format => 'json', 'csv' or 'parquet'"));
+            }
+        };
+        let columns = match known {
+            Some(columns) => columns,
+            None => infer_schema(&files, format, &options)?,
+        };
+        let decoder = Arc::new(Decoder {
+            project: options.project.clone(),
+            format,
+            columns,
+            rescue: options.rescue.clone(),
+            header: options.header,
+            delimiter: options.delimiter,
+        });
+        let schema = decoder.schema();
+        Ok(Self { options, decoder, schema })
+    }
+
+    /// The columns read from files, to be remembered when they were inferred.
+    #[must_use]
+    pub fn inferred(&self) -> Option<SchemaRef> {
+        self.options.schema.is_none().then(|| Arc::clone(&self.decoder.columns))
+    }
+
+    /// The limits of one batch.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
+        self.options.limits
+    }
+
+    /// Files that were taken and have changed since, though they are not to be read again.
+    ///
+    /// # Errors
+    /// Returns errors of listing.
+    pub fn changed(&self, standing: &Standing) -> Result<Vec<FileInfo>> {
+        if self.options.allow_overwrites {
+            return Ok(Vec::new());
+        }
+        let listed = discover(&self.options.path, &self.options.project)?;
+        Ok(listed.into_iter().filter(|file| standing.files.look(file) == Seen::Changed).collect())
+    }
+}
+
+#[async_trait]
+impl Source for FileSource {
+    fn name(&self) -> String {
+        self.options.path.clone()
+    }
+
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    async fn plan(&self, standing: &Standing, limits: Limits) -> Result<Option<Range>> {
+        let (path, project) = (self.options.path.clone(), self.options.project.clone());
+        let listed = tokio::task::spawn_blocking(move || discover(&path, &project))
+            .await
+            .map_err(|error| Error::new(Code::INTERNAL, "listing ended early").because(error))??;
+        let mut fresh: Vec<FileInfo> = listed
+            .into_iter()
+            .filter(|file| match standing.files.look(file) {
+                Seen::No => true,
+                Seen::Unchanged => false,
+                Seen::Changed => self.options.allow_overwrites,
+            })
+            .collect();
+        let taken = limits.take(fresh.iter().map(|file| file.size));
+        fresh.truncate(taken);
+        Ok((!fresh.is_empty()).then_some(Range::Files { files: fresh }))
+    }
+
+    fn read(&self, range: &Range, rejects: Arc<Rejects>) -> Result<Arc<dyn TableProvider>> {
+        match range {
+            Range::Files { files } => {
+                Ok(Arc::new(FileTable::new(Arc::clone(&self.decoder), files.clone(), rejects)))
+            }
+            Range::Table { .. } => {
+                Err(Error::new(Code::INTERNAL, "a range of a table was given to a file source"))
+            }
+        }
+    }
+}

@@ -1,0 +1,178 @@
+//! The contract of a source.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use catchment_core::Result;
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::catalog::TableProvider;
+use serde::{Deserialize, Serialize};
+
+use crate::files::{FileInfo, SeenFiles};
+use crate::rejects::Rejects;
+
+/// Something that a flow reads a piece at a time, each piece once.
+///
+/// A flow does this, over and over:
+///
+/// ```text
+/// range = source.plan(standing, limits)     what comes next, bounded by files and bytes
+/// plan file = { range, ... }, made durable  from here on the batch is exactly this range
+/// rows = source.read(range)                 may be called again after a crash
+/// ... the query runs, its result is staged and published with the batch's position ...
+/// standing += range                         only what was published counts as taken
+/// ```
+///
+/// What an implementation must keep:
+///
+/// * **Nothing twice.** A range that is part of the standing is not planned again, whatever happened to
+///   clocks, names or the order of listings.
+/// * **Nothing missed.** What appears later is found, even with an old timestamp.
+/// * **Repeatable.** `read` of the same range gives the same rows for as long as the source has them.
+///   When it no longer has them it says so; it never gives fewer rows in silence.
+/// * **Bounded.** A range keeps to the limits, except that it always takes at least one piece, or a flow
+///   could stand still. `read` holds a bounded number of rows in memory.
+/// * **Loud.** A record that cannot be decoded goes to [`Rejects`] with its place and reason; a piece that is
+///   broken as a whole is reported there too, and then none of its rows may be published.
+///
+/// A source holds no position of its own and starts no task that outlives the streams it handed out; stopping
+/// is dropping them. To test an implementation, plan and read with every limit from one piece up, with pieces
+/// appearing and vanishing in between, and compare the union of all ranges with reading everything at once.
+#[async_trait]
+pub trait Source: Send + Sync + std::fmt::Debug {
+    /// What people know it by: a table's name or a path.
+    fn name(&self) -> String;
+
+    /// The columns of its rows.
+    fn schema(&self) -> SchemaRef;
+
+    /// The next range after what has been taken, `None` when there is nothing new.
+    ///
+    /// # Errors
+    /// Returns errors of listing, and [`catchment_core::Code::NOT_APPEND_ONLY`] when taken rows changed.
+    async fn plan(&self, standing: &Standing, limits: Limits) -> Result<Option<Range>>;
+
+    /// The rows of a range, as a table that can be scanned once per batch.
+    ///
+    /// # Errors
+    /// Returns [`catchment_core::Code::INTERNAL`] for a range of another kind of source.
+    fn read(&self, range: &Range, rejects: Arc<Rejects>) -> Result<Arc<dyn TableProvider>>;
+
+    /// Everything the source has now, for reading it as a batch; `None` when it has nothing.
+    ///
+    /// # Errors
+    /// As [`Source::plan`].
+    async fn everything(&self) -> Result<Option<Range>> {
+        self.plan(&Standing::default(), Limits::NONE).await
+    }
+}
+
+/// How much one range may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Files.
+    pub files: usize,
+    /// Bytes of input.
+    pub bytes: u64,
+}
+
+impl Limits {
+    /// No limit.
+    pub const NONE: Limits = Limits { files: usize::MAX, bytes: u64::MAX };
+
+    /// How many of the pieces, given by their sizes, fit: at least one.
+    pub(crate) fn take(self, sizes: impl Iterator<Item = u64>) -> usize {
+        let mut bytes = 0_u64;
+        let mut taken = 0;
+        for size in sizes.take(self.files.max(1)) {
+            bytes = bytes.saturating_add(size);
+            if taken > 0 && bytes > self.bytes {
+                break;
+            }
+            taken += 1;
+        }
+        taken
+    }
+}
+
+/// What a flow has taken from one source.
+#[derive(Debug, Clone, Default)]
+pub struct Standing {
+    /// Files taken, for file sources.
+    pub files: Arc<SeenFiles>,
+    /// The last file taken from a table.
+    pub table: Option<TableStanding>,
+}
+
+/// A piece of a source: what one batch reads.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Range {
+    /// Files, in the order in which they are read.
+    Files {
+        /// The files.
+        files: Vec<FileInfo>,
+    },
+    /// Data files that versions of a table added.
+    Table {
+        /// The last file of the range.
+        upto: TableStanding,
+        /// The files.
+        files: Vec<AddedFile>,
+    },
+}
+
+/// A place in the files of a table: the first snapshot's, then those that each later version added.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TableStanding {
+    /// The version.
+    pub version: u64,
+    /// The index of the last file read, counting those of the version.
+    pub last: usize,
+    /// Whether the index counts all files of the version, or those that it added.
+    pub snapshot: bool,
+}
+
+/// A data file of a table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddedFile {
+    /// The path below the table's root.
+    pub path: String,
+    /// Size in bytes.
+    pub size: u64,
+    /// Values of the partition columns as the log writes them.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub partition: BTreeMap<String, Option<String>>,
+}
+
+impl Range {
+    /// Adds this range to what was taken.
+    pub fn advance(&self, standing: &mut Standing) {
+        match self {
+            Range::Files { files } => Arc::make_mut(&mut standing.files).extend(files),
+            Range::Table { upto, .. } => standing.table = Some(*upto),
+        }
+    }
+
+    /// The files of a file source.
+    #[must_use]
+    pub fn files(&self) -> &[FileInfo] {
+        match self {
+            Range::Files { files } => files,
+            Range::Table { .. } => &[],
+        }
+    }
+}
+
+/// A file that cannot be read as a whole.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BrokenFile {
+    /// The file, as it was when it was tried.
+    pub file: FileInfo,
+    /// What is wrong with it.
+    pub reason: String,
+    /// Whether it was gone when it was to be read. Such a file counts as not taken.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub vanished: bool,
+}

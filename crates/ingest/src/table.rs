@@ -1,0 +1,284 @@
+//! A table as a stream: the rows that its versions add, each once.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use catchment_core::{Code, Error, Result, TableName};
+use catchment_lake::{Add, Entry, Lake, Snapshot, Table};
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, new_null_array};
+use datafusion::arrow::compute::{CastOptions, cast_with_options};
+use datafusion::arrow::datatypes::{Field, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::catalog::streaming::StreamingTable;
+use datafusion::common::DataFusionError;
+use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
+use datafusion::physical_plan::streaming::PartitionStream;
+use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
+
+use crate::rejects::Rejects;
+use crate::source::{AddedFile, Limits, Range, Source, Standing, TableStanding};
+
+/// A table of the lake, read as a stream.
+///
+/// The first range is the table as it stands; later ones are the files that later versions add.
+/// Compaction adds nothing, since it changes no row. A version that removes rows is an error: a
+/// stream has handed them out already.
+#[derive(Debug)]
+pub struct TableSource {
+    table: Arc<Table>,
+    folder: PathBuf,
+    schema: SchemaRef,
+}
+
+impl TableSource {
+    /// Opens a table as a source.
+    ///
+    /// # Errors
+    /// Returns [`Code::TABLE_UNKNOWN`] when it is not there yet, and errors of reading it.
+    pub async fn open(lake: &Lake, name: &TableName) -> Result<Self> {
+        let table = lake.table(name);
+        let schema = table.existing().await?.schema()?;
+        Ok(Self { table, folder: lake.layout().table_folder(name), schema })
+    }
+
+    async fn from_snapshot(
+        &self,
+        version: u64,
+        first: usize,
+        snapshot: &Snapshot,
+        limits: Limits,
+    ) -> Result<Option<Range>> {
+        let mut files = snapshot.files()?;
+        files.sort_by(|a, b| a.path.cmp(&b.path));
+        let rest: Vec<AddedFile> = files.iter().skip(first).map(added).collect();
+        let taken = limits.take(rest.iter().map(|file| file.size));
+        if rest.is_empty() {
+            return Ok(None);
+        }
+        let upto = TableStanding { version, last: first + taken - 1, snapshot: true };
+        Ok(Some(Range::Table { upto, files: rest.into_iter().take(taken).collect() }))
+    }
+
+    async fn from_versions(
+        &self,
+        standing: TableStanding,
+        latest: u64,
+        limits: Limits,
+    ) -> Result<Option<Range>> {
+        let mut found: Vec<(TableStanding, AddedFile)> = Vec::new();
+        let first = if standing.snapshot { standing.version + 1 } else { standing.version };
+        for version in first..=latest {
+            let Some(entry) = self.table.entry(version).await? else {
+                return Err(Error::new(
+                    Code::HISTORY_GONE,
+                    format!(
+                        "version {version} of table \"{}\" was cleaned up before it was read",
+                        self.table.name()
+                    ),
+                )
+                .hint(
+                    "rebuild the dataset that reads it with `catchment run --full-refresh --select DATASET`",
+                ));
+            };
+            self.require_append(&entry)?;
+            let files = entry.adds.iter().filter(|add| add.data_change).enumerate();
+            let skipped =
+                if version == standing.version && !standing.snapshot { standing.last + 1 } else { 0 };
+            found.extend(
+                files
+                    .skip(skipped)
+                    .map(|(last, add)| (TableStanding { version, last, snapshot: false }, added(add))),
+            );
+            if found.len() > limits.files {
+                break;
+            }
+        }
+        let taken = limits.take(found.iter().map(|(_, file)| file.size));
+        found.truncate(taken);
+        let Some((upto, _)) = found.last() else { return Ok(None) };
+        Ok(Some(Range::Table { upto: *upto, files: found.iter().map(|(_, file)| file.clone()).collect() }))
+    }
+
+    fn require_append(&self, entry: &Entry) -> Result<()> {
+        if entry.removes.iter().any(|remove| remove.data_change) {
+            return Err(Error::new(
+                Code::NOT_APPEND_ONLY,
+                format!(
+                    "version {} ({}) of table \"{}\" took rows away that were streamed already",
+                    entry.version,
+                    entry.operation,
+                    self.table.name()
+                ),
+            )
+            .hint("rebuild the dataset that reads it with `catchment run --full-refresh --select DATASET`"));
+        }
+        Ok(())
+    }
+}
+
+fn added(add: &Add) -> AddedFile {
+    let partition: BTreeMap<_, _> = add.partition_values.clone().into_iter().collect();
+    AddedFile { path: add.path.clone(), size: u64::try_from(add.size).unwrap_or(0), partition }
+}
+
+#[async_trait]
+impl Source for TableSource {
+    fn name(&self) -> String {
+        self.table.name().to_string()
+    }
+
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.schema)
+    }
+
+    async fn plan(&self, standing: &Standing, limits: Limits) -> Result<Option<Range>> {
+        let latest = self.table.existing().await?;
+        let Some(at) = standing.table else {
+            return self.from_snapshot(latest.version(), 0, &latest, limits).await;
+        };
+        if at.snapshot {
+            let first = if at.version == latest.version() {
+                latest.clone()
+            } else {
+                self.table.at(at.version).await?
+            };
+            if let Some(rest) = self.from_snapshot(at.version, at.last + 1, &first, limits).await? {
+                return Ok(Some(rest));
+            }
+        }
+        self.from_versions(at, latest.version(), limits).await
+    }
+
+    fn read(&self, range: &Range, rejects: Arc<Rejects>) -> Result<Arc<dyn TableProvider>> {
+        let Range::Table { files, .. } = range else {
+            return Err(Error::new(Code::INTERNAL, "a range of files was given to a table source"));
+        };
+        let shared = Arc::new(Shared {
+            table: self.table.name().clone(),
+            folder: self.folder.clone(),
+            schema: Arc::clone(&self.schema),
+            files: files.clone(),
+            next: AtomicUsize::new(0),
+            rejects,
+        });
+        // The queue of files belongs to one scan, so a table read twice by a query is two tables here.
+        TableScan::provider(shared)
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    table: TableName,
+    folder: PathBuf,
+    schema: SchemaRef,
+    files: Vec<AddedFile>,
+    next: AtomicUsize,
+    rejects: Arc<Rejects>,
+}
+
+#[derive(Debug)]
+struct TableScan {
+    shared: Arc<Shared>,
+}
+
+/// Files of a table read at the same time.
+const PARTITIONS: usize = 8;
+
+impl TableScan {
+    fn provider(shared: Arc<Shared>) -> Result<Arc<dyn TableProvider>> {
+        let partitions = shared.files.len().clamp(1, PARTITIONS);
+        let schema = Arc::clone(&shared.schema);
+        let parts: Vec<Arc<dyn PartitionStream>> = (0..partitions)
+            .map(|_| Arc::new(Self { shared: Arc::clone(&shared) }) as Arc<dyn PartitionStream>)
+            .collect();
+        let table = StreamingTable::try_new(schema, parts)
+            .map_err(|error| Error::new(Code::INTERNAL, "could not scan a table's files").because(error))?;
+        Ok(Arc::new(table))
+    }
+}
+
+impl PartitionStream for TableScan {
+    fn schema(&self) -> &SchemaRef {
+        &self.shared.schema
+    }
+
+    fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
+        let mut builder = RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.shared.schema), 2);
+        let sender = builder.tx();
+        let shared = Arc::clone(&self.shared);
+        builder.spawn_blocking(move || {
+            while let Some(file) = shared.files.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
+                let wanted = shared
+                    .send_file(file, &mut |rows| sender.blocking_send(Ok(rows)).is_ok())
+                    .map_err(|error| DataFusionError::External(Box::new(error)))?;
+                if !wanted {
+                    break;
+                }
+            }
+            Ok(())
+        });
+        builder.build()
+    }
+}
+
+impl Shared {
+    /// Hands out the rows of a file; returns whether more are wanted.
+    fn send_file(&self, file: &AddedFile, send: &mut dyn FnMut(RecordBatch) -> bool) -> Result<bool> {
+        let path = self.folder.join(Path::new(&file.path));
+        let failed = |error: String| {
+            Error::new(
+                Code::HISTORY_GONE,
+                format!("could not read file {:?} of table \"{}\"", file.path, self.table),
+            )
+            .because(error)
+        };
+        let reader = File::open(&path).map_err(|error| failed(error.to_string())).and_then(|file| {
+            ParquetRecordBatchReaderBuilder::try_new(file)
+                .and_then(|builder| builder.with_batch_size(8_192).build())
+                .map_err(|error| failed(error.to_string()))
+        })?;
+        for rows in reader {
+            let rows = rows.map_err(|error| failed(error.to_string()))?;
+            let columns = self
+                .schema
+                .fields()
+                .iter()
+                .map(|field| self.column(field, file, &rows))
+                .collect::<Result<_>>()?;
+            let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)
+                .map_err(|error| failed(error.to_string()))?;
+            self.rejects.count(rows.num_rows());
+            if !send(rows) {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    fn column(&self, field: &Field, file: &AddedFile, rows: &RecordBatch) -> Result<ArrayRef> {
+        if let Some(column) = rows.column_by_name(field.name())
+            && column.data_type() == field.data_type()
+        {
+            return Ok(Arc::clone(column));
+        }
+        let text: ArrayRef = match (file.partition.get(field.name()), rows.column_by_name(field.name())) {
+            (Some(Some(value)), _) => Arc::new(StringArray::from(vec![value.as_str(); rows.num_rows()])),
+            (_, Some(column)) => Arc::clone(column),
+            // The file is older than the column, or the value of the partition is null.
+            _ => return Ok(new_null_array(field.data_type(), rows.num_rows())),
+        };
+        let options = CastOptions { safe: false, ..CastOptions::default() };
+        cast_with_options(&text, field.data_type(), &options).map_err(|error| {
+            Error::new(
+                Code::LOG_CORRUPT,
+                format!("column \"{}\" of table \"{}\" cannot be read", field.name(), self.table),
+            )
+            .because(error)
+        })
+    }
+}

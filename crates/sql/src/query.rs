@@ -1,0 +1,517 @@
+//! Queries as written: parsed, with the relations they read taken out of them.
+//!
+//! Every table, view, stream or source function that a query reads becomes a [`Relation`] with a key
+//! of its own. Whoever plans the query binds a table provider to each key, so the same text can
+//! be planned over whole tables, over one batch of a stream, or over empty tables to check it.
+
+use std::collections::HashSet;
+use std::ops::ControlFlow;
+
+use catchment_core::{Code, Error, Result};
+use datafusion::sql::sqlparser::ast::{
+    Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, Query, TableAlias, TableFactor,
+    TableVersion, UnaryOperator, Value, VisitMut, VisitorMut,
+};
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::parser::Parser;
+use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan};
+
+use crate::dialect::CatchmentDialect;
+use crate::text::SqlText;
+
+/// How deeply expressions and subqueries may nest.
+const DEPTH: usize = 128;
+
+/// The name part that marks a relation as read with `STREAM`, until it is taken out.
+const STREAM_MARK: &str = "$stream";
+
+/// Something a query reads.
+#[derive(Debug, Clone)]
+pub struct Relation {
+    /// The name that stands for it in the query's syntax tree.
+    pub key: String,
+    /// What it is.
+    pub target: Target,
+    /// Whether it is read as a stream: each row once.
+    pub streaming: bool,
+    /// Where it stands in its text.
+    pub span: Span,
+}
+
+/// What a relation names.
+#[derive(Debug, Clone)]
+pub enum Target {
+    /// A table or view, by the one to three parts of its name.
+    Table {
+        /// The parts, lowercase unless they were quoted.
+        parts: Vec<String>,
+        /// The version asked for with `VERSION AS OF`.
+        version: Option<u64>,
+    },
+    /// A source function and its arguments.
+    Function {
+        /// Its name, lowercase.
+        name: String,
+        /// Its arguments in order.
+        arguments: Vec<Argument>,
+    },
+}
+
+impl Target {
+    /// The name as a person would write it.
+    #[must_use]
+    pub fn display(&self) -> String {
+        match self {
+            Target::Table { parts, .. } => parts.join("."),
+            Target::Function { name, .. } => name.clone(),
+        }
+    }
+}
+
+/// An argument of a source function: a literal, with a name unless it is positional.
+#[derive(Debug, Clone)]
+pub struct Argument {
+    /// The name as written.
+    pub name: Option<String>,
+    /// The value as text: strings without quotes, numbers and booleans as written.
+    pub value: String,
+    /// Where the argument stands.
+    pub span: Span,
+}
+
+/// A parsed query, its relations not yet taken out.
+#[derive(Debug, Clone)]
+pub struct ParsedQuery {
+    query: Box<Query>,
+    /// Where the query begins and ends in its text.
+    pub span: Span,
+}
+
+/// A query whose relations have been taken out.
+#[derive(Debug, Clone)]
+pub struct BoundQuery {
+    /// The syntax tree; every relation stands under its key.
+    pub(crate) query: Box<Query>,
+    /// What it reads, in the order it stands there.
+    pub relations: Vec<Relation>,
+    /// Where the query begins and ends in its text.
+    pub span: Span,
+}
+
+/// Parses the query that the tokens hold from `parser`'s place on.
+///
+/// # Errors
+/// Returns [`Code::SQL_SYNTAX`] with its place.
+pub fn parse_query(
+    parser: &mut Parser<'_>,
+    streams: &HashSet<Location>,
+    text: &SqlText,
+) -> Result<ParsedQuery> {
+    let start = parser.peek_token_ref().span.start;
+    let mut query =
+        parser.parse_query().map_err(|error| text.syntax_error(&error, parser.peek_token_ref().span))?;
+    let end = match parser.index().checked_sub(1) {
+        Some(last) => parser.token_at(last).span.end,
+        None => start,
+    };
+    let _ = query.visit(&mut Marker { streams });
+    Ok(ParsedQuery { query, span: Span::new(start, end) })
+}
+
+/// A parser over tokens, with `STREAM` words taken out; the set holds where streams stand.
+#[must_use]
+pub fn parser_for(tokens: Vec<TokenWithSpan>) -> (Parser<'static>, HashSet<Location>) {
+    let (tokens, streams) = take_stream_words(tokens);
+    let parser =
+        Parser::new(&CatchmentDialect).with_recursion_limit(DEPTH).with_tokens_with_locations(tokens);
+    (parser, streams)
+}
+
+/// Parses a text that is one query and nothing else.
+///
+/// # Errors
+/// Returns [`Code::SQL_SYNTAX`] with its place.
+pub fn parse_single_query(text: &SqlText) -> Result<ParsedQuery> {
+    let (mut parser, streams) = parser_for(text.tokens()?);
+    let query = parse_query(&mut parser, &streams, text)?;
+    while parser.consume_token(&Token::SemiColon) {}
+    let next = parser.peek_token_ref();
+    if next.token != Token::EOF {
+        return Err(
+            Error::new(Code::SQL_SYNTAX, format!("unexpected {}", next.token)).at(text.place(next.span))
+        );
+    }
+    Ok(query)
+}
+
+/// Takes `STREAM t`, `STREAM(t)` and `STREAM f(...)` after FROM and JOIN out of the tokens, since no
+/// parser knows them, and remembers where the relation begins.
+fn take_stream_words(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpan>, HashSet<Location>) {
+    let mut streams = HashSet::new();
+    let mut kept: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
+    let mut closing: HashSet<usize> = HashSet::new();
+    let mut index = 0;
+    while index < tokens.len() {
+        if closing.contains(&index) {
+            index += 1;
+            continue;
+        }
+        let follows_from = kept
+            .last()
+            .is_some_and(|last| is_keyword(last, Keyword::FROM) || is_keyword(last, Keyword::JOIN));
+        if follows_from && is_keyword(&tokens[index], Keyword::STREAM) {
+            let next = tokens.get(index + 1);
+            if next.is_some_and(|next| next.token == Token::LParen) {
+                if let Some(close) = matching_parenthesis(&tokens, index + 1) {
+                    closing.insert(close);
+                    streams.extend(tokens.get(index + 2).map(|token| token.span.start));
+                    index += 2;
+                    continue;
+                }
+            } else if let Some(TokenWithSpan { token: Token::Word(word), span }) = next
+                && (word.keyword == Keyword::NoKeyword
+                    || word.quote_style.is_some()
+                    || names_relation(&tokens, index + 1))
+            {
+                streams.insert(span.start);
+                index += 1;
+                continue;
+            }
+        }
+        kept.push(tokens[index].clone());
+        index += 1;
+    }
+    (kept, streams)
+}
+
+/// Whether a keyword at `index` is used as a relation's name: it is followed by `.` or `(`, or is a word like RAW.
+fn names_relation(tokens: &[TokenWithSpan], index: usize) -> bool {
+    use datafusion::sql::sqlparser::keywords::RESERVED_FOR_TABLE_ALIAS;
+    let qualified =
+        tokens.get(index + 1).is_some_and(|next| matches!(next.token, Token::Period | Token::LParen));
+    qualified
+        || matches!(&tokens[index].token, Token::Word(word)
+            if word.keyword != Keyword::AS && !RESERVED_FOR_TABLE_ALIAS.contains(&word.keyword))
+}
+
+fn is_keyword(token: &TokenWithSpan, keyword: Keyword) -> bool {
+    matches!(&token.token, Token::Word(word) if word.keyword == keyword && word.quote_style.is_none())
+}
+
+fn matching_parenthesis(tokens: &[TokenWithSpan], open: usize) -> Option<usize> {
+    let mut depth = 0_usize;
+    for (index, token) in tokens.iter().enumerate().skip(open) {
+        match token.token {
+            Token::LParen => depth += 1,
+            Token::RParen => {
+                depth = depth.checked_sub(1)?;
+                if depth == 0 {
+                    return Some(index);
+                }
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
+/// Marks the relations that stand where `STREAM` stood.
+struct Marker<'a> {
+    streams: &'a HashSet<Location>,
+}
+
+impl VisitorMut for Marker<'_> {
+    type Break = ();
+
+    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        if let TableFactor::Table { name, .. } = factor
+            && let Some(first) = name.0.first().and_then(ObjectNamePart::as_ident)
+            && self.streams.contains(&first.span.start)
+        {
+            let mark = Ident::with_span(first.span, STREAM_MARK);
+            name.0.insert(0, ObjectNamePart::Identifier(mark));
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl ParsedQuery {
+    /// Takes the relations out. Those for which `inline` has a query, views that is, are replaced by it.
+    ///
+    /// # Errors
+    /// Returns [`Code::SQL_SYNTAX`] or [`Code::NOT_SUPPORTED`] for a relation that cannot be read.
+    pub fn bind(
+        &self,
+        text: &SqlText,
+        inline: &dyn Fn(&Relation) -> Option<ParsedQuery>,
+    ) -> Result<BoundQuery> {
+        let mut query = self.query.clone();
+        let mut relations = Vec::new();
+        bind_into(&mut query, text, inline, &mut relations, 0)?;
+        Ok(BoundQuery { query, relations, span: self.span })
+    }
+}
+
+/// Views may nest this deeply; a cycle is found before, when the graph is built.
+const VIEW_DEPTH: usize = 32;
+
+fn bind_into(
+    query: &mut Query,
+    text: &SqlText,
+    inline: &dyn Fn(&Relation) -> Option<ParsedQuery>,
+    relations: &mut Vec<Relation>,
+    depth: usize,
+) -> Result<()> {
+    if depth > VIEW_DEPTH {
+        return Err(Error::new(Code::SQL_PLAN, format!("views are nested more than {VIEW_DEPTH} deep")));
+    }
+    let mut binder = Binder {
+        text,
+        inline,
+        relations,
+        depth,
+        ctes: HashSet::new(),
+        qualified: Vec::new(),
+        errors: Vec::new(),
+    };
+    let _ = query.visit(&mut binder);
+    let Binder { qualified, errors, .. } = binder;
+    Error::join(errors)?;
+    let _ = query.visit(&mut Unqualifier { qualified });
+    Ok(())
+}
+
+struct Binder<'a> {
+    text: &'a SqlText,
+    inline: &'a dyn Fn(&Relation) -> Option<ParsedQuery>,
+    relations: &'a mut Vec<Relation>,
+    depth: usize,
+    ctes: HashSet<String>,
+    /// Full names of relations read without an alias.
+    qualified: Vec<Vec<String>>,
+    errors: Vec<Error>,
+}
+
+impl VisitorMut for Binder<'_> {
+    type Break = ();
+
+    fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
+        let names = query.with.iter().flat_map(|with| &with.cte_tables).map(|cte| normal(&cte.alias.name));
+        self.ctes.extend(names);
+        ControlFlow::Continue(())
+    }
+
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        match self.bound(factor) {
+            Ok(Some(bound)) => *factor = bound,
+            Ok(None) => {}
+            Err(error) => self.errors.push(error),
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+impl Binder<'_> {
+    /// The factor that stands for a relation; `None` for what is no relation of ours.
+    fn bound(&mut self, factor: &TableFactor) -> Result<Option<TableFactor>> {
+        let TableFactor::Table { name, alias, args, version, with_hints, sample, .. } = factor else {
+            return Ok(None);
+        };
+        let mut idents: Vec<&Ident> = name.0.iter().filter_map(ObjectNamePart::as_ident).collect();
+        let streaming = idents.first().is_some_and(|first| first.value == STREAM_MARK);
+        if streaming {
+            idents.remove(0);
+        }
+        let Some((first, last)) = idents.first().zip(idents.last()) else { return Ok(None) };
+        if first.value.starts_with('$')
+            || (idents.len() == 1 && self.ctes.contains(&normal(first)) && !streaming)
+        {
+            return Ok(None);
+        }
+        let span = Span::new(first.span.start, last.span.end);
+        let refuse = |what: &str| {
+            Err(Error::new(Code::NOT_SUPPORTED, format!("{what} is not supported yet"))
+                .at(self.text.place(span)))
+        };
+        if sample.is_some() {
+            return refuse("TABLESAMPLE");
+        }
+        if !with_hints.is_empty() {
+            return refuse("a table hint");
+        }
+        let parts: Vec<String> = idents.iter().map(|ident| normal(ident)).collect();
+        let target = match args {
+            Some(args) => Target::Function {
+                name: parts.join("."),
+                arguments: args
+                    .args
+                    .iter()
+                    .map(|arg| argument(arg, self.text, span))
+                    .collect::<Result<_>>()?,
+            },
+            None => Target::Table {
+                parts: parts.clone(),
+                version: table_version(version.as_ref(), self.text, span)?,
+            },
+        };
+        let relation = Relation { key: format!("${}", self.relations.len()), target, streaming, span };
+        let alias = alias.clone().unwrap_or_else(|| {
+            self.qualified.push(parts);
+            TableAlias { explicit: true, name: (*last).clone(), columns: Vec::new(), at: None }
+        });
+        if let Some(view) = (self.inline)(&relation) {
+            let mut subquery = view.query;
+            bind_into(&mut subquery, self.text, self.inline, self.relations, self.depth + 1)?;
+            return Ok(Some(TableFactor::Derived {
+                lateral: false,
+                subquery,
+                alias: Some(alias),
+                sample: None,
+            }));
+        }
+        let mut bound = factor.clone();
+        if let TableFactor::Table { name, alias: bound_alias, args, version, .. } = &mut bound {
+            *name = ObjectName::from(vec![Ident::with_quote_and_span('"', span, relation.key.as_str())]);
+            *bound_alias = Some(alias);
+            *args = None;
+            *version = None;
+        }
+        self.relations.push(relation);
+        Ok(Some(bound))
+    }
+}
+
+/// Turns `schema.table.column` into `table.column` for relations that stand under their table's name.
+struct Unqualifier {
+    qualified: Vec<Vec<String>>,
+}
+
+impl VisitorMut for Unqualifier {
+    type Break = ();
+
+    fn pre_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
+        if let Expr::CompoundIdentifier(parts) = expr
+            && parts.len() > 2
+        {
+            let names: Vec<String> = parts.iter().map(normal).collect();
+            if let Some(known) =
+                self.qualified.iter().find(|known| known.len() > 1 && names.starts_with(known))
+            {
+                parts.drain(..known.len() - 1);
+            }
+        }
+        ControlFlow::Continue(())
+    }
+}
+
+fn normal(ident: &Ident) -> String {
+    if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
+}
+
+fn table_version(version: Option<&TableVersion>, text: &SqlText, span: Span) -> Result<Option<u64>> {
+    match version {
+        None => Ok(None),
+        Some(TableVersion::VersionAsOf(Expr::Value(value))) => match &value.value {
+            Value::Number(number, _) if number.parse::<u64>().is_ok() => Ok(number.parse().ok()),
+            other => {
+                Err(Error::new(Code::SQL_SYNTAX, format!("{other} is not a version")).at(text.place(span)))
+            }
+        },
+        Some(other) => {
+            Err(Error::new(Code::NOT_SUPPORTED, format!("{other} is not supported yet")).at(text.place(span)))
+        }
+    }
+}
+
+fn argument(arg: &FunctionArg, text: &SqlText, span: Span) -> Result<Argument> {
+    let (name, value, span) = match arg {
+        FunctionArg::Named { name, arg, .. } => (Some(name.value.clone()), arg, name.span),
+        FunctionArg::Unnamed(arg) => (None, arg, span),
+        FunctionArg::ExprNamed { name, arg, .. } => (Some(name.to_string()), arg, span),
+    };
+    let literal = match value {
+        FunctionArgExpr::Expr(expr) => literal_text(expr),
+        _ => None,
+    };
+    match literal {
+        Some((value, at)) => {
+            Ok(Argument { name, value, span: at.filter(|at| at.start.line > 0).unwrap_or(span) })
+        }
+        None => Err(Error::new(Code::OPTION_INVALID, format!("argument {arg} must be a literal"))
+            .at(text.place(span))),
+    }
+}
+
+fn literal_text(expr: &Expr) -> Option<(String, Option<Span>)> {
+    match expr {
+        Expr::Value(value) => match &value.value {
+            Value::SingleQuotedString(text) | Value::EscapedStringLiteral(text) | Value::Number(text, _) => {
+                Some((text.clone(), Some(value.span)))
+            }
+            Value::Boolean(value_of) => Some((value_of.to_string(), Some(value.span))),
+            _ => None,
+        },
+        Expr::UnaryOp { op: UnaryOperator::Minus, expr } => {
+            literal_text(expr).map(|(text, span)| (format!("-{text}"), span))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{BoundQuery, Target, parse_single_query};
+    use crate::text::SqlText;
+
+    fn bound(sql: &str) -> BoundQuery {
+        let text = SqlText::new("q.sql", sql);
+        parse_single_query(&text).unwrap().bind(&text, &|_| None).unwrap()
+    }
+
+    fn relations(sql: &str) -> Vec<(String, bool)> {
+        bound(sql).relations.iter().map(|r| (r.target.display(), r.streaming)).collect()
+    }
+
+    #[test]
+    fn stream_words_are_understood_in_every_form() {
+        let yes = |name: &str| vec![(name.to_owned(), true)];
+        assert_eq!(relations("SELECT * FROM STREAM raw.t"), yes("raw.t"));
+        assert_eq!(relations("SELECT * FROM STREAM(raw.t) AS x"), yes("raw.t"));
+        assert_eq!(relations("SELECT * FROM STREAM read_files('a', format => 'json')"), yes("read_files"));
+        assert_eq!(relations("SELECT * FROM STREAM(read_files('a')) WHERE x"), yes("read_files"));
+        assert_eq!(relations("SELECT * FROM stream"), [("stream".to_owned(), false)]);
+        assert_eq!(relations("SELECT * FROM stream s JOIN STREAM b USING (id)").len(), 2);
+    }
+
+    #[test]
+    fn common_table_expressions_are_no_relations() {
+        assert_eq!(relations("WITH a AS (SELECT * FROM raw.x) SELECT * FROM a JOIN b USING (id)").len(), 2);
+    }
+
+    #[test]
+    fn full_names_of_columns_still_mean_their_table() {
+        let query = bound("SELECT raw.t.id FROM raw.t");
+        assert_eq!(query.query.to_string(), "SELECT t.id FROM \"$0\" AS t");
+    }
+
+    #[test]
+    fn arguments_keep_their_names_and_values() {
+        let query = bound("SELECT * FROM read_files('a', maxFilesPerTrigger => 3, header => false)");
+        let Target::Function { arguments, .. } = &query.relations[0].target else { panic!("no function") };
+        let pairs: Vec<_> = arguments.iter().map(|a| (a.name.as_deref(), a.value.as_str())).collect();
+        assert_eq!(pairs, [(None, "a"), (Some("maxFilesPerTrigger"), "3"), (Some("header"), "false")]);
+    }
+
+    #[test]
+    fn an_argument_that_is_no_literal_is_refused() {
+        let text = SqlText::new("q.sql", "SELECT * FROM read_files(1 + 1)");
+        assert!(parse_single_query(&text).unwrap().bind(&text, &|_| None).is_err());
+    }
+
+    #[test]
+    fn the_place_of_a_syntax_error_on_the_last_line_is_found() {
+        let text = SqlText::new("q.sql", "SELECT 1,\n  2\nFROM");
+        let error = parse_single_query(&text).unwrap_err();
+        assert_eq!(error.place().unwrap().line, 3);
+    }
+}

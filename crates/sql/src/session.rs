@@ -1,0 +1,232 @@
+//! Where DataFusion sessions are made: memory, threads, functions, and the moment a query runs at.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use catchment_core::{Code, Error, Result};
+use chrono::DateTime;
+use datafusion::catalog::{
+    CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider, SchemaProvider, TableProvider,
+};
+use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
+use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
+use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
+use datafusion::execution::{
+    FunctionRegistry, SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext,
+};
+use datafusion::logical_expr::LogicalPlan;
+use datafusion::physical_plan::{ExecutionPlan, execute_stream, execute_stream_partitioned};
+use datafusion::prelude::SessionConfig;
+use datafusion::sql::parser::Statement as PlannerStatement;
+use datafusion::sql::sqlparser::ast::Statement;
+
+use crate::functions;
+use crate::query::BoundQuery;
+use crate::text::SqlText;
+
+const CATALOG: &str = "catchment";
+const SCHEMA: &str = "relations";
+
+/// What all sessions of a process share.
+#[derive(Debug, Clone)]
+pub struct SessionOptions {
+    /// Memory that operators may hold before they spill, in bytes.
+    pub memory_bytes: usize,
+    /// Partitions that run at the same time.
+    pub threads: usize,
+    /// Where operators spill to.
+    pub spill_folder: PathBuf,
+}
+
+/// The moment and chance of a query, fixed by its plan so that it can be repeated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Moment {
+    /// What `now()` says, in microseconds since the Unix epoch.
+    pub micros: i64,
+    /// What `random()` and `uuid()` start from.
+    pub seed: u64,
+}
+
+/// Makes planners that share memory and threads.
+#[derive(Debug, Clone)]
+pub struct Sessions {
+    runtime: Arc<RuntimeEnv>,
+    threads: usize,
+}
+
+impl Sessions {
+    /// Sets the shared limits.
+    ///
+    /// # Errors
+    /// Returns [`Code::CONFIG_INVALID`] when the spill folder cannot be used.
+    pub fn new(options: &SessionOptions) -> Result<Self> {
+        const REPORTED: NonZeroUsize = NonZeroUsize::MIN.saturating_add(4);
+        let pool = TrackConsumersPool::new(FairSpillPool::new(options.memory_bytes), REPORTED);
+        let disk = DiskManagerBuilder::default()
+            .with_mode(DiskManagerMode::Directories(vec![options.spill_folder.clone()]));
+        let runtime = RuntimeEnvBuilder::new()
+            .with_memory_pool(Arc::new(pool))
+            .with_disk_manager_builder(disk)
+            .build_arc()
+            .map_err(|error| {
+                Error::new(
+                    Code::CONFIG_INVALID,
+                    format!("could not use spill folder {:?}", options.spill_folder),
+                )
+                .because(error)
+            })?;
+        Ok(Self { runtime, threads: options.threads })
+    }
+
+    /// Makes a planner for one query at one moment.
+    ///
+    /// # Errors
+    /// Returns [`Code::INTERNAL`] when the engine refuses our own settings.
+    pub fn planner(&self, moment: Moment) -> Result<Planner> {
+        let failed = |error| Error::new(Code::INTERNAL, "could not make a session").because(error);
+        let mut config = SessionConfig::new()
+            .with_target_partitions(self.threads)
+            .with_default_catalog_and_schema(CATALOG, SCHEMA)
+            .with_create_default_catalog_and_schema(false);
+        let options = config.options_mut();
+        options.sql_parser.collect_spans = true;
+        options.sql_parser.map_string_types_to_utf8view = false;
+        options.execution.time_zone = Some("UTC".to_owned());
+        // With dictionary columns on one side these make hash joins fail inside the engine.
+        options.optimizer.hash_join_inlist_pushdown_max_size = 0;
+        options.optimizer.hash_join_inlist_pushdown_max_distinct_values = 0;
+        let relations = Arc::new(MemorySchemaProvider::new());
+        let catalog = MemoryCatalogProvider::new();
+        catalog.register_schema(SCHEMA, Arc::clone(&relations) as Arc<dyn SchemaProvider>).map_err(failed)?;
+        let mut state = SessionStateBuilder::new()
+            .with_config(config)
+            .with_runtime_env(Arc::clone(&self.runtime))
+            .with_default_features()
+            .build();
+        state.catalog_list().register_catalog(CATALOG.to_owned(), Arc::new(catalog));
+        for function in functions::of_moment(moment.seed) {
+            state.register_udf(function).map_err(failed)?;
+        }
+        state.execution_props_mut().query_execution_start_time =
+            DateTime::from_timestamp_micros(moment.micros);
+        Ok(Planner { state, relations })
+    }
+}
+
+/// Plans and runs one query.
+#[derive(Debug)]
+pub struct Planner {
+    state: SessionState,
+    relations: Arc<MemorySchemaProvider>,
+}
+
+impl Planner {
+    /// Binds a table to the key of a relation.
+    ///
+    /// # Errors
+    /// Returns [`Code::INTERNAL`] when the key is bound already.
+    pub fn bind(&self, key: &str, table: Arc<dyn TableProvider>) -> Result<()> {
+        self.relations.register_table(key.to_owned(), table).map(|_| ()).map_err(|error| {
+            Error::new(Code::INTERNAL, format!("could not bind relation {key}")).because(error)
+        })
+    }
+
+    /// Plans a query whose relations are bound.
+    ///
+    /// # Errors
+    /// Returns errors of names and types with their place in `text`.
+    pub async fn plan(&self, text: &SqlText, query: &BoundQuery) -> Result<LogicalPlan> {
+        let statement = Statement::Query(query.query.clone());
+        self.state
+            .statement_to_plan(PlannerStatement::Statement(Box::new(statement)))
+            .await
+            .map_err(|error| text.plan_error(&error, query.span))
+    }
+
+    /// Checks the types of a plan: some errors show only when the plan is analysed.
+    ///
+    /// # Errors
+    /// Returns errors of types with their place in `text`, where the engine knows it.
+    pub fn check(&self, text: &SqlText, query: &BoundQuery, plan: &LogicalPlan) -> Result<LogicalPlan> {
+        self.state.optimize(plan).map_err(|error| text.plan_error(&error, query.span))
+    }
+
+    /// Turns a plan into one that runs.
+    ///
+    /// # Errors
+    /// Returns [`Code::SQL_PLAN`] when the engine cannot run it.
+    pub async fn physical(&self, plan: &LogicalPlan) -> Result<Arc<dyn ExecutionPlan>> {
+        self.state
+            .create_physical_plan(plan)
+            .await
+            .map_err(|error| execution_error(Error::new(Code::SQL_PLAN, "could not plan a query"), error))
+    }
+
+    /// Runs a plan as one stream of rows.
+    ///
+    /// # Errors
+    /// Returns the errors of starting it.
+    pub fn run(&self, plan: Arc<dyn ExecutionPlan>) -> Result<SendableRecordBatchStream> {
+        execute_stream(plan, self.task()).map_err(query_error)
+    }
+
+    /// Runs a plan as streams that should be read at the same time.
+    ///
+    /// # Errors
+    /// Returns the errors of starting it.
+    pub fn run_partitioned(&self, plan: Arc<dyn ExecutionPlan>) -> Result<Vec<SendableRecordBatchStream>> {
+        execute_stream_partitioned(plan, self.task()).map_err(query_error)
+    }
+
+    fn task(&self) -> Arc<TaskContext> {
+        Arc::new(TaskContext::from(&self.state))
+    }
+}
+
+/// Turns an error of a running query into ours; an error of ours that went through the engine comes out as it was.
+#[must_use]
+pub fn query_error(error: datafusion::error::DataFusionError) -> Error {
+    execution_error(Error::new(Code::SQL_EXECUTION, "query failed"), error)
+}
+
+fn execution_error(otherwise: Error, error: datafusion::error::DataFusionError) -> Error {
+    use datafusion::error::DataFusionError;
+    if let Some(ours) = find_ours(&error) {
+        let copy = Error::new(ours.code(), ours.message());
+        let copy = match ours.hint_text() {
+            Some(hint) => copy.hint(hint),
+            None => copy,
+        };
+        return match ours.cause_text() {
+            Some(cause) => copy.because(cause),
+            None => copy,
+        };
+    }
+    match error.find_root() {
+        DataFusionError::ResourcesExhausted(text) => {
+            let first = text.lines().next().unwrap_or_default().to_owned();
+            Error::new(Code::MEMORY, "query reached its memory limit")
+                .because(first)
+                .hint("raise memory under [engine] in catchment.toml")
+        }
+        _ => otherwise.because(error.strip_backtrace()),
+    }
+}
+
+/// The error of ours within an error of the engine, if there is one.
+fn find_ours<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Error> {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        if let Some(ours) = error.downcast_ref::<Error>() {
+            return Some(ours);
+        }
+        if let Some(datafusion::error::DataFusionError::External(inner)) = error.downcast_ref()
+            && let Some(ours) = inner.downcast_ref::<Error>()
+        {
+            return Some(ours);
+        }
+        next = error.source();
+    }
+    None
+}
