@@ -1,6 +1,7 @@
 //! The one error that crosses crate boundaries: what, who is to blame, whether to try again.
 
 use std::fmt;
+use std::sync::Arc;
 
 use crate::{Code, Place};
 
@@ -37,14 +38,16 @@ pub enum Retry {
 /// let error = Error::new(Code::TABLE_UNKNOWN, "no table \"raw.flight\"").hint("did you mean \"raw.flights\"?");
 /// assert_eq!(error.to_string(), "C2003: no table \"raw.flight\"");
 /// ```
+#[derive(Clone)]
 pub struct Error(Box<Inner>);
 
+#[derive(Clone)]
 struct Inner {
     code: Code,
     message: String,
     hint: Option<String>,
     place: Option<Place>,
-    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+    source: Option<Arc<dyn std::error::Error + Send + Sync>>,
     others: Vec<Error>,
 }
 
@@ -95,7 +98,7 @@ impl Error {
     /// Keeps the error below as the cause.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
-        self.0.source = Some(source.into());
+        self.0.source = Some(Arc::from(source.into()));
         self
     }
 

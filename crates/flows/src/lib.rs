@@ -1,1 +1,20 @@
-//! x
+//! The runtime of flows: plan, compute and stage, publish, recover.
+//!
+//! **Never**: recomputes a batch that is staged, publishes one twice, or lets bookkeeping lead the data.
+
+mod bookmarks;
+mod incremental;
+mod quarantine;
+mod records;
+mod resume;
+mod runtime;
+mod spec;
+mod stage;
+
+pub use bookmarks::{Bookmark, bookmarks};
+pub use incremental::require_incremental;
+pub use quarantine::quarantine_spec;
+pub use records::{BatchPlan, StagedBatch, StagedOutput};
+pub use resume::{Resume, resume};
+pub use runtime::{FlowReport, Progress, Runtime};
+pub use spec::{FlowKind, FlowSpec, Input, InputKind};

@@ -59,6 +59,15 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// Returns [`catchment_core::Code::INTERNAL`] for a range of another kind of source.
     fn read(&self, range: &Range, rejects: Arc<Rejects>) -> Result<Arc<dyn TableProvider>>;
 
+    /// Pieces that were taken and have changed since, though they are not read again.
+    ///
+    /// # Errors
+    /// Returns errors of listing.
+    fn changed(&self, standing: &Standing) -> Result<Vec<String>> {
+        let _ = standing;
+        Ok(Vec::new())
+    }
+
     /// Everything the source has now, for reading it as a batch; `None` when it has nothing.
     ///
     /// # Errors

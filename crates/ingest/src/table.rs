@@ -36,14 +36,10 @@ pub struct TableSource {
 }
 
 impl TableSource {
-    /// Opens a table as a source.
-    ///
-    /// # Errors
-    /// Returns [`Code::TABLE_UNKNOWN`] when it is not there yet, and errors of reading it.
-    pub async fn open(lake: &Lake, name: &TableName) -> Result<Self> {
-        let table = lake.table(name);
-        let schema = table.existing().await?.schema()?;
-        Ok(Self { table, folder: lake.layout().table_folder(name), schema })
+    /// Makes a source of a table with the columns given; the table need not be there before it is planned.
+    #[must_use]
+    pub fn new(lake: &Lake, name: &TableName, schema: SchemaRef) -> Self {
+        Self { table: lake.table(name), folder: lake.layout().table_folder(name), schema }
     }
 
     async fn from_snapshot(

@@ -1,1 +1,19 @@
-//! x
+//! Projects: configuration, statements, the graph of datasets, checking and running them, reading them.
+//!
+//! **Never**: touches data before the whole project is checked, or runs a dataset whose input failed.
+
+mod access;
+mod check;
+mod config;
+mod graph;
+mod project;
+mod run;
+mod statement;
+
+pub use access::{Access, HistoryRow, pruned_files};
+pub use check::{Checked, Dataset, check};
+pub use config::{CONFIG_FILE, Config, LoadedConfig};
+pub use graph::{Graph, order};
+pub use project::{Declared, Project};
+pub use run::{RunOptions, RunReport, Workspace};
+pub use statement::{Body, DatasetKind, DatasetStatement, FlowStatement, Statement, ViewStatement, parse_statements};

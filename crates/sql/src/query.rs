@@ -9,8 +9,8 @@ use std::ops::ControlFlow;
 
 use catchment_core::{Code, Error, Result};
 use datafusion::sql::sqlparser::ast::{
-    Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, Query, TableAlias, TableFactor,
-    TableVersion, UnaryOperator, Value, VisitMut, VisitorMut,
+    ExcludeSelectItem, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, Query, Select,
+    SelectItem, TableAlias, TableFactor, TableVersion, UnaryOperator, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -295,6 +295,11 @@ struct Binder<'a> {
 impl VisitorMut for Binder<'_> {
     type Break = ();
 
+    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        hide_metadata(select);
+        ControlFlow::Continue(())
+    }
+
     fn pre_visit_query(&mut self, query: &mut Query) -> ControlFlow<()> {
         let names = query.with.iter().flat_map(|with| &with.cte_tables).map(|cte| normal(&cte.alias.name));
         self.ctes.extend(names);
@@ -308,6 +313,31 @@ impl VisitorMut for Binder<'_> {
             Err(error) => self.errors.push(error),
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// The hidden column of file sources, which `*` leaves out.
+pub(crate) const METADATA_COLUMN: &str = "_metadata";
+
+/// Leaves the hidden column of `read_files` out of `*`.
+fn hide_metadata(select: &mut Select) {
+    let reads_files = select.from.iter().any(|from| {
+        std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)).any(|factor| {
+            matches!(factor, TableFactor::Table { name, args: Some(_), .. }
+                if name.0.last().and_then(ObjectNamePart::as_ident).is_some_and(|last| normal(last) == "read_files"))
+        })
+    });
+    if !reads_files {
+        return;
+    }
+    for item in &mut select.projection {
+        if let SelectItem::Wildcard(options) = item
+            && options.opt_exclude.is_none()
+            && options.opt_except.is_none()
+        {
+            let hidden = ObjectName::from(vec![Ident::new(METADATA_COLUMN)]);
+            options.opt_exclude = Some(ExcludeSelectItem::Single(hidden));
+        }
     }
 }
 
@@ -326,6 +356,10 @@ impl Binder<'_> {
         if first.value.starts_with('$')
             || (idents.len() == 1 && self.ctes.contains(&normal(first)) && !streaming)
         {
+            return Ok(None);
+        }
+        if args.is_some() && !normal(last).starts_with("read_") && normal(last) != "cloud_files" {
+            // A function of the engine, such as generate_series.
             return Ok(None);
         }
         let span = Span::new(first.span.start, last.span.end);

@@ -193,15 +193,7 @@ pub fn query_error(error: datafusion::error::DataFusionError) -> Error {
 fn execution_error(otherwise: Error, error: datafusion::error::DataFusionError) -> Error {
     use datafusion::error::DataFusionError;
     if let Some(ours) = find_ours(&error) {
-        let copy = Error::new(ours.code(), ours.message());
-        let copy = match ours.hint_text() {
-            Some(hint) => copy.hint(hint),
-            None => copy,
-        };
-        return match ours.cause_text() {
-            Some(cause) => copy.because(cause),
-            None => copy,
-        };
+        return ours.clone();
     }
     match error.find_root() {
         DataFusionError::ResourcesExhausted(text) => {

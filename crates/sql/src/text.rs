@@ -99,6 +99,35 @@ impl SqlText {
         &self.text
     }
 
+    /// A part of the text; places in it are still those of the whole.
+    #[must_use]
+    pub fn part(&self, start: Location, end: Location) -> Self {
+        let (from, to) = (self.offset(start), self.offset(end));
+        let blank = |text: &str| text.chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect::<String>();
+        let before = self.text.get(..from).unwrap_or_default();
+        let kept = self.text.get(from..to.max(from)).unwrap_or_default();
+        Self { text: format!("{}{kept}", blank(before)), ..self.clone() }
+    }
+
+    /// The text with its first `words` words replaced by `head`, as far as it fits in their place.
+    ///
+    /// # Errors
+    /// As [`SqlText::tokens`].
+    pub fn with_head(&self, words: usize, head: &str) -> Result<Self> {
+        let tokens = self.tokens()?;
+        let (Some(first), Some(next)) = (tokens.first(), tokens.get(words)) else { return Ok(self.clone()) };
+        let (from, to) = (self.offset(first.span.start), self.offset(next.span.start));
+        let mut text = self.text.get(..from).unwrap_or_default().to_owned();
+        if head.is_empty() {
+            text.extend((from..to).map(|_| ' '));
+        } else {
+            text.push_str(head);
+            text.push(' ');
+        }
+        text.push_str(self.text.get(to..).unwrap_or_default());
+        Ok(Self { text, ..self.clone() })
+    }
+
     /// The text between two places of the parsed text, lines kept.
     #[must_use]
     pub fn slice(&self, start: Location, end: Location) -> String {

@@ -73,18 +73,6 @@ impl FileSource {
     pub fn limits(&self) -> Limits {
         self.options.limits
     }
-
-    /// Files that were taken and have changed since, though they are not to be read again.
-    ///
-    /// # Errors
-    /// Returns errors of listing.
-    pub fn changed(&self, standing: &Standing) -> Result<Vec<FileInfo>> {
-        if self.options.allow_overwrites {
-            return Ok(Vec::new());
-        }
-        let listed = discover(&self.options.path, &self.options.project)?;
-        Ok(listed.into_iter().filter(|file| standing.files.look(file) == Seen::Changed).collect())
-    }
 }
 
 #[async_trait]
@@ -113,6 +101,18 @@ impl Source for FileSource {
         let taken = limits.take(fresh.iter().map(|file| file.size));
         fresh.truncate(taken);
         Ok((!fresh.is_empty()).then_some(Range::Files { files: fresh }))
+    }
+
+    fn changed(&self, standing: &Standing) -> Result<Vec<String>> {
+        if self.options.allow_overwrites || standing.files.is_empty() {
+            return Ok(Vec::new());
+        }
+        let listed = discover(&self.options.path, &self.options.project)?;
+        Ok(listed
+            .into_iter()
+            .filter(|file| standing.files.look(file) == Seen::Changed)
+            .map(|file| file.path)
+            .collect())
     }
 
     fn read(&self, range: &Range, rejects: Arc<Rejects>) -> Result<Arc<dyn TableProvider>> {

@@ -1,0 +1,130 @@
+//! The arguments of the command line.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+use clap_complete::Shell;
+
+/// Events, files and database changes in; datasets declared in SQL out, as open Delta Lake tables.
+#[derive(Debug, Parser)]
+#[command(name = "catchment", version, arg_required_else_help = true, max_term_width = 100)]
+#[command(after_help = "Examples:
+  catchment run examples/lakehouse          bring every dataset up to date
+  catchment sql -p examples/lakehouse \"SELECT count(*) FROM curated.flights\"
+  catchment explain C2003                   what an error code means and what to do")]
+pub(crate) struct Arguments {
+    /// Print machine-readable JSON.
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+
+    /// Set a value of catchment.toml, as section.key=value; may be repeated.
+    #[arg(long, global = true, value_name = "KEY=VALUE")]
+    pub(crate) set: Vec<String>,
+
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Parse, type-check and plan everything; touch no data; print the graph.
+    Check(ProjectArguments),
+    /// Bring datasets up to date with all input available now, then stop.
+    ///
+    /// Exits with 0 when all is up to date, 1 when something failed, 2 when everything ran but a file
+    /// or rows sit in quarantine.
+    #[command(after_help = "Examples:
+  catchment run                             the project in this folder
+  catchment run shop --select curated.orders
+  catchment run shop --full-refresh --select enriched.delays")]
+    Run(RunArguments),
+    /// Run one query, a file of queries, or a prompt.
+    #[command(after_help = "Examples:
+  catchment sql -p shop                     a prompt; \\q leaves it
+  catchment sql -p shop \"SHOW TABLES\"
+  catchment sql -p shop --csv -f report.sql
+  catchment sql -p shop \"EXPLAIN SELECT * FROM curated.flights WHERE day = '2013-01-05'\"
+  catchment sql -p shop \"DESCRIBE HISTORY curated.flights\"")]
+    Sql(SqlArguments),
+    /// Show how each dataset stands.
+    Status(ProjectArguments),
+    /// Show the versions of a table, newest first.
+    History(HistoryArguments),
+    /// Explain an error code.
+    Explain {
+        /// The code, such as C2003; without one, all codes are listed.
+        code: Option<String>,
+    },
+    /// Look at the configuration.
+    Config {
+        #[command(subcommand)]
+        action: ConfigAction,
+    },
+    /// Print a completion script for a shell.
+    #[command(after_help = "Example:
+  catchment completions bash > ~/.local/share/bash-completion/completions/catchment")]
+    Completions {
+        /// The shell.
+        shell: Shell,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConfigAction {
+    /// Print every value and where it comes from.
+    Show(ProjectArguments),
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ProjectArguments {
+    /// The project's folder.
+    #[arg(default_value = ".")]
+    pub(crate) project: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RunArguments {
+    /// The project's folder.
+    #[arg(default_value = ".")]
+    pub(crate) project: PathBuf,
+
+    /// Run only these datasets.
+    #[arg(long, value_name = "DATASET", num_args = 1..)]
+    pub(crate) select: Vec<String>,
+
+    /// Empty the datasets and build them again from all their input.
+    #[arg(long)]
+    pub(crate) full_refresh: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct SqlArguments {
+    /// The project's folder.
+    #[arg(short, long, default_value = ".")]
+    pub(crate) project: PathBuf,
+
+    /// Run the queries of a file, separated by semicolons.
+    #[arg(short, long, value_name = "FILE", conflicts_with = "query")]
+    pub(crate) file: Option<PathBuf>,
+
+    /// Print comma-separated values.
+    #[arg(long, conflicts_with = "json")]
+    pub(crate) csv: bool,
+
+    /// The query; without one, a prompt.
+    pub(crate) query: Option<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct HistoryArguments {
+    /// The table, as schema.table.
+    pub(crate) table: String,
+
+    /// The project's folder.
+    #[arg(default_value = ".")]
+    pub(crate) project: PathBuf,
+
+    /// How many versions to show.
+    #[arg(short, long, default_value_t = 20)]
+    pub(crate) limit: usize,
+}

@@ -1,0 +1,34 @@
+//! The commands, a file each.
+
+mod check;
+mod config;
+mod explain;
+mod history;
+mod run;
+mod sql;
+mod status;
+
+use std::process::ExitCode;
+
+use catchment_core::Result;
+use clap::CommandFactory;
+
+use crate::arguments::{Arguments, Command, ConfigAction};
+use crate::show::Screen;
+
+/// Runs the command that the arguments name.
+pub(crate) async fn run(arguments: &Arguments, screen: &Screen) -> Result<ExitCode> {
+    match &arguments.command {
+        Command::Check(command) => check::run(arguments, command, *screen).await,
+        Command::Run(command) => Box::pin(run::run(arguments, command, *screen)).await,
+        Command::Sql(command) => Box::pin(sql::run(arguments, command, *screen)).await,
+        Command::Status(command) => status::run(arguments, command, *screen).await,
+        Command::History(command) => history::run(arguments, command, *screen).await,
+        Command::Explain { code } => explain::run(code.as_deref(), *screen),
+        Command::Config { action: ConfigAction::Show(command) } => config::show(arguments, command, *screen),
+        Command::Completions { shell } => {
+            clap_complete::generate(*shell, &mut Arguments::command(), "catchment", &mut std::io::stdout());
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

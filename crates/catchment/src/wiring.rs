@@ -1,0 +1,47 @@
+//! Builds what commands need. The only file that reads the environment.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use catchment_core::{Clock, Code, Error, Fault, Faults, NoFaults, Result, SystemClock};
+use catchment_pipelines::Workspace;
+use tokio::runtime::Runtime;
+use tracing_subscriber::EnvFilter;
+
+use crate::arguments::Arguments;
+
+/// Names a fault for crash tests, as `point:nth:action`.
+const FAULT_VARIABLE: &str = "CATCHMENT_FAULT";
+
+/// Chooses what is logged, such as `catchment_flows=debug`.
+const LOG_VARIABLE: &str = "CATCHMENT_LOG";
+
+/// Starts logging and the threads that everything runs on.
+pub(crate) fn runtime(_: &Arguments) -> Result<Runtime> {
+    let filter = environment(LOG_VARIABLE).unwrap_or_else(|| "warn,deltalake_core=error,delta_kernel=error".to_owned());
+    tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .without_time()
+        .init();
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| Error::new(Code::INTERNAL, "could not start threads").because(error))
+}
+
+/// Opens a project.
+pub(crate) fn workspace(project: &Path, arguments: &Arguments) -> Result<Workspace> {
+    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
+    let faults: Arc<dyn Faults> = match environment(FAULT_VARIABLE) {
+        Some(text) => Arc::new(Fault::parse(&text)?),
+        None => Arc::new(NoFaults),
+    };
+    Workspace::open(project, &arguments.set, clock, faults)
+}
+
+/// A variable of the environment.
+#[expect(clippy::disallowed_methods, reason = "the one place that reads the environment")]
+pub(crate) fn environment(name: &str) -> Option<String> {
+    std::env::var(name).ok()
+}

@@ -1,0 +1,199 @@
+//! The files a flow has taken: its plans, compacted into sorted runs.
+//!
+//! A run `<first>_<last>.parquet` stands for the plans from `first` to `last` of one epoch. Runs are
+//! merged when they are of like size, so that a flow of a million files keeps a handful of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use catchment_core::{FaultPoint, FlowName, Position, Result};
+use catchment_ingest::files::{SeenFile, SeenFiles, SeenRun};
+use catchment_ingest::{Range, Standing, TableStanding};
+use catchment_lake::{Lake, Owner};
+
+use crate::records::{BatchPlan, Records, StagedBatch};
+
+/// Published plans that are kept as they are.
+const KEPT: usize = 64;
+
+/// Published plans at which the older ones are compacted.
+const COMPACT_AT: usize = 128;
+
+/// A file that a flow has taken.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Bookmark {
+    /// The flow.
+    pub flow: FlowName,
+    /// The file and the batch that took it.
+    pub seen: SeenFile,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct RunName {
+    first: Position,
+    last: Position,
+}
+
+impl RunName {
+    fn parse(name: &str) -> Option<Self> {
+        let (first, last) = name.strip_suffix(".parquet")?.split_once('_')?;
+        Some(Self { first: first.parse().ok()?, last: last.parse().ok()? })
+    }
+
+    fn file(self) -> String {
+        format!("{}_{}.parquet", self.first, self.last)
+    }
+}
+
+/// What a batch took, as bookmarks have it.
+pub(crate) fn seen_by(plan: &BatchPlan, staged: &StagedBatch) -> SeenRun {
+    let files = plan
+        .ranges
+        .values()
+        .flat_map(Range::files)
+        .filter_map(|file| {
+            let broken = staged.broken.iter().find(|broken| broken.file.path == file.path);
+            // A file that vanished was not taken: when it comes back, it is new.
+            if broken.is_some_and(|broken| broken.vanished) {
+                return None;
+            }
+            let broken = broken.map(|broken| broken.reason.clone());
+            Some(SeenFile { file: file.clone(), taken_by: plan.position, broken })
+        })
+        .collect();
+    SeenRun { files }
+}
+
+/// The runs of an epoch, without those that a merged run stands for already.
+async fn runs(lake: &Lake, flow: &FlowName, epoch: u32) -> Result<Vec<RunName>> {
+    let names = lake.list_records(&lake.layout().bookmarks(flow)).await?;
+    let mut runs: Vec<RunName> = names.iter().filter_map(|name| RunName::parse(name)).filter(|run| run.last.epoch == epoch).collect();
+    let all = runs.clone();
+    runs.retain(|run| !all.iter().any(|other| other != run && other.first <= run.first && other.last >= run.last));
+    runs.sort();
+    Ok(runs)
+}
+
+async fn read_run(lake: &Lake, flow: &FlowName, run: RunName) -> Result<SeenRun> {
+    let path = lake.layout().bookmarks(flow).join(run.file());
+    match lake.read_record(&path).await? {
+        Some(bytes) => SeenRun::from_parquet(bytes),
+        None => Ok(SeenRun::default()),
+    }
+}
+
+/// All files that the flow took in the epoch of its position, from runs and from published plans.
+///
+/// # Errors
+/// Returns [`catchment_core::Code::PLAN_CORRUPT`] when a record cannot be read.
+pub async fn bookmarks(lake: &Lake, flow: &FlowName, published: Position) -> Result<Vec<Bookmark>> {
+    let mut all = Vec::new();
+    let records = Records::new(lake, flow);
+    let mut covered = None;
+    for run in runs(lake, flow, published.epoch).await? {
+        covered = covered.max(Some(run.last));
+        all.push(read_run(lake, flow, run).await?);
+    }
+    let (plans, _) = records.positions().await?;
+    for at in plans.into_iter().filter(|at| in_epoch(*at, published) && covered.is_none_or(|covered| *at > covered)) {
+        let plan = records.plan(at).await?;
+        if !plan.is_reset() {
+            all.push(seen_by(&plan, &records.staged(at).await?));
+        }
+    }
+    Ok(SeenRun::merge(all).files.into_iter().map(|seen| Bookmark { flow: flow.clone(), seen }).collect())
+}
+
+fn in_epoch(at: Position, published: Position) -> bool {
+    at.epoch == published.epoch && at <= published
+}
+
+/// What the flow has taken: the files of all its inputs, and where it stands in each table.
+pub(crate) async fn taken(lake: &Lake, flow: &FlowName, published: Option<Position>) -> Result<Taken> {
+    let Some(published) = published else { return Ok(Taken::default()) };
+    let records = Records::new(lake, flow);
+    let mut seen = SeenFiles::default();
+    let mut covered = None;
+    for run in runs(lake, flow, published.epoch).await? {
+        covered = covered.max(Some(run.last));
+        read_run(lake, flow, run).await?.add_to(&mut seen);
+    }
+    let (plans, _) = records.positions().await?;
+    for at in plans.into_iter().filter(|at| in_epoch(*at, published) && covered.is_none_or(|covered| *at > covered)) {
+        let plan = records.plan(at).await?;
+        if !plan.is_reset() {
+            seen_by(&plan, &records.staged(at).await?).add_to(&mut seen);
+        }
+    }
+    // The last published plan is never removed.
+    let last = records.plan(published).await?;
+    Ok(Taken { files: Arc::new(seen), tables: last.tables.clone(), last: Some(last) })
+}
+
+/// What a flow has taken so far.
+#[derive(Debug, Default)]
+pub(crate) struct Taken {
+    pub(crate) files: Arc<SeenFiles>,
+    pub(crate) tables: BTreeMap<String, TableStanding>,
+    /// The plan of the last published batch.
+    pub(crate) last: Option<BatchPlan>,
+}
+
+impl Taken {
+    /// Where the flow stands in one of its inputs.
+    pub(crate) fn standing(&self, input: &str) -> Standing {
+        Standing { files: Arc::clone(&self.files), table: self.tables.get(input).copied() }
+    }
+
+    /// Adds a published batch.
+    pub(crate) fn add(&mut self, plan: BatchPlan, staged: &StagedBatch) {
+        seen_by(&plan, staged).add_to(Arc::make_mut(&mut self.files));
+        self.tables = plan.tables.clone();
+        self.last = Some(plan);
+    }
+}
+
+/// Compacts old plans into a run when there are many, and removes them.
+pub(crate) async fn compact(owner: &Owner, flow: &FlowName, published: Position) -> Result<()> {
+    let lake = owner.lake();
+    let records = Records::new(lake, flow);
+    let (plans, _) = records.positions().await?;
+    let done: Vec<Position> = plans.into_iter().filter(|at| in_epoch(*at, published)).collect();
+    if done.len() < COMPACT_AT {
+        return Ok(());
+    }
+    let old = &done[..done.len() - KEPT];
+    let existing = runs(lake, flow, published.epoch).await?;
+    let covered = existing.iter().map(|run| run.last).max();
+    let mut parts = Vec::new();
+    for at in old.iter().filter(|at| covered.is_none_or(|covered| **at > covered)) {
+        let plan = records.plan(*at).await?;
+        if !plan.is_reset() {
+            parts.push(seen_by(&plan, &records.staged(*at).await?));
+        }
+    }
+    if let (Some(first), Some(last)) = (old.first(), old.last()) {
+        let mut name = RunName { first: *first, last: *last };
+        let mut merged = SeenRun::merge(parts);
+        for run in existing.into_iter().rev() {
+            let before = read_run(lake, flow, run).await?;
+            if before.files.len() > 4 * merged.files.len().max(1) {
+                break;
+            }
+            name.first = run.first;
+            merged = SeenRun::merge([before, merged]);
+        }
+        let folder = lake.layout().bookmarks(flow);
+        owner.write_record(&folder.clone().join(name.file()), merged.to_parquet()?, false).await?;
+        lake.faults().reach(FaultPoint::BookmarkRun)?;
+        for stale in lake.list_records(&folder).await?.iter().filter_map(|file| RunName::parse(file)) {
+            if stale != name && name.first <= stale.first && stale.last <= name.last {
+                owner.remove_record(&folder.clone().join(stale.file())).await?;
+            }
+        }
+    }
+    for at in old {
+        records.remove(owner, *at).await?;
+    }
+    Ok(())
+}

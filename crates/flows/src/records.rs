@@ -1,0 +1,200 @@
+//! The records of a flow in the lake: plans and staged batches.
+
+use std::collections::BTreeMap;
+
+use catchment_catalog::{BatchRecord, ColumnSource, InputVersion};
+use catchment_core::{Code, Error, FlowName, Position, Result, TableName};
+use catchment_ingest::{BrokenFile, Range, TableStanding};
+use catchment_lake::{Add, Lake, Owner, TableSpec};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+/// What a batch is going to do, made durable before it does anything.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BatchPlan {
+    /// The flow.
+    pub flow: FlowName,
+    /// The batch.
+    pub position: Position,
+    /// The batch this one's epoch goes on from; none, since only full refreshes open epochs so far.
+    pub parent: Option<Position>,
+    /// Not empty when the batch empties the table instead of reading anything, since a full refresh
+    /// begins: then all flows of the table, with the batches that begin their new epochs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub resets: Vec<(FlowName, Position)>,
+    /// What `now()` says in the batch, in microseconds since the Unix epoch.
+    pub planned_at: i64,
+    /// What `random()` starts from in the batch.
+    pub seed: u64,
+    /// What each streamed or listed input gives to the batch, by the input's name.
+    pub ranges: BTreeMap<String, Range>,
+    /// Where the flow stands in each streamed table when the batch is published, by the table's name.
+    pub tables: BTreeMap<String, TableStanding>,
+    /// The version at which each other table is read, by the table's name.
+    pub versions: BTreeMap<String, u64>,
+    /// A hash of the definition.
+    pub definition_hash: String,
+    /// The definition.
+    pub definition: String,
+}
+
+impl BatchPlan {
+    /// Whether the batch empties the table and begins an epoch.
+    #[must_use]
+    pub fn is_reset(&self) -> bool {
+        !self.resets.is_empty()
+    }
+
+    /// Whether another batch with this plan would give the same result.
+    #[must_use]
+    pub fn same_input(&self, other: &BatchPlan) -> bool {
+        !self.is_reset()
+            && !other.is_reset()
+            && self.ranges == other.ranges
+            && self.versions == other.versions
+            && self.definition_hash == other.definition_hash
+    }
+}
+
+/// A batch whose files are written and wait to be published.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StagedBatch {
+    /// The batch.
+    pub position: Position,
+    /// What goes into which table; the flow's target comes last.
+    pub outputs: Vec<StagedOutput>,
+    /// Files that could not be read as a whole; none of their rows are in the outputs.
+    pub broken: Vec<BrokenFile>,
+    /// What the books and the commits say about the batch.
+    pub summary: BatchSummary,
+}
+
+/// What a batch gives to one table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StagedOutput {
+    /// The table.
+    pub table: TableName,
+    /// What the table is declared to be.
+    pub spec: TableSpec,
+    /// Whether the files replace what the table holds.
+    pub replace: bool,
+    /// The data files.
+    pub adds: Vec<Add>,
+}
+
+/// What a batch did, apart from when and as which version.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BatchSummary {
+    /// Rows read from sources.
+    pub rows_in: u64,
+    /// Rows published.
+    pub rows_out: u64,
+    /// Rows and files put into quarantine.
+    pub quarantined: u64,
+    /// Files taken from file sources.
+    pub files: u64,
+    /// When the batch was planned, in microseconds since the Unix epoch.
+    pub planned_at: i64,
+    /// A digest of what was read.
+    pub ranges: String,
+    /// The versions of the tables it read.
+    pub inputs: Vec<InputVersion>,
+    /// Where the columns come from.
+    pub columns: Vec<ColumnSource>,
+}
+
+impl BatchSummary {
+    /// The row that the books keep of the batch.
+    #[must_use]
+    pub fn record(&self, flow: &FlowName, dataset: &TableName, at: Position, version: u64, committed_at: i64) -> BatchRecord {
+        BatchRecord {
+            flow: flow.clone(),
+            dataset: dataset.clone(),
+            position: at,
+            version,
+            run: None,
+            rows_in: self.rows_in,
+            rows_out: self.rows_out,
+            quarantined: self.quarantined,
+            files: self.files,
+            planned_at: self.planned_at,
+            committed_at,
+            inputs: self.inputs.clone(),
+            columns: self.columns.clone(),
+        }
+    }
+}
+
+/// Reads and writes the records of one flow.
+#[derive(Debug)]
+pub(crate) struct Records<'a> {
+    lake: &'a Lake,
+    flow: &'a FlowName,
+}
+
+impl<'a> Records<'a> {
+    pub(crate) fn new(lake: &'a Lake, flow: &'a FlowName) -> Self {
+        Self { lake, flow }
+    }
+
+    /// The positions of all plans and of all staged records, in order.
+    pub(crate) async fn positions(&self) -> Result<(Vec<Position>, Vec<Position>)> {
+        let names = self.lake.list_records(&self.lake.layout().batches(self.flow)).await?;
+        let mut plans = Vec::new();
+        let mut staged = Vec::new();
+        for name in names {
+            let Some(stem) = name.strip_suffix(".json") else { continue };
+            match stem.strip_suffix(".staged") {
+                Some(position) => staged.extend(position.parse::<Position>()),
+                None => plans.extend(stem.parse::<Position>()),
+            }
+        }
+        plans.sort();
+        staged.sort();
+        Ok((plans, staged))
+    }
+
+    pub(crate) async fn plan(&self, at: Position) -> Result<BatchPlan> {
+        self.read(&self.lake.layout().plan(self.flow, at)).await
+    }
+
+    pub(crate) async fn staged(&self, at: Position) -> Result<StagedBatch> {
+        self.read(&self.lake.layout().staged(self.flow, at)).await
+    }
+
+    async fn read<T: DeserializeOwned>(&self, path: &object_store::path::Path) -> Result<T> {
+        let corrupt = || Error::new(Code::PLAN_CORRUPT, format!("record \"/{path}\" of flow \"{}\" is corrupt", self.flow));
+        let Some(bytes) = self.lake.read_record(path).await? else {
+            return Err(Error::new(Code::PLAN_CORRUPT, format!("record \"/{path}\" of flow \"{}\" is gone", self.flow)));
+        };
+        serde_json::from_slice(&bytes).map_err(|error| corrupt().because(error))
+    }
+
+    /// Makes a plan durable; when another process was first, its plan counts.
+    pub(crate) async fn write_plan(&self, owner: &Owner, plan: BatchPlan) -> Result<BatchPlan> {
+        let path = self.lake.layout().plan(self.flow, plan.position);
+        match owner.write_record(&path, to_json(&plan)?, true).await? {
+            true => Ok(plan),
+            false => self.plan(plan.position).await,
+        }
+    }
+
+    /// Makes a staged record durable; when another process was first, its record counts.
+    pub(crate) async fn write_staged(&self, owner: &Owner, staged: StagedBatch) -> Result<StagedBatch> {
+        let path = self.lake.layout().staged(self.flow, staged.position);
+        match owner.write_record(&path, to_json(&staged)?, true).await? {
+            true => Ok(staged),
+            false => self.staged(staged.position).await,
+        }
+    }
+
+    pub(crate) async fn remove(&self, owner: &Owner, at: Position) -> Result<()> {
+        let layout = self.lake.layout();
+        owner.remove_record(&layout.staged(self.flow, at)).await?;
+        owner.remove_record(&layout.plan(self.flow, at)).await
+    }
+}
+
+fn to_json<T: Serialize>(record: &T) -> Result<Vec<u8>> {
+    serde_json::to_vec(record).map_err(|error| Error::new(Code::INTERNAL, "could not write a record").because(error))
+}

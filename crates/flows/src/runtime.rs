@@ -1,0 +1,373 @@
+//! Runs a flow until it has caught up: recover, then plan, compute, stage and publish, batch by batch.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use catchment_catalog::{BatchRecord, Store};
+use catchment_core::{Backoff, Clock, Error, FaultPoint, FlowName, Position, Result, Retry, TableName};
+use catchment_lake::{Lake, Maintenance, MaintenanceOptions, Outcome, Owner, Publication};
+use catchment_sql::Sessions;
+use rand::Rng;
+use serde_json::json;
+
+use crate::bookmarks::{Taken, compact, taken};
+use crate::quarantine::quarantine_spec;
+use crate::records::{BatchPlan, BatchSummary, Records, StagedBatch};
+use crate::resume::{Resume, resume};
+use crate::spec::{FlowKind, FlowSpec, InputKind};
+
+/// Is told what flows do while they run.
+pub trait Progress: Send + Sync {
+    /// A batch was published.
+    fn published(&self, batch: &BatchRecord);
+
+    /// An attempt failed and is going to be repeated.
+    fn retrying(&self, flow: &FlowName, error: &Error);
+}
+
+/// What a run did for a flow.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FlowReport {
+    /// Batches published.
+    pub batches: u64,
+    /// Rows read from sources.
+    pub rows_in: u64,
+    /// Rows published.
+    pub rows_out: u64,
+    /// Rows and files put into quarantine.
+    pub quarantined: u64,
+    /// Files that could not be read, with the reason.
+    pub broken: Vec<(String, String)>,
+    /// Files that changed after they were read, and are not read again.
+    pub changed: Vec<String>,
+    /// The newest version of the table, `None` while there is none.
+    pub version: Option<u64>,
+}
+
+/// What flows need to run.
+pub struct Runtime {
+    pub(crate) owner: Arc<Owner>,
+    pub(crate) sessions: Sessions,
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    run: String,
+    backoff: Backoff,
+    maintenance: Mutex<BTreeMap<TableName, Arc<tokio::sync::Mutex<Maintenance>>>>,
+}
+
+impl Runtime {
+    /// Makes a runtime for one run, whose id is `run`.
+    #[must_use]
+    pub fn new(owner: Arc<Owner>, sessions: Sessions, store: Arc<dyn Store>, run: String, backoff: Backoff) -> Self {
+        let clock = Arc::clone(owner.lake().clock());
+        Self { owner, sessions, store, clock, run, backoff, maintenance: Mutex::default() }
+    }
+
+    fn lake(&self) -> &Lake {
+        self.owner.lake()
+    }
+
+    /// Runs a flow until it has caught up with its inputs.
+    ///
+    /// Errors marked retryable are tried again with backoff; what is durable by then is kept.
+    ///
+    /// # Errors
+    /// Returns the error that ended it. What was published before stays published.
+    pub async fn run_flow(&self, spec: &FlowSpec, progress: &dyn Progress) -> Result<FlowReport> {
+        let mut report = FlowReport::default();
+        let mut retries = 0;
+        loop {
+            let error = match self.catch_up(spec, progress, &mut report).await {
+                Ok(()) => return Ok(report),
+                Err(error) => error,
+            };
+            let delay = self.backoff.delay(retries, rand::rng().random());
+            match delay {
+                Some(delay) if error.retry() == Retry::Backoff => {
+                    progress.retrying(&spec.name, &error);
+                    retries += 1;
+                    tokio::time::sleep(delay).await;
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    async fn catch_up(&self, spec: &FlowSpec, progress: &dyn Progress, report: &mut FlowReport) -> Result<()> {
+        let records = Records::new(self.lake(), &spec.name);
+        let mut published = self.owner.writer(&spec.target).position(&spec.name).await?;
+        self.reconcile(spec, published).await?;
+        let (plans, staged) = records.positions().await?;
+        let mut next = resume(published, plans.last().copied(), staged.last().copied());
+        let mut taken = taken(self.lake(), &spec.name, published).await?;
+        loop {
+            let (plan, staged) = match next {
+                Resume::Publish(at) => (records.plan(at).await?, records.staged(at).await?),
+                Resume::Stage(at) => {
+                    let plan = records.plan(at).await?;
+                    if !plan.is_reset() && plan.definition_hash != definition_hash(spec) {
+                        // Nothing came of the plan, and its definition is gone: plan anew.
+                        records.remove(&self.owner, at).await?;
+                        next = Resume::Plan(at);
+                        continue;
+                    }
+                    let staged = self.stage(spec, &records, &plan).await?;
+                    (plan, staged)
+                }
+                Resume::Plan(at) => {
+                    self.lake().faults().reach(FaultPoint::BeforePlan)?;
+                    let Some(plan) = self.plan(spec, at, published, &taken).await? else { break };
+                    let plan = records.write_plan(&self.owner, plan).await?;
+                    self.lake().faults().reach(FaultPoint::PlanWritten)?;
+                    let staged = self.stage(spec, &records, &plan).await?;
+                    (plan, staged)
+                }
+            };
+            self.publish(spec, &plan, &staged, progress, report).await?;
+            let at = plan.position;
+            published = Some(at);
+            if plan.is_reset() {
+                taken = Taken::default();
+            }
+            taken.add(plan, &staged);
+            compact(&self.owner, &spec.name, at).await?;
+            next = Resume::Plan(at.next());
+        }
+        report.changed = self.changed(spec, &taken);
+        report.version = self.lake().table(&spec.target).latest().await?.map(|snapshot| snapshot.version());
+        self.maintain(&spec.target).await
+    }
+
+    /// Files of the flow's inputs that changed after they were read.
+    fn changed(&self, spec: &FlowSpec, taken: &Taken) -> Vec<String> {
+        let mut changed = Vec::new();
+        for input in &spec.inputs {
+            if let InputKind::Stream(source, _) = &input.kind {
+                changed.extend(source.changed(&taken.standing(&input.name)).unwrap_or_default());
+            }
+        }
+        changed
+    }
+
+    /// Plans the next batch, `None` when there is nothing to do.
+    async fn plan(
+        &self,
+        spec: &FlowSpec,
+        at: Position,
+        published: Option<Position>,
+        taken: &Taken,
+    ) -> Result<Option<BatchPlan>> {
+        let mut plan = BatchPlan {
+            flow: spec.name.clone(),
+            position: at,
+            parent: None,
+            resets: Vec::new(),
+            planned_at: self.clock.now_micros(),
+            seed: rand::rng().random(),
+            ranges: BTreeMap::new(),
+            tables: taken.tables.clone(),
+            versions: BTreeMap::new(),
+            definition_hash: definition_hash(spec),
+            definition: spec.definition.clone(),
+        };
+        for input in &spec.inputs {
+            let range = match &input.kind {
+                InputKind::Stream(source, limits) => source.plan(&taken.standing(&input.name), *limits).await?,
+                InputKind::Everything(source) => source.everything().await?,
+                InputKind::Table(name, Some(version)) => {
+                    plan.versions.insert(input.name.clone(), self.lake().table(name).at(*version).await?.version());
+                    None
+                }
+                InputKind::Table(name, None) => {
+                    plan.versions.insert(input.name.clone(), self.lake().table(name).existing().await?.version());
+                    None
+                }
+            };
+            if let Some(range) = range {
+                if let catchment_ingest::Range::Table { upto, .. } = &range {
+                    plan.tables.insert(input.name.clone(), *upto);
+                }
+                plan.ranges.insert(input.name.clone(), range);
+            }
+        }
+        let due = match spec.kind {
+            FlowKind::Append => {
+                let streams: Vec<_> =
+                    spec.inputs.iter().filter(|input| matches!(input.kind, InputKind::Stream(..))).collect();
+                // A first batch makes the table, even when it is empty.
+                published.is_none() || streams.iter().any(|input| plan.ranges.contains_key(&input.name))
+            }
+            FlowKind::AppendOnce => taken.last.as_ref().is_none_or(BatchPlan::is_reset),
+            FlowKind::Replace => taken.last.as_ref().is_none_or(|last| !plan.same_input(last)),
+        };
+        Ok(due.then_some(plan))
+    }
+
+    async fn stage(&self, spec: &FlowSpec, records: &Records<'_>, plan: &BatchPlan) -> Result<StagedBatch> {
+        let staged = if plan.is_reset() { reset(spec, plan) } else { self.compute(spec, plan).await? };
+        let staged = records.write_staged(&self.owner, staged).await?;
+        self.lake().faults().reach(FaultPoint::StagedWritten)?;
+        Ok(staged)
+    }
+
+    /// Publishes every output that is not there yet; the flow's target comes last, so its position
+    /// says that all others are published.
+    async fn publish(
+        &self,
+        spec: &FlowSpec,
+        plan: &BatchPlan,
+        staged: &StagedBatch,
+        progress: &dyn Progress,
+        report: &mut FlowReport,
+    ) -> Result<()> {
+        let mut version = None;
+        for (flow, position) in plan.resets.iter().filter(|(flow, _)| *flow != spec.name) {
+            // The table is emptied once for all of its flows, so all must know that it was.
+            let sibling = BatchPlan { flow: flow.clone(), position: *position, ..plan.clone() };
+            Records::new(self.lake(), flow).write_plan(&self.owner, sibling).await?;
+        }
+        for (index, output) in staged.outputs.iter().enumerate() {
+            if index > 0 {
+                self.lake().faults().reach(FaultPoint::BetweenOutputs)?;
+            }
+            let writer = self.owner.writer(&output.table);
+            let publication = Publication {
+                position: Some((spec.name.clone(), plan.position)),
+                other_positions: plan.resets.iter().filter(|(flow, _)| *flow != spec.name).cloned().collect(),
+                adds: output.adds.clone(),
+                batch: json!({ "dataset": spec.target, "flow": spec.name, "position": plan.position, "summary": staged.summary }),
+            };
+            let outcome = if output.replace {
+                writer.overwrite(&output.spec, publication).await?
+            } else {
+                writer.ensure(&output.spec).await?;
+                writer.append(publication).await?
+            };
+            if let Outcome::Committed(committed) = outcome {
+                version = Some(committed);
+            }
+        }
+        self.lake().faults().reach(FaultPoint::Published)?;
+        if let Some(version) = version {
+            let now = self.clock.now_micros();
+            let mut record = staged.summary.record(&spec.name, &spec.target, plan.position, version, now);
+            record.run = Some(self.run.clone());
+            self.store.put_batch(&record)?;
+            progress.published(&record);
+            report.batches += 1;
+            report.rows_in += record.rows_in;
+            report.rows_out += record.rows_out;
+            report.quarantined += record.quarantined;
+            let broken = staged.broken.iter().map(|broken| (broken.file.path.clone(), broken.reason.clone()));
+            report.broken.extend(broken);
+        }
+        self.lake().faults().reach(FaultPoint::BooksWritten)
+    }
+
+    /// Brings the books up to what the table says: a crash may have come between commit and books.
+    async fn reconcile(&self, spec: &FlowSpec, published: Option<Position>) -> Result<()> {
+        let Some(published) = published else { return Ok(()) };
+        let known = self.store.last_position(&spec.name)?;
+        if known >= Some(published) {
+            return Ok(());
+        }
+        let table = self.lake().table(&spec.target);
+        let mut version = table.existing().await?.version();
+        while let Some(entry) = table.entry(version).await? {
+            if let Some(at) = entry.position(spec.name.as_str()) {
+                if known >= Some(at) {
+                    break;
+                }
+                if let Ok(summary) = serde_json::from_value::<BatchSummary>(entry.batch["summary"].clone()) {
+                    self.store.put_batch(&summary.record(&spec.name, &spec.target, at, version, entry.timestamp * 1_000))?;
+                }
+            }
+            let Some(before) = version.checked_sub(1) else { break };
+            version = before;
+        }
+        Ok(())
+    }
+
+    async fn maintain(&self, table: &TableName) -> Result<()> {
+        let maintenance = {
+            let mut all = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
+            Arc::clone(all.entry(table.clone()).or_insert_with(|| {
+                let options = MaintenanceOptions::default();
+                Arc::new(tokio::sync::Mutex::new(Maintenance::new(self.owner.writer(table), options)))
+            }))
+        };
+        let done = maintenance.lock().await.tick().await;
+        if let Err(error) = done {
+            // The data is published; only upkeep is late, and the next run tries again.
+            tracing::warn!(%table, error = %error.one_line(), "maintenance failed");
+        }
+        Ok(())
+    }
+
+    /// Begins a full refresh of a dataset: all its flows open a new epoch, whose first batch empties the table.
+    ///
+    /// # Errors
+    /// Returns errors of reading and writing. Once this returns, running the flows completes the
+    /// refresh, also after a crash.
+    pub async fn begin_refresh(&self, flows: &[&FlowSpec]) -> Result<()> {
+        let mut resets = Vec::new();
+        for spec in flows {
+            let published = self.owner.writer(&spec.target).position(&spec.name).await?;
+            let (plans, _) = Records::new(self.lake(), &spec.name).positions().await?;
+            if let Some(newest) = published.max(plans.last().copied()) {
+                resets.push((spec.name.clone(), Position::new(newest.epoch + 1, 0)));
+            }
+        }
+        // One plan is enough: publishing it writes those of the others.
+        let first = resets.first().cloned();
+        let Some(((flow, position), spec)) = first.and_then(|first| {
+            let spec = flows.iter().find(|spec| spec.name == first.0)?;
+            Some((first, spec))
+        }) else {
+            return Ok(());
+        };
+        let plan = BatchPlan {
+            flow: flow.clone(),
+            position,
+            parent: None,
+            resets,
+            planned_at: self.clock.now_micros(),
+            seed: 0,
+            ranges: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            definition_hash: definition_hash(spec),
+            definition: spec.definition.clone(),
+        };
+        Records::new(self.lake(), &flow).write_plan(&self.owner, plan).await.map(|_| ())
+    }
+}
+
+/// The batch that begins an epoch: it empties the table and reads nothing.
+fn reset(spec: &FlowSpec, plan: &BatchPlan) -> StagedBatch {
+    use crate::records::StagedOutput;
+    let empty = |table: TableName, spec| StagedOutput { table, spec, replace: true, adds: Vec::new() };
+    StagedBatch {
+        position: plan.position,
+        outputs: vec![
+            empty(spec.target.quarantine(), quarantine_spec(&spec.target)),
+            empty(spec.target.clone(), spec.table.clone()),
+        ],
+        broken: Vec::new(),
+        summary: BatchSummary {
+            rows_in: 0,
+            rows_out: 0,
+            quarantined: 0,
+            files: 0,
+            planned_at: plan.planned_at,
+            ranges: String::new(),
+            inputs: Vec::new(),
+            columns: Vec::new(),
+        },
+    }
+}
+
+/// A hash of what decides a flow's result besides its input.
+fn definition_hash(spec: &FlowSpec) -> String {
+    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(spec.definition.as_bytes()))
+}

@@ -1,0 +1,62 @@
+//! What a flow is: a query, what it reads, and the table it keeps up to date.
+
+use std::sync::Arc;
+
+use catchment_core::{FlowName, TableName};
+use catchment_ingest::{Limits, Source};
+use catchment_lake::TableSpec;
+use catchment_sql::{BoundQuery, SqlText};
+
+/// How a flow's result goes into its table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlowKind {
+    /// Each input row once: the result of every batch is added.
+    Append,
+    /// The result is added once, and never again unless the dataset is rebuilt.
+    AppendOnce,
+    /// The result replaces what the table held.
+    Replace,
+}
+
+/// A flow, ready to run.
+#[derive(Debug, Clone)]
+pub struct FlowSpec {
+    /// Its name.
+    pub name: FlowName,
+    /// The table it writes.
+    pub target: TableName,
+    /// How.
+    pub kind: FlowKind,
+    /// The file its query stands in.
+    pub text: Arc<SqlText>,
+    /// Its query.
+    pub query: BoundQuery,
+    /// What the query reads, one for each relation.
+    pub inputs: Vec<Input>,
+    /// What the table is declared to be.
+    pub table: TableSpec,
+    /// The flow's definition as text; when it changes, a replaced table is computed anew.
+    pub definition: String,
+}
+
+/// Something a flow's query reads.
+#[derive(Debug, Clone)]
+pub struct Input {
+    /// The relation's key in the query.
+    pub key: String,
+    /// What people know it by.
+    pub name: String,
+    /// How it is read.
+    pub kind: InputKind,
+}
+
+/// How an input is read.
+#[derive(Debug, Clone)]
+pub enum InputKind {
+    /// A piece at a time, each once.
+    Stream(Arc<dyn Source>, Limits),
+    /// All that the source has when the batch is planned.
+    Everything(Arc<dyn Source>),
+    /// A table at the version it has when the batch is planned, or at a fixed one.
+    Table(TableName, Option<u64>),
+}

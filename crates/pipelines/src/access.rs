@@ -1,0 +1,316 @@
+//! Reading a project: queries over its tables, views and system tables.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use catchment_core::{Code, Error, FlowName, Result, TableName, timestamp_text};
+use catchment_flows::bookmarks;
+use catchment_ingest::files::FileSource;
+use catchment_ingest::{Rejects, Source};
+use catchment_lake::{Entry, Lake, OWNER_APPLICATION};
+use catchment_sql::{
+    BoundQuery, ComputedTable, Moment, Planner, Relation, SqlText, Target, nearest, parse_single_query, query_error,
+    system_tables,
+};
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::physical_plan::FileScanConfig;
+use datafusion::datasource::source::DataSourceExec;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::{ExecutionPlan, displayable};
+use futures::TryStreamExt;
+
+use crate::check::read_files_options;
+use crate::run::Workspace;
+
+/// Read access to a project.
+pub struct Access<'w> {
+    workspace: &'w Workspace,
+}
+
+/// One row of a table's history.
+#[derive(Debug, Clone, PartialEq, Eq, serde::Serialize)]
+pub struct HistoryRow {
+    /// The version.
+    pub version: u64,
+    /// When it was committed.
+    pub timestamp: String,
+    /// What was done.
+    pub operation: String,
+    /// The flow that did it.
+    pub flow: Option<String>,
+    /// The batch of the flow.
+    pub batch: Option<String>,
+    /// Data files that were added.
+    pub files_added: usize,
+    /// Data files that were taken out.
+    pub files_removed: usize,
+    /// Rows that the batch published.
+    pub rows: Option<u64>,
+}
+
+impl<'w> Access<'w> {
+    /// Gives read access to a workspace.
+    #[must_use]
+    pub fn new(workspace: &'w Workspace) -> Self {
+        Self { workspace }
+    }
+
+    /// Plans a query and starts it.
+    ///
+    /// # Errors
+    /// Returns errors of syntax, names and types with their place, and of reading tables.
+    pub async fn query(&self, text: &SqlText) -> Result<SendableRecordBatchStream> {
+        let (planner, physical) = self.plan(text).await?;
+        planner.run(physical)
+    }
+
+    /// Plans a query; its rows can be had from the planner.
+    ///
+    /// # Errors
+    /// As [`Access::query`].
+    pub async fn plan(&self, text: &SqlText) -> Result<(Planner, Arc<dyn ExecutionPlan>)> {
+        let (planner, query) = self.bind(text).await?;
+        let logical = planner.plan(text, &query).await?;
+        let physical = planner.physical(&logical).await?;
+        Ok((planner, physical))
+    }
+
+    /// What a query would do, as text: its plan, and how many files and partitions each table would have read.
+    ///
+    /// # Errors
+    /// As [`Access::query`].
+    pub async fn explain(&self, text: &SqlText, analyze: bool) -> Result<String> {
+        let (planner, physical) = self.plan(text).await?;
+        let mut shown = if analyze {
+            let rows: Vec<RecordBatch> =
+                planner.run(Arc::clone(&physical))?.try_collect().await.map_err(query_error)?;
+            let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
+            let metrics = datafusion::physical_plan::display::DisplayableExecutionPlan::with_metrics(physical.as_ref());
+            format!("{}rows: {count}\n", metrics.indent(false))
+        } else {
+            displayable(physical.as_ref()).indent(false).to_string()
+        };
+        for line in pruned_files(&self.workspace.lake, physical.as_ref()).await? {
+            shown.push_str(&line);
+            shown.push('\n');
+        }
+        Ok(shown)
+    }
+
+    async fn bind(&self, text: &SqlText) -> Result<(Planner, BoundQuery)> {
+        let project = &self.workspace.project;
+        let query = parse_single_query(text)?.bind(text, &|relation| project.view(relation, false))?;
+        let now = self.workspace.lake.clock().now_micros();
+        let seed = u64::from_ne_bytes(now.to_ne_bytes());
+        let planner = self.workspace.sessions.planner(Moment { micros: now, seed })?;
+        let mut errors = Vec::new();
+        for relation in &query.relations {
+            match self.provider(relation, text).await {
+                Ok(table) => planner.bind(&relation.key, table)?,
+                Err(error) => errors.push(error.at(text.place(relation.span))),
+            }
+        }
+        Error::join(errors)?;
+        Ok((planner, query))
+    }
+
+    async fn provider(&self, relation: &Relation, text: &SqlText) -> Result<Arc<dyn TableProvider>> {
+        if relation.streaming {
+            return Err(Error::new(Code::NOT_SUPPORTED, "a query reads tables as they are; STREAM belongs in pipelines")
+                .hint("take STREAM away"));
+        }
+        let (parts, version) = match &relation.target {
+            Target::Function { name, arguments } => {
+                let options = read_files_options(&self.workspace.project, name, arguments, text, relation.span)?;
+                return files(FileSource::open(options, None)?).await;
+            }
+            Target::Table { parts, version } => (parts, version),
+        };
+        let Some(name) = self.workspace.project.table_name(parts) else {
+            return Err(Error::new(Code::NAME_INVALID, format!("name \"{}\" has more than two parts", parts.join("."))));
+        };
+        if name.schema == "system" {
+            return self.system_table(&name).await;
+        }
+        let table = self.workspace.lake.table(&name);
+        match (version, table.latest().await?) {
+            (_, None) => Err(self.unknown(&name)),
+            (Some(version), Some(_)) => table.at(*version).await?.provider().await,
+            (None, Some(snapshot)) => snapshot.provider().await,
+        }
+    }
+
+    fn unknown(&self, name: &TableName) -> Error {
+        if self.workspace.project.datasets.contains_key(name) {
+            return Error::new(Code::TABLE_UNKNOWN, format!("table \"{name}\" has not been run yet")).hint("run `catchment run` first");
+        }
+        let error = Error::new(Code::TABLE_UNKNOWN, format!("no table \"{name}\""));
+        let full = name.to_string();
+        let known: Vec<String> = self.names().unwrap_or_default();
+        let names: Vec<&str> = known.iter().map(String::as_str).collect();
+        match nearest(&full, &names) {
+            Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+            None => error.hint("SHOW TABLES lists the names"),
+        }
+    }
+
+    /// The names of all tables and views that can be read, in order.
+    ///
+    /// # Errors
+    /// Returns errors of listing the lake.
+    pub fn names(&self) -> Result<Vec<String>> {
+        let mut names: BTreeSet<String> = self.workspace.lake.list()?.iter().map(ToString::to_string).collect();
+        let views = self.workspace.project.views.values().filter(|view| !view.body.temporary);
+        names.extend(views.map(|view| view.body.name.0.to_string()));
+        names.extend(system_tables(&self.workspace.store).iter().map(|(name, _)| format!("system.{name}")));
+        names.insert("system.files".to_owned());
+        Ok(names.into_iter().collect())
+    }
+
+    async fn system_table(&self, name: &TableName) -> Result<Arc<dyn TableProvider>> {
+        if name.table == "files" {
+            return self.files_table().await;
+        }
+        let tables = system_tables(&self.workspace.store);
+        match tables.into_iter().find(|(known, _)| *known == name.table) {
+            Some((_, table)) => Ok(table),
+            None => Err(self.unknown(name)),
+        }
+    }
+
+    /// `system.files`: what each flow has taken, read from its bookmarks in the lake.
+    async fn files_table(&self) -> Result<Arc<dyn TableProvider>> {
+        let mut all = Vec::new();
+        for (flow, target) in self.flows() {
+            let Some(snapshot) = self.workspace.lake.table(&target).latest().await? else { continue };
+            if let Some(published) = snapshot.position(flow.as_str()).await? {
+                all.extend(bookmarks(&self.workspace.lake, &flow, published).await?);
+            }
+        }
+        let seen = || all.iter().map(|mark| &mark.seen);
+        let time = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("flow", Arc::new(StringArray::from_iter_values(all.iter().map(|mark| mark.flow.as_str())))),
+            ("path", Arc::new(StringArray::from_iter_values(seen().map(|seen| &seen.file.path)))),
+            ("size", Arc::new(UInt64Array::from_iter_values(seen().map(|seen| seen.file.size)))),
+            ("modified_at", Arc::new(TimestampMicrosecondArray::from_iter_values(seen().map(|seen| seen.file.modified)).with_timezone("UTC"))),
+            ("epoch", Arc::new(UInt64Array::from_iter_values(seen().map(|seen| u64::from(seen.taken_by.epoch))))),
+            ("number", Arc::new(UInt64Array::from_iter_values(seen().map(|seen| seen.taken_by.number)))),
+            ("status", Arc::new(StringArray::from_iter_values(seen().map(|seen| if seen.broken.is_some() { "broken" } else { "read" })))),
+            ("reason", Arc::new(seen().map(|seen| seen.broken.as_deref()).collect::<StringArray>())),
+        ];
+        let fields: Vec<Field> = columns.iter().map(|(name, column)| {
+            let kind = if *name == "modified_at" { time.clone() } else { column.data_type().clone() };
+            Field::new(*name, kind, true)
+        }).collect();
+        let schema = Arc::new(Schema::new(fields));
+        let rows = RecordBatch::try_new(Arc::clone(&schema), columns.into_iter().map(|(_, column)| column).collect())
+            .map_err(|error| Error::new(Code::INTERNAL, "could not compute system.files").because(error))?;
+        Ok(Arc::new(ComputedTable::new(schema, move || Ok(rows.clone()))))
+    }
+
+    /// The flows of the project and the tables they write.
+    fn flows(&self) -> Vec<(FlowName, TableName)> {
+        let project = &self.workspace.project;
+        let own = project
+            .datasets
+            .iter()
+            .filter(|(_, dataset)| dataset.body.query.is_some())
+            .map(|(name, _)| (FlowName::new(name.to_string()), name.clone()));
+        let others = project.flows.iter().map(|(name, flow)| (FlowName::new(name.clone()), flow.body.target.0.clone()));
+        own.chain(others).collect()
+    }
+
+    /// The history of a table, newest first.
+    ///
+    /// # Errors
+    /// Returns [`Code::TABLE_UNKNOWN`] and errors of reading the log.
+    pub async fn history(&self, name: &TableName, limit: usize) -> Result<Vec<HistoryRow>> {
+        let table = self.workspace.lake.table(name);
+        if table.latest().await?.is_none() {
+            return Err(self.unknown(name));
+        }
+        Ok(table.history(limit).await?.iter().map(history_row).collect())
+    }
+}
+
+fn history_row(entry: &Entry) -> HistoryRow {
+    let flow = entry.transactions.iter().find(|txn| txn.app_id != OWNER_APPLICATION);
+    HistoryRow {
+        version: entry.version,
+        timestamp: timestamp_text(entry.timestamp * 1_000),
+        operation: entry.operation.clone(),
+        flow: flow.map(|txn| txn.app_id.clone()),
+        batch: flow.and_then(|txn| entry.position(&txn.app_id)).map(|position| position.to_string()),
+        files_added: entry.adds.len(),
+        files_removed: entry.removes.len(),
+        rows: entry.batch["summary"]["rows_out"].as_u64(),
+    }
+}
+
+async fn files(source: FileSource) -> Result<Arc<dyn TableProvider>> {
+    let (rejects, mut sink) = Rejects::channel();
+    // A query reports what it cannot read through its rows; what is rejected is only counted.
+    tokio::spawn(async move { while sink.recv().await.is_some() {} });
+    match source.everything().await? {
+        Some(range) => source.read(&range, rejects),
+        None => Ok(Arc::new(datafusion::datasource::empty::EmptyTable::new(source.schema()))),
+    }
+}
+
+/// For each table of the lake that a plan reads: how many of its files and partitions are left after pruning.
+///
+/// # Errors
+/// Returns errors of reading the tables' logs.
+pub async fn pruned_files(lake: &Lake, plan: &dyn ExecutionPlan) -> Result<Vec<String>> {
+    let mut read: BTreeMap<String, (usize, BTreeSet<String>)> = BTreeMap::new();
+    collect_files(plan, &mut read);
+    let root = lake.layout().folder().to_string_lossy().trim_start_matches('/').to_owned();
+    let mut lines = Vec::new();
+    let mut tables: BTreeMap<TableName, (usize, BTreeSet<String>)> = BTreeMap::new();
+    for (folder, (files, _)) in read {
+        let Some(path) = folder.strip_prefix(&root).map(|rest| rest.trim_start_matches('/')) else { continue };
+        let mut parts = path.splitn(3, '/');
+        if let (Some(schema), Some(table)) = (parts.next(), parts.next()) {
+            let entry = tables.entry(TableName::new(schema, table)).or_default();
+            entry.0 += files;
+            entry.1.insert(parts.next().unwrap_or_default().to_owned());
+        }
+    }
+    for (name, (files, partitions)) in tables {
+        let Some(snapshot) = lake.table(&name).latest().await? else { continue };
+        let all = snapshot.files()?;
+        let folders: BTreeSet<_> = all.iter().map(|add| {
+            let mut values: Vec<_> = add.partition_values.iter().collect();
+            values.sort();
+            format!("{values:?}")
+        }).collect();
+        let mut line = format!("{name}: {files} of {} files read", all.len());
+        if !snapshot.partition_columns()?.is_empty() {
+            line.push_str(&format!(", {} of {} partitions", partitions.len(), folders.len()));
+        }
+        lines.push(line);
+    }
+    Ok(lines)
+}
+
+/// Counts the files of a plan's scans by their folder.
+fn collect_files(plan: &dyn ExecutionPlan, read: &mut BTreeMap<String, (usize, BTreeSet<String>)>) {
+    if let Some(scan) = plan.downcast_ref::<DataSourceExec>()
+        && let Some(config) = scan.data_source().downcast_ref::<FileScanConfig>()
+    {
+        for file in config.file_groups.iter().flat_map(|group| group.iter()) {
+            let path = file.object_meta.location.to_string();
+            let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
+            let entry = read.entry(folder.to_owned()).or_default();
+            if entry.1.insert(name.to_owned()) {
+                entry.0 += 1;
+            }
+        }
+    }
+    for child in plan.children() {
+        collect_files(child.as_ref(), read);
+    }
+}

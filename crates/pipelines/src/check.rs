@@ -1,0 +1,471 @@
+//! Checks a project before any data is touched, and makes its flows ready to run.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use catchment_core::{Code, Error, FlowName, Result, TableName};
+use catchment_flows::{FlowKind, FlowSpec, Input, InputKind, require_incremental};
+use catchment_ingest::files::{FileSource, ReadFiles};
+use catchment_ingest::{Limits, Source, TableSource};
+use catchment_lake::{Lake, TableSpec, parse_schema_text, storable_schema};
+use catchment_sql::{BoundQuery, Moment, Planner, Relation, Sessions, SqlText, Target, nearest};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::sql::sqlparser::tokenizer::Span;
+
+use crate::graph::{Graph, order};
+use crate::project::Project;
+use crate::statement::DatasetKind;
+
+/// A dataset, ready to run.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    /// Its name.
+    pub name: TableName,
+    /// Which kind.
+    pub kind: DatasetKind,
+    /// The flows that write it.
+    pub flows: Vec<FlowSpec>,
+    /// The datasets of the project that it reads.
+    pub reads: BTreeSet<TableName>,
+    /// What its table is declared to be.
+    pub table: TableSpec,
+    /// Schemas of file sources that were inferred, by flow and path, to be remembered.
+    pub inferred: Vec<(FlowName, String, SchemaRef)>,
+}
+
+/// A project that was checked.
+#[derive(Debug, Clone, Default)]
+pub struct Checked {
+    /// Its datasets, each after what it reads.
+    pub datasets: Vec<Dataset>,
+    /// All errors.
+    pub errors: Vec<Error>,
+}
+
+/// Files and bytes of one batch of a table's stream.
+const TABLE_LIMITS: Limits = Limits { files: 1_000, bytes: 8 << 30 };
+
+/// One query of a dataset before it is planned.
+struct Draft<'p> {
+    flow: FlowName,
+    kind: FlowKind,
+    text: &'p Arc<SqlText>,
+    query: BoundQuery,
+    definition: String,
+}
+
+struct Checker<'p> {
+    project: &'p Project,
+    lake: &'p Lake,
+    sessions: &'p Sessions,
+    /// Schemas of the datasets checked so far; `None` for one that has errors.
+    schemas: BTreeMap<TableName, Option<SchemaRef>>,
+    errors: Vec<Error>,
+}
+
+/// Checks a project: names, cycles, types, and that streams read only what is appended to.
+pub async fn check(project: &Project, lake: &Lake, sessions: &Sessions) -> Checked {
+    let mut checker =
+        Checker { project, lake, sessions, schemas: BTreeMap::new(), errors: project.errors.clone() };
+    let drafts = checker.drafts();
+    let graph = checker.graph(&drafts);
+    let (ordered, cycles) = order(&graph);
+    for cycle in &cycles {
+        checker.cycle(cycle, &drafts);
+    }
+    checker.views().await;
+    let mut datasets = Vec::new();
+    for name in ordered {
+        match checker.dataset(&name, &drafts[&name], &graph[&name]).await {
+            Ok(Some(dataset)) => {
+                checker.schemas.insert(name, Some(Arc::clone(&dataset.table.schema)));
+                datasets.push(dataset);
+            }
+            Ok(None) => {
+                checker.schemas.insert(name, None);
+            }
+            Err(error) => {
+                checker.errors.extend(error.split());
+                checker.schemas.insert(name, None);
+            }
+        }
+    }
+    let mut errors = checker.errors;
+    errors.sort_by(|a, b| a.place().cmp(&b.place()));
+    Checked { datasets, errors }
+}
+
+impl<'p> Checker<'p> {
+    fn bind(&mut self, text: &SqlText, query: &catchment_sql::ParsedQuery) -> Option<BoundQuery> {
+        match query.bind(text, &|relation| self.project.view(relation, true)) {
+            Ok(bound) => Some(bound),
+            Err(error) => {
+                self.errors.extend(error.split());
+                None
+            }
+        }
+    }
+
+    /// The queries of every dataset: its own, and those of flows into it.
+    fn drafts(&mut self) -> BTreeMap<TableName, Vec<Draft<'p>>> {
+        let mut drafts: BTreeMap<TableName, Vec<Draft<'p>>> = BTreeMap::new();
+        let project = self.project;
+        for (name, declared) in &project.datasets {
+            let entry = drafts.entry(name.clone()).or_default();
+            let Some(query) = &declared.body.query else { continue };
+            let Some(bound) = self.bind(&declared.text, query) else { continue };
+            let kind = match declared.body.kind {
+                DatasetKind::StreamingTable => FlowKind::Append,
+                DatasetKind::MaterializedView => FlowKind::Replace,
+            };
+            let definition = declared.text.slice(declared.span.start, declared.span.end);
+            entry.push(Draft { flow: FlowName::new(name.to_string()), kind, text: &declared.text, query: bound, definition });
+        }
+        for (name, declared) in &project.flows {
+            let (target, at) = &declared.body.target;
+            let known = project.datasets.get(target);
+            let wrong = match known.map(|dataset| dataset.body.kind) {
+                Some(DatasetKind::StreamingTable) => None,
+                Some(DatasetKind::MaterializedView) => {
+                    Some(Error::new(Code::FLOW_TARGET, format!("\"{target}\" is a materialized view, which has one query")))
+                }
+                None => Some(self.unknown(target)),
+            };
+            if let Some(error) = wrong {
+                self.errors.push(error.at(declared.text.place(*at)));
+                continue;
+            }
+            let Some(bound) = self.bind(&declared.text, &declared.body.query) else { continue };
+            let kind = if declared.body.once { FlowKind::AppendOnce } else { FlowKind::Append };
+            let definition = declared.text.slice(declared.span.start, declared.span.end);
+            let flow = FlowName::new(name.clone());
+            drafts.entry(target.clone()).or_default().push(Draft { flow, kind, text: &declared.text, query: bound, definition });
+        }
+        for (name, declared) in &project.datasets {
+            if drafts.get(name).is_none_or(Vec::is_empty) && declared.body.query.is_none() && self.errors.is_empty() {
+                let error = Error::new(Code::FLOW_TARGET, format!("nothing writes streaming table \"{name}\""))
+                    .hint(format!("give it a query with AS, or add CREATE FLOW ... INSERT INTO {name}"));
+                self.errors.push(error.at(declared.text.place(declared.body.name.1)));
+            }
+        }
+        drafts
+    }
+
+    fn graph(&self, drafts: &BTreeMap<TableName, Vec<Draft<'_>>>) -> Graph {
+        drafts
+            .iter()
+            .map(|(name, queries)| {
+                let reads = queries.iter().flat_map(|draft| &draft.query.relations).filter_map(|relation| self.dataset_of(relation));
+                (name.clone(), reads.collect())
+            })
+            .collect()
+    }
+
+    fn dataset_of(&self, relation: &Relation) -> Option<TableName> {
+        let Target::Table { parts, .. } = &relation.target else { return None };
+        self.project.table_name(parts).filter(|name| self.project.datasets.contains_key(name))
+    }
+
+    fn cycle(&mut self, cycle: &[TableName], drafts: &BTreeMap<TableName, Vec<Draft<'_>>>) {
+        let Some((first, next)) = cycle.first().zip(cycle.get(1).or(cycle.first())) else { return };
+        let path: Vec<String> = cycle.iter().chain([first]).map(ToString::to_string).collect();
+        let mut error = Error::new(Code::GRAPH_CYCLE, format!("datasets read each other in a circle: {}", path.join(" -> ")));
+        for draft in drafts.get(first).into_iter().flatten() {
+            let back = draft.query.relations.iter().find(|relation| self.dataset_of(relation).as_ref() == Some(next));
+            if let Some(relation) = back {
+                error = error.at(draft.text.place(relation.span));
+            }
+        }
+        self.errors.push(error);
+    }
+
+    fn unknown(&self, name: &TableName) -> Error {
+        let error = Error::new(Code::TABLE_UNKNOWN, format!("no table \"{name}\""));
+        let full = name.to_string();
+        let known: Vec<String> =
+            self.project.datasets.keys().chain(self.project.views.keys()).map(ToString::to_string).collect();
+        let names: Vec<&str> = known.iter().map(String::as_str).collect();
+        match nearest(&full, &names) {
+            Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+            None => error,
+        }
+    }
+
+    /// Views are planned on their own, so that an error has its place in the view's file.
+    async fn views(&mut self) {
+        let project = self.project;
+        // Tables that views read may not have been checked yet; their columns are, when they are.
+        for view in project.views.values() {
+            let cycle = self.view_cycle(&view.body.name.0, &mut Vec::new());
+            if let Some(path) = cycle {
+                self.errors.push(
+                    Error::new(Code::GRAPH_CYCLE, format!("views read each other in a circle: {}", path.join(" -> ")))
+                        .at(view.text.place(view.body.name.1)),
+                );
+            }
+        }
+    }
+
+    fn view_cycle(&self, name: &TableName, path: &mut Vec<String>) -> Option<Vec<String>> {
+        let text = name.to_string();
+        if path.contains(&text) {
+            path.push(text);
+            return Some(path.clone());
+        }
+        let view = self.project.views.get(name)?;
+        path.push(text);
+        let bound = view.body.query.bind(&view.text, &|_| None).ok()?;
+        for relation in &bound.relations {
+            if let Target::Table { parts, .. } = &relation.target
+                && let Some(next) = self.project.table_name(parts)
+                && let Some(cycle) = self.view_cycle(&next, path)
+            {
+                return Some(cycle);
+            }
+        }
+        path.pop();
+        None
+    }
+
+    /// Checks one dataset whose inputs were checked; `None` when an input has errors.
+    async fn dataset(&mut self, name: &TableName, drafts: &[Draft<'p>], reads: &BTreeSet<TableName>) -> Result<Option<Dataset>> {
+        if reads.iter().any(|input| matches!(self.schemas.get(input), Some(None))) {
+            return Ok(None);
+        }
+        let declared = &self.project.datasets[name];
+        let mut inferred = Vec::new();
+        let mut specs = Vec::new();
+        let mut columns: Vec<Arc<Field>> = declared.body.columns.iter().flat_map(|schema| schema.fields().iter().cloned()).collect();
+        let has_columns = declared.body.columns.is_some();
+        let mut errors = Vec::new();
+        for draft in drafts {
+            match self.flow(draft, &mut inferred).await {
+                Ok((inputs, schema)) => {
+                    if let Err(error) = merge_columns(&mut columns, &schema, has_columns, draft) {
+                        errors.extend(error.split());
+                    }
+                    specs.push((draft, inputs));
+                }
+                Err(error) => errors.extend(error.split()),
+            }
+        }
+        let mut partition_columns = Vec::new();
+        for (column, at) in &declared.body.partition_columns {
+            if errors.is_empty() && columns.iter().all(|known| known.name() != column) {
+                let names: Vec<&str> = columns.iter().map(|known| known.name().as_str()).collect();
+                let error = Error::new(Code::COLUMN_UNKNOWN, format!("no column \"{column}\" to partition by")).at(declared.text.place(*at));
+                errors.push(match nearest(column, &names) {
+                    Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+                    None => error,
+                });
+            }
+            partition_columns.push(column.clone());
+        }
+        Error::join(errors)?;
+        let table = TableSpec {
+            schema: Arc::new(Schema::new(columns)),
+            partition_columns,
+            comment: declared.body.comment.clone(),
+            properties: declared.body.properties.clone(),
+        };
+        let flows = specs
+            .into_iter()
+            .map(|(draft, inputs)| FlowSpec {
+                name: draft.flow.clone(),
+                target: name.clone(),
+                kind: draft.kind,
+                text: Arc::clone(draft.text),
+                query: draft.query.clone(),
+                inputs,
+                table: table.clone(),
+                definition: draft.definition.clone(),
+            })
+            .collect();
+        Ok(Some(Dataset { name: name.clone(), kind: declared.body.kind, flows, reads: reads.clone(), table, inferred }))
+    }
+
+    /// Resolves what a flow reads, and plans its query over empty tables.
+    async fn flow(&self, draft: &Draft<'_>, inferred: &mut Vec<(FlowName, String, SchemaRef)>) -> Result<(Vec<Input>, SchemaRef)> {
+        let planner = self.sessions.planner(Moment { micros: 0, seed: 0 })?;
+        let mut inputs = Vec::new();
+        let mut errors = Vec::new();
+        let mut streams = BTreeSet::new();
+        for relation in &draft.query.relations {
+            match self.input(draft, relation, inferred).await {
+                Ok((input, schema)) => {
+                    if matches!(input.kind, InputKind::Stream(..)) {
+                        streams.insert(relation.key.clone());
+                    }
+                    planner.bind(&relation.key, Arc::new(EmptyTable::new(schema)))?;
+                    inputs.push(input);
+                }
+                Err(error) => errors.push(error.at(draft.text.place(relation.span))),
+            }
+        }
+        Error::join(errors)?;
+        let at = |error: Error| error.at(draft.text.place(draft.query.span));
+        match draft.kind {
+            FlowKind::Append if streams.is_empty() => {
+                return Err(at(Error::new(Code::NOT_STREAMING, "a streaming table's query reads no stream"))
+                    .hint("write FROM STREAM before a source, or make it a MATERIALIZED VIEW"));
+            }
+            FlowKind::AppendOnce | FlowKind::Replace if !streams.is_empty() => {
+                return Err(at(Error::new(Code::FLOW_TARGET, "a query that is run as a whole reads a stream"))
+                    .hint("take STREAM away"));
+            }
+            _ => {}
+        }
+        let plan = self.plan(&planner, draft, &streams).await?;
+        let schema = storable_schema(&plan).map_err(at)?;
+        Ok((inputs, schema))
+    }
+
+    async fn plan(&self, planner: &Planner, draft: &Draft<'_>, streams: &BTreeSet<String>) -> Result<Schema> {
+        let plan = planner.plan(draft.text, &draft.query).await?;
+        planner.check(draft.text, &draft.query, &plan)?;
+        require_incremental(&plan, streams).map_err(|error| error.at(draft.text.place(draft.query.span)))?;
+        let mut names = BTreeSet::new();
+        for field in plan.schema().fields() {
+            if !names.insert(field.name()) {
+                return Err(Error::new(Code::DEFINED_TWICE, format!("the query has two columns \"{}\"", field.name()))
+                    .at(draft.text.place(draft.query.span))
+                    .hint("name one of them with AS"));
+            }
+        }
+        Ok(plan.schema().as_arrow().clone())
+    }
+
+    async fn input(
+        &self,
+        draft: &Draft<'_>,
+        relation: &Relation,
+        inferred: &mut Vec<(FlowName, String, SchemaRef)>,
+    ) -> Result<(Input, SchemaRef)> {
+        let input = |name: String, kind| Input { key: relation.key.clone(), name, kind };
+        match &relation.target {
+            Target::Function { name, arguments } => {
+                let options = read_files_options(self.project, name, arguments, draft.text, relation.span)?;
+                let limits = options.limits;
+                let path = options.path.clone();
+                let remembered = remembered_schema(self.lake, &draft.flow, &path).await?;
+                let source = FileSource::open(options, remembered)?;
+                if let Some(schema) = source.inferred() {
+                    inferred.push((draft.flow.clone(), path.clone(), schema));
+                }
+                let schema = source.schema();
+                let source: Arc<dyn Source> = Arc::new(source);
+                let kind = if relation.streaming { InputKind::Stream(source, limits) } else { InputKind::Everything(source) };
+                Ok((input(path, kind), schema))
+            }
+            Target::Table { parts, version } => {
+                let Some(name) = self.project.table_name(parts) else {
+                    return Err(Error::new(Code::NAME_INVALID, format!("name \"{}\" has more than two parts", parts.join("."))));
+                };
+                let schema = self.table_schema(&name, relation.streaming).await?;
+                let kind = if relation.streaming {
+                    let source: Arc<dyn Source> = Arc::new(TableSource::new(self.lake, &name, Arc::clone(&schema)));
+                    InputKind::Stream(source, TABLE_LIMITS)
+                } else {
+                    InputKind::Table(name.clone(), *version)
+                };
+                let label = match version {
+                    Some(version) => format!("{name} VERSION AS OF {version}"),
+                    None => name.to_string(),
+                };
+                Ok((input(label, kind), schema))
+            }
+        }
+    }
+
+    async fn table_schema(&self, name: &TableName, streaming: bool) -> Result<SchemaRef> {
+        if let Some(dataset) = self.project.datasets.get(name) {
+            if streaming && dataset.body.kind == DatasetKind::MaterializedView {
+                return Err(Error::new(Code::NOT_APPEND_ONLY, format!("\"{name}\" is a materialized view, whose rows change"))
+                    .hint("take STREAM away, or make it a STREAMING TABLE"));
+            }
+            return self.schemas.get(name).cloned().flatten().ok_or_else(|| {
+                Error::new(Code::INTERNAL, format!("dataset \"{name}\" was not checked before it is read"))
+            });
+        }
+        match self.lake.table(name).latest().await? {
+            Some(snapshot) => snapshot.schema(),
+            None => Err(self.unknown(name)),
+        }
+    }
+}
+
+/// Reads the call of a source function.
+///
+/// # Errors
+/// Returns [`Code::NOT_SUPPORTED`] for sources that are not there yet, and errors of options.
+pub(crate) fn read_files_options(
+    project: &Project,
+    name: &str,
+    arguments: &[catchment_sql::Argument],
+    text: &SqlText,
+    span: Span,
+) -> Result<ReadFiles> {
+    match name {
+        "read_files" => ReadFiles::parse(arguments, &project.config.folder, text, span),
+        "cloud_files" => {
+            Err(Error::new(Code::NOT_SUPPORTED, "cloud_files is an old word").hint("write read_files('path', format => '...')"))
+        }
+        _ => Err(Error::new(Code::NOT_SUPPORTED, format!("source {name} is not supported yet"))),
+    }
+}
+
+/// Where the inferred schema of a flow's file source is kept.
+pub(crate) fn schema_record(lake: &Lake, flow: &FlowName, path: &str) -> object_store::path::Path {
+    let name = format!("{:016x}.json", hash(path));
+    lake.layout().flow(flow).join("schemas").join(name)
+}
+
+fn hash(text: &str) -> u64 {
+    // FNV-1a: the name only has to differ between the few paths of one flow.
+    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+}
+
+async fn remembered_schema(lake: &Lake, flow: &FlowName, path: &str) -> Result<Option<SchemaRef>> {
+    match lake.read_record(&schema_record(lake, flow, path)).await? {
+        Some(bytes) => parse_schema_text(&String::from_utf8_lossy(&bytes)).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Adds a query's columns to those of its table, by name.
+fn merge_columns(columns: &mut Vec<Arc<Field>>, query: &SchemaRef, declared: bool, draft: &Draft<'_>) -> Result<()> {
+    let mut errors = Vec::new();
+    for field in query.fields() {
+        match columns.iter().find(|column| column.name() == field.name()) {
+            Some(column) if fits(field.data_type(), column.data_type()) => {}
+            Some(column) => errors.push(
+                Error::new(
+                    Code::SQL_TYPE,
+                    format!("column \"{}\" is {} in the table and {} in the query", field.name(), column.data_type(), field.data_type()),
+                )
+                .hint("cast it in the query"),
+            ),
+            None if declared => {
+                errors.push(Error::new(Code::COLUMN_UNKNOWN, format!("the query has column \"{}\", which the table does not declare", field.name())));
+            }
+            None => columns.push(Arc::clone(field)),
+        }
+    }
+    Error::join(errors.into_iter().map(|error| error.at(draft.text.place(draft.query.span))))
+}
+
+/// Whether every value of a type can be stored as another, without loss.
+fn fits(from: &DataType, to: &DataType) -> bool {
+    use DataType::{Date32, Decimal128, Float32, Float64, Int8, Int16, Int32, Int64, Timestamp};
+    from == to
+        || matches!(
+            (from, to),
+            (Int8, Int16 | Int32 | Int64 | Float32 | Float64)
+                | (Int16, Int32 | Int64 | Float32 | Float64)
+                | (Int32, Int64 | Float64)
+                | (Float32, Float64)
+                | (Date32, Timestamp(..))
+        )
+        || matches!((from, to), (Decimal128(p, s), Decimal128(q, t)) if t >= s && i16::from(*q) - i16::from(*t) >= i16::from(*p) - i16::from(*s))
+}

@@ -1,0 +1,243 @@
+//! `catchment.toml`: one typed tree, whose unknown keys are errors with their line.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use catchment_core::{Code, Error, Place, Result, parse_bytes};
+use serde::{Deserialize, Serialize};
+
+/// The name of the file.
+pub const CONFIG_FILE: &str = "catchment.toml";
+
+/// The whole file.
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// What the project is called and how its names are read.
+    pub project: ProjectConfig,
+    /// Where things are kept.
+    pub storage: StorageConfig,
+    /// What queries may use.
+    pub engine: EngineConfig,
+    /// Values for `${name}` in SQL files.
+    pub parameters: BTreeMap<String, String>,
+}
+
+/// `[project]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ProjectConfig {
+    /// What people call it.
+    pub name: String,
+    /// The schema of names without one.
+    pub schema: String,
+}
+
+impl Default for ProjectConfig {
+    fn default() -> Self {
+        Self { name: String::new(), schema: "main".to_owned() }
+    }
+}
+
+/// `[storage]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StorageConfig {
+    /// The lake's folder, relative to the project.
+    pub lake: String,
+    /// The folder of what is local: the catalog database, spilled data. Relative to the project.
+    pub data: String,
+}
+
+impl Default for StorageConfig {
+    fn default() -> Self {
+        Self { lake: "lake".to_owned(), data: ".catchment".to_owned() }
+    }
+}
+
+/// `[engine]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EngineConfig {
+    /// Memory that queries may hold before they spill, such as `2GB`.
+    pub memory: String,
+    /// Partitions that run at the same time; 0 means one per processor.
+    pub threads: usize,
+    /// Attempts after the first for errors that may pass.
+    pub retries: u32,
+}
+
+impl Default for EngineConfig {
+    fn default() -> Self {
+        Self { memory: "2GB".to_owned(), threads: 0, retries: 4 }
+    }
+}
+
+impl EngineConfig {
+    /// The memory in bytes.
+    ///
+    /// # Errors
+    /// Returns [`Code::CONFIG_INVALID`] when it is no size.
+    pub fn memory_bytes(&self) -> Result<usize> {
+        parse_bytes(&self.memory).and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes > 0).ok_or_else(|| {
+            Error::new(Code::CONFIG_INVALID, format!("engine.memory is {:?}, not a size such as \"2GB\"", self.memory))
+        })
+    }
+
+    /// The partitions that run at the same time.
+    #[must_use]
+    pub fn thread_count(&self) -> usize {
+        match self.threads {
+            0 => std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
+            threads => threads,
+        }
+    }
+}
+
+/// A configuration and where each of its values comes from.
+#[derive(Debug, Clone)]
+pub struct LoadedConfig {
+    /// The project's folder, absolute.
+    pub folder: PathBuf,
+    /// The values.
+    pub config: Config,
+    /// Keys that a flag has set, such as `engine.memory`.
+    pub set: Vec<String>,
+    /// The file as it stands there.
+    text: String,
+}
+
+impl LoadedConfig {
+    /// Reads `catchment.toml` in `folder`; `settings` are `key=value` pairs that win over it.
+    ///
+    /// # Errors
+    /// Returns [`Code::PROJECT_MISSING`] or [`Code::CONFIG_INVALID`] with line and key.
+    pub fn load(folder: &Path, settings: &[String]) -> Result<Self> {
+        let path = folder.join(CONFIG_FILE);
+        let text = std::fs::read_to_string(&path).map_err(|error| {
+            let hint = format!("name a folder that holds {CONFIG_FILE}");
+            Error::new(Code::PROJECT_MISSING, format!("could not read {path:?}")).because(error).hint(hint)
+        })?;
+        let folder = folder.canonicalize().map_err(|error| {
+            Error::new(Code::PROJECT_MISSING, format!("could not find folder {folder:?}")).because(error)
+        })?;
+        let mut table: toml::Table = toml::from_str(&text).map_err(|error| invalid(&text, &error))?;
+        // Read once as it stands, so that errors point into the file and not into a flag.
+        toml::from_str::<Config>(&text).map_err(|error| invalid(&text, &error))?;
+        let mut set = Vec::new();
+        for setting in settings {
+            set.push(apply(&mut table, setting)?);
+        }
+        let config: Config = table.try_into().map_err(|error: toml::de::Error| {
+            Error::new(Code::CONFIG_INVALID, format!("--set: {}", error.message()))
+        })?;
+        config.engine.memory_bytes()?;
+        Ok(Self { folder, config, set, text })
+    }
+
+    /// The lake's folder.
+    #[must_use]
+    pub fn lake(&self) -> PathBuf {
+        self.folder.join(&self.config.storage.lake)
+    }
+
+    /// The data folder.
+    #[must_use]
+    pub fn data(&self) -> PathBuf {
+        self.folder.join(&self.config.storage.data)
+    }
+
+    /// Every value with its key and where it comes from: the file, a flag or the default.
+    ///
+    /// # Errors
+    /// Returns [`Code::INTERNAL`] when the values cannot be listed.
+    pub fn values(&self) -> Result<Vec<(String, String, &'static str)>> {
+        let failed = |error: String| Error::new(Code::INTERNAL, "could not list the configuration").because(error);
+        let all = toml::Table::try_from(&self.config).map_err(|error| failed(error.to_string()))?;
+        let file: toml::Table = toml::from_str(&self.text).map_err(|error| failed(error.to_string()))?;
+        let mut values = Vec::new();
+        for (section, entries) in all {
+            for (key, value) in entries.as_table().into_iter().flatten() {
+                let path = format!("{section}.{key}");
+                let in_file = file.get(&section).and_then(|section| section.get(key)).is_some();
+                let origin = match (self.set.contains(&path), in_file) {
+                    (true, _) => "--set",
+                    (false, true) => CONFIG_FILE,
+                    (false, false) => "default",
+                };
+                values.push((path, value.to_string(), origin));
+            }
+        }
+        Ok(values)
+    }
+}
+
+/// Puts `section.key=value` into the table; values that are no TOML are text.
+fn apply(table: &mut toml::Table, setting: &str) -> Result<String> {
+    let wrong = || Error::new(Code::CONFIG_INVALID, format!("--set {setting:?} is not section.key=value"));
+    let (path, value) = setting.split_once('=').ok_or_else(wrong)?;
+    let (section, key) = path.split_once('.').ok_or_else(wrong)?;
+    // Parameters are text, whatever they look like.
+    let parsed = if section == "parameters" { None } else { toml::from_str::<toml::Table>(&format!("v = {value}")).ok() };
+    let value = parsed.and_then(|mut table| table.remove("v")).unwrap_or_else(|| value.into());
+    let entries = table.entry(section).or_insert_with(|| toml::Table::new().into());
+    entries.as_table_mut().ok_or_else(wrong)?.insert(key.to_owned(), value);
+    Ok(path.to_owned())
+}
+
+fn invalid(text: &str, error: &toml::de::Error) -> Error {
+    let start = error.span().map_or(0, |span| span.start);
+    let before = text.get(..start).unwrap_or_default();
+    let line = before.matches('\n').count();
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count();
+    let length = error.span().map_or(1, |span| span.len().max(1));
+    let place = Place {
+        file: CONFIG_FILE.to_owned(),
+        line: line as u64 + 1,
+        column: column as u64 + 1,
+        length: length as u64,
+        text: text.lines().nth(line).unwrap_or_default().to_owned(),
+    };
+    let message = error.message().lines().next().unwrap_or_default().to_owned();
+    Error::new(Code::CONFIG_INVALID, message).at(place)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write;
+
+    use catchment_core::Code;
+
+    use super::LoadedConfig;
+
+    fn load(text: &str, settings: &[&str]) -> catchment_core::Result<LoadedConfig> {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::File::create(folder.path().join("catchment.toml")).unwrap().write_all(text.as_bytes()).unwrap();
+        let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
+        LoadedConfig::load(folder.path(), &settings)
+    }
+
+    #[test]
+    fn an_unknown_key_has_its_line() {
+        let error = load("[project]\nname = \"x\"\n\n[storage]\nlak = \"y\"\n", &[]).unwrap_err();
+        let place = error.place().unwrap();
+        assert_eq!((error.code(), place.line, place.column), (Code::CONFIG_INVALID, 5, 1));
+        assert!(error.message().contains("lak"), "{}", error.message());
+    }
+
+    #[test]
+    fn a_flag_wins_over_the_file_and_every_value_has_an_origin() {
+        let loaded = load("[engine]\nmemory = \"1GB\"\n", &["engine.threads=3", "parameters.day=01"]).unwrap();
+        assert_eq!(loaded.config.engine.threads, 3);
+        assert_eq!(loaded.config.parameters["day"], "01");
+        let origin = |key: &str| loaded.values().unwrap().into_iter().find(|(path, _, _)| path == key).unwrap().2;
+        assert_eq!([origin("engine.memory"), origin("engine.threads"), origin("storage.lake")], ["catchment.toml", "--set", "default"]);
+    }
+
+    #[test]
+    fn a_folder_without_a_project_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(LoadedConfig::load(folder.path(), &[]).unwrap_err().code(), Code::PROJECT_MISSING);
+        assert_eq!(load("[engine]\nmemory = \"lots\"\n", &[]).unwrap_err().code(), Code::CONFIG_INVALID);
+    }
+}

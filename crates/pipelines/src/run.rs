@@ -1,0 +1,314 @@
+//! Brings the datasets of a project up to date: each after what it reads, branches side by side.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use catchment_catalog::{DatasetOutcome, DatasetStatus, RunRecord, RunStatus, SqliteStore, Store};
+use catchment_core::{Backoff, Clock, Code, Error, Faults, Result, TableName};
+use catchment_flows::{FlowReport, FlowSpec, Progress, Runtime};
+use catchment_lake::{Lake, Owner, RENEW_MILLIS, schema_text};
+use catchment_sql::{SessionOptions, Sessions, nearest};
+use tokio::task::JoinSet;
+
+use crate::check::{Checked, Dataset, check, schema_record};
+use crate::project::Project;
+
+/// A project with its lake, catalog and engine: what every command works on.
+pub struct Workspace {
+    /// The project.
+    pub project: Project,
+    /// Its lake.
+    pub lake: Arc<Lake>,
+    /// Its catalog.
+    pub store: Arc<dyn Store>,
+    /// Its engine.
+    pub sessions: Sessions,
+    clock: Arc<dyn Clock>,
+}
+
+/// What `run` is asked to do.
+#[derive(Debug, Clone, Default)]
+pub struct RunOptions {
+    /// The datasets to run; all when empty.
+    pub select: Vec<String>,
+    /// Whether to rebuild them from the start.
+    pub full_refresh: bool,
+}
+
+/// What a run did.
+#[derive(Debug, Clone)]
+pub struct RunReport {
+    /// The run.
+    pub run: RunRecord,
+    /// What it did for each dataset, in the order of the graph.
+    pub datasets: Vec<DatasetOutcome>,
+    /// Files that could not be read: dataset, path, reason.
+    pub broken: Vec<(TableName, String, String)>,
+    /// Files that changed after they were read, and are not read again.
+    pub changed: Vec<(TableName, String)>,
+    /// Errors of datasets, with their places and causes.
+    pub errors: Vec<(TableName, Error)>,
+}
+
+impl Workspace {
+    /// Opens a project. Nothing is written but the data folder.
+    ///
+    /// # Errors
+    /// Returns errors of the configuration, of reading files and of the catalog.
+    pub fn open(folder: &Path, settings: &[String], clock: Arc<dyn Clock>, faults: Arc<dyn Faults>) -> Result<Self> {
+        let project = Project::load(folder, settings)?;
+        let config = &project.config;
+        let lake = Lake::open(&config.lake(), Arc::clone(&clock), faults)?;
+        let data = config.data();
+        let spill_folder = data.join("spill");
+        std::fs::create_dir_all(&spill_folder).map_err(|error| {
+            catchment_lake::storage_error(format!("could not make data folder {data:?}"), error)
+        })?;
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&data.join("catalog.sqlite"))?);
+        let engine = &config.config.engine;
+        let sessions = Sessions::new(&SessionOptions {
+            memory_bytes: engine.memory_bytes()?,
+            threads: engine.thread_count(),
+            spill_folder,
+        })?;
+        Ok(Self { project, lake, store, sessions, clock })
+    }
+
+    /// Checks the project without touching data.
+    pub async fn check(&self) -> Checked {
+        check(&self.project, &self.lake, &self.sessions).await
+    }
+
+    /// Brings datasets up to date with all input available now.
+    ///
+    /// A dataset that fails keeps those that read it from running, and nothing else.
+    ///
+    /// # Errors
+    /// Returns errors that keep anything from running: of the project, the selection, the lease, the catalog.
+    pub async fn run(&self, options: &RunOptions, progress: Arc<dyn Progress>) -> Result<RunReport> {
+        let checked = self.check().await;
+        Error::join(checked.errors)?;
+        let datasets = select(checked.datasets, &options.select)?;
+        let owner = Arc::new(self.lake.own()?);
+        let heartbeat = tokio::spawn(keep_lease(Arc::clone(&owner)));
+        let report = self.run_datasets(datasets, options, &owner, progress).await;
+        heartbeat.abort();
+        report
+    }
+
+    async fn run_datasets(
+        &self,
+        datasets: Vec<Dataset>,
+        options: &RunOptions,
+        owner: &Arc<Owner>,
+        progress: Arc<dyn Progress>,
+    ) -> Result<RunReport> {
+        let mut run = RunRecord {
+            id: uuid::Uuid::now_v7().to_string(),
+            status: RunStatus::Running,
+            started_at: self.clock.now_micros(),
+            finished_at: None,
+            error: None,
+        };
+        self.store.put_run(&run)?;
+        let backoff = Backoff { retries: self.project.config.config.engine.retries, ..Backoff::default() };
+        let runtime = Arc::new(Runtime::new(
+            Arc::clone(owner),
+            self.sessions.clone(),
+            Arc::clone(&self.store),
+            run.id.clone(),
+            backoff,
+        ));
+        let worker = Arc::new(Worker { runtime, owner: Arc::clone(owner), progress, full_refresh: options.full_refresh });
+        let done = schedule(datasets, &worker, self.project.config.config.engine.thread_count()).await?;
+        let mut report = RunReport { run: run.clone(), datasets: Vec::new(), broken: Vec::new(), changed: Vec::new(), errors: Vec::new() };
+        for done in done {
+            let mut flow = done.report;
+            report.broken.extend(flow.broken.drain(..).map(|(path, why)| (done.name.clone(), path, why)));
+            report.changed.extend(flow.changed.drain(..).map(|path| (done.name.clone(), path)));
+            let status = match &done.state {
+                State::Done if flow.batches > 0 => DatasetStatus::Updated,
+                State::Done => DatasetStatus::UpToDate,
+                State::Failed(_) => DatasetStatus::Failed,
+                State::Skipped(_) => DatasetStatus::Skipped,
+            };
+            let error = match &done.state {
+                State::Done => None,
+                State::Failed(error) => Some(error.one_line()),
+                State::Skipped(why) => Some(why.clone()),
+            };
+            report.datasets.push(DatasetOutcome {
+                run: run.id.clone(),
+                dataset: done.name.clone(),
+                status,
+                rows_in: flow.rows_in,
+                rows_out: flow.rows_out,
+                quarantined: flow.quarantined,
+                version: flow.version,
+                milliseconds: u64::try_from(done.took.as_millis()).unwrap_or(u64::MAX),
+                error,
+            });
+            if let State::Failed(error) = done.state {
+                report.errors.push((done.name, error));
+            }
+        }
+        run.status = report.status();
+        run.finished_at = Some(self.clock.now_micros());
+        run.error = report.errors.first().map(|(_, error)| error.one_line());
+        self.store.put_outcomes(&report.datasets)?;
+        self.store.put_run(&run)?;
+        report.run = run;
+        Ok(report)
+    }
+}
+
+impl RunReport {
+    /// How the run ended.
+    #[must_use]
+    pub fn status(&self) -> RunStatus {
+        let any = |wanted: DatasetStatus| self.datasets.iter().any(|dataset| dataset.status == wanted);
+        if any(DatasetStatus::Failed) {
+            RunStatus::Failed
+        } else if !self.broken.is_empty() || self.datasets.iter().any(|dataset| dataset.quarantined > 0) {
+            RunStatus::Quarantined
+        } else {
+            RunStatus::Succeeded
+        }
+    }
+}
+
+/// Renews the lease until it is lost; commits then fail by themselves.
+async fn keep_lease(owner: Arc<Owner>) {
+    loop {
+        tokio::time::sleep(Duration::from_millis(RENEW_MILLIS)).await;
+        if let Err(error) = owner.lease().renew() {
+            tracing::error!(error = %error.one_line(), "could not renew the lease");
+            if error.code() == Code::LEASE_LOST {
+                return;
+            }
+        }
+    }
+}
+
+fn select(datasets: Vec<Dataset>, names: &[String]) -> Result<Vec<Dataset>> {
+    if names.is_empty() {
+        return Ok(datasets);
+    }
+    let known: Vec<String> = datasets.iter().map(|dataset| dataset.name.to_string()).collect();
+    let errors = names.iter().filter(|name| !known.contains(name)).map(|name| {
+        let error = Error::new(Code::TABLE_UNKNOWN, format!("no dataset \"{name}\" in the project"));
+        let names: Vec<&str> = known.iter().map(String::as_str).collect();
+        match nearest(name, &names) {
+            Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+            None => error,
+        }
+    });
+    Error::join(errors)?;
+    Ok(datasets.into_iter().filter(|dataset| names.contains(&dataset.name.to_string())).collect())
+}
+
+struct Worker {
+    runtime: Arc<Runtime>,
+    owner: Arc<Owner>,
+    progress: Arc<dyn Progress>,
+    full_refresh: bool,
+}
+
+enum State {
+    Done,
+    Failed(Error),
+    Skipped(String),
+}
+
+struct Done {
+    name: TableName,
+    state: State,
+    report: FlowReport,
+    took: Duration,
+}
+
+/// Runs datasets as soon as what they read is done, at most `width` at a time.
+async fn schedule(datasets: Vec<Dataset>, worker: &Arc<Worker>, width: usize) -> Result<Vec<Done>> {
+    let order: Vec<TableName> = datasets.iter().map(|dataset| dataset.name.clone()).collect();
+    let chosen: BTreeSet<TableName> = order.iter().cloned().collect();
+    let mut waiting: Vec<Dataset> = datasets;
+    let mut done: BTreeMap<TableName, Done> = BTreeMap::new();
+    let mut running = JoinSet::new();
+    loop {
+        let mut still = Vec::new();
+        for dataset in waiting {
+            let failed = dataset.reads.iter().find(|input| {
+                done.get(input).is_some_and(|done| !matches!(done.state, State::Done))
+            });
+            if let Some(input) = failed {
+                let state = State::Skipped(format!("it reads \"{input}\", which is not up to date"));
+                let name = dataset.name.clone();
+                done.insert(name.clone(), Done { name, state, report: FlowReport::default(), took: Duration::ZERO });
+                continue;
+            }
+            let ready = dataset.reads.iter().all(|input| done.contains_key(input) || !chosen.contains(input));
+            if ready && running.len() < width.max(1) {
+                let worker = Arc::clone(worker);
+                running.spawn(async move { worker.run(dataset).await });
+            } else {
+                still.push(dataset);
+            }
+        }
+        waiting = still;
+        match running.join_next().await {
+            Some(finished) => {
+                let finished =
+                    finished.map_err(|error| Error::new(Code::INTERNAL, "a dataset ended early").because(error))?;
+                done.insert(finished.name.clone(), finished);
+            }
+            None if waiting.is_empty() => break,
+            // Skipping one dataset may have made others ready.
+            None => {}
+        }
+    }
+    Ok(order.iter().filter_map(|name| done.remove(name)).collect())
+}
+
+impl Worker {
+    async fn run(&self, dataset: Dataset) -> Done {
+        let started = Instant::now();
+        let mut report = FlowReport::default();
+        let state = match self.run_flows(&dataset, &mut report).await {
+            Ok(()) => State::Done,
+            Err(error) => State::Failed(error),
+        };
+        Done { name: dataset.name, state, report, took: started.elapsed() }
+    }
+
+    async fn run_flows(&self, dataset: &Dataset, report: &mut FlowReport) -> Result<()> {
+        self.remember_schemas(dataset).await?;
+        if self.full_refresh {
+            let flows: Vec<&FlowSpec> = dataset.flows.iter().collect();
+            self.runtime.begin_refresh(&flows).await?;
+        }
+        for flow in &dataset.flows {
+            let one = self.runtime.run_flow(flow, self.progress.as_ref()).await?;
+            report.batches += one.batches;
+            report.rows_in += one.rows_in;
+            report.rows_out += one.rows_out;
+            report.quarantined += one.quarantined;
+            report.broken.extend(one.broken);
+            report.changed.extend(one.changed);
+            report.version = one.version;
+        }
+        Ok(())
+    }
+
+    /// Inferred columns are kept, so that later files cannot change what earlier ones meant.
+    async fn remember_schemas(&self, dataset: &Dataset) -> Result<()> {
+        for (flow, path, schema) in &dataset.inferred {
+            let record = schema_record(self.owner.lake(), flow, path);
+            if self.owner.lake().read_record(&record).await?.is_none() {
+                self.owner.write_record(&record, schema_text(schema)?.into_bytes(), true).await?;
+            }
+        }
+        Ok(())
+    }
+}
