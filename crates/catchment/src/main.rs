@@ -19,7 +19,8 @@ use crate::arguments::Arguments;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let screen = show::Screen::new(arguments.json);
-    match wiring::runtime(&arguments).and_then(|runtime| runtime.block_on(commands::run(&arguments, &screen))) {
+    match wiring::runtime(&arguments).and_then(|runtime| runtime.block_on(commands::run(&arguments, &screen)))
+    {
         Ok(code) => {
             // Nobody may be left to read what is shown; that is not an error of ours.
             let _ = std::io::stdout().flush();

@@ -100,7 +100,11 @@ impl Screen {
             }
         }
         let text = table.to_string();
-        text.lines().map(|line| line.trim_end()).map(|line| line.strip_prefix(' ').unwrap_or(line)).collect::<Vec<_>>().join("\n")
+        text.lines()
+            .map(|line| line.trim_end())
+            .map(|line| line.strip_prefix(' ').unwrap_or(line))
+            .collect::<Vec<_>>()
+            .join("\n")
     }
 
     /// Rows of a query as a table; numbers to the right, nulls told from empty text.
@@ -109,13 +113,21 @@ impl Screen {
         let schema = first.schema();
         let head: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
         let is_number = |kind: &DataType| kind.is_numeric();
-        let numbers: Vec<usize> =
-            schema.fields().iter().enumerate().filter(|(_, field)| is_number(field.data_type())).map(|(index, _)| index).collect();
+        let numbers: Vec<usize> = schema
+            .fields()
+            .iter()
+            .enumerate()
+            .filter(|(_, field)| is_number(field.data_type()))
+            .map(|(index, _)| index)
+            .collect();
         let mut texts = Vec::new();
         for batch in rows {
             let options = FormatOptions::new().with_null("NULL");
-            let columns: Vec<_> =
-                batch.columns().iter().filter_map(|column| ArrayFormatter::try_new(column, &options).ok()).collect();
+            let columns: Vec<_> = batch
+                .columns()
+                .iter()
+                .filter_map(|column| ArrayFormatter::try_new(column, &options).ok())
+                .collect();
             for row in 0..batch.num_rows() {
                 texts.push(columns.iter().map(|column| column.value(row).to_string()).collect());
             }

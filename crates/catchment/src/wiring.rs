@@ -18,7 +18,8 @@ const LOG_VARIABLE: &str = "CATCHMENT_LOG";
 
 /// Starts logging and the threads that everything runs on.
 pub(crate) fn runtime(_: &Arguments) -> Result<Runtime> {
-    let filter = environment(LOG_VARIABLE).unwrap_or_else(|| "warn,deltalake_core=error,delta_kernel=error".to_owned());
+    let filter = environment(LOG_VARIABLE)
+        .unwrap_or_else(|| "warn,deltalake_core=error,delta_kernel=error".to_owned());
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
         .with_writer(std::io::stderr)

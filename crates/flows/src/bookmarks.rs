@@ -13,12 +13,6 @@ use catchment_lake::{Lake, Owner};
 
 use crate::records::{BatchPlan, Records, StagedBatch};
 
-/// Published plans that are kept as they are.
-const KEPT: usize = 64;
-
-/// Published plans at which the older ones are compacted.
-const COMPACT_AT: usize = 128;
-
 /// A file that a flow has taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Bookmark {
@@ -67,9 +61,12 @@ pub(crate) fn seen_by(plan: &BatchPlan, staged: &StagedBatch) -> SeenRun {
 /// The runs of an epoch, without those that a merged run stands for already.
 async fn runs(lake: &Lake, flow: &FlowName, epoch: u32) -> Result<Vec<RunName>> {
     let names = lake.list_records(&lake.layout().bookmarks(flow)).await?;
-    let mut runs: Vec<RunName> = names.iter().filter_map(|name| RunName::parse(name)).filter(|run| run.last.epoch == epoch).collect();
+    let mut runs: Vec<RunName> =
+        names.iter().filter_map(|name| RunName::parse(name)).filter(|run| run.last.epoch == epoch).collect();
     let all = runs.clone();
-    runs.retain(|run| !all.iter().any(|other| other != run && other.first <= run.first && other.last >= run.last));
+    runs.retain(|run| {
+        !all.iter().any(|other| other != run && other.first <= run.first && other.last >= run.last)
+    });
     runs.sort();
     Ok(runs)
 }
@@ -95,7 +92,9 @@ pub async fn bookmarks(lake: &Lake, flow: &FlowName, published: Position) -> Res
         all.push(read_run(lake, flow, run).await?);
     }
     let (plans, _) = records.positions().await?;
-    for at in plans.into_iter().filter(|at| in_epoch(*at, published) && covered.is_none_or(|covered| *at > covered)) {
+    for at in
+        plans.into_iter().filter(|at| in_epoch(*at, published) && covered.is_none_or(|covered| *at > covered))
+    {
         let plan = records.plan(at).await?;
         if !plan.is_reset() {
             all.push(seen_by(&plan, &records.staged(at).await?));
@@ -119,7 +118,9 @@ pub(crate) async fn taken(lake: &Lake, flow: &FlowName, published: Option<Positi
         read_run(lake, flow, run).await?.add_to(&mut seen);
     }
     let (plans, _) = records.positions().await?;
-    for at in plans.into_iter().filter(|at| in_epoch(*at, published) && covered.is_none_or(|covered| *at > covered)) {
+    for at in
+        plans.into_iter().filter(|at| in_epoch(*at, published) && covered.is_none_or(|covered| *at > covered))
+    {
         let plan = records.plan(at).await?;
         if !plan.is_reset() {
             seen_by(&plan, &records.staged(at).await?).add_to(&mut seen);
@@ -153,16 +154,18 @@ impl Taken {
     }
 }
 
-/// Compacts old plans into a run when there are many, and removes them.
-pub(crate) async fn compact(owner: &Owner, flow: &FlowName, published: Position) -> Result<()> {
+/// Compacts old plans into a run when there are twice as many as are kept, and removes them.
+pub(crate) async fn compact(owner: &Owner, flow: &FlowName, published: Position, kept: usize) -> Result<()> {
+    // The last published plan is never removed.
+    let kept = kept.max(1);
     let lake = owner.lake();
     let records = Records::new(lake, flow);
     let (plans, _) = records.positions().await?;
     let done: Vec<Position> = plans.into_iter().filter(|at| in_epoch(*at, published)).collect();
-    if done.len() < COMPACT_AT {
+    if done.len() < 2 * kept {
         return Ok(());
     }
-    let old = &done[..done.len() - KEPT];
+    let old = &done[..done.len() - kept];
     let existing = runs(lake, flow, published.epoch).await?;
     let covered = existing.iter().map(|run| run.last).max();
     let mut parts = Vec::new();

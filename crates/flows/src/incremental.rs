@@ -4,8 +4,8 @@
 use std::collections::BTreeSet;
 
 use catchment_core::{Code, Error, Result};
-use datafusion::logical_expr::{Expr, JoinType, LogicalPlan};
 use datafusion::common::tree_node::TreeNode;
+use datafusion::logical_expr::{Expr, JoinType, LogicalPlan};
 
 /// Checks that a plan can be run a piece of its streams at a time.
 ///
@@ -34,8 +34,22 @@ fn visit(plan: &LogicalPlan, streams: &BTreeSet<String>) -> Result<bool> {
         LogicalPlan::Join(join) if any => match (inputs.as_slice(), join.join_type) {
             ([true, true], _) => return refuse("a join of two streams"),
             // Rows of the table without a match would have to wait for all of the stream.
-            ([true, _], JoinType::Inner | JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark)
-            | ([_, true], JoinType::Inner | JoinType::Right | JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark) => {}
+            (
+                [true, _],
+                JoinType::Inner
+                | JoinType::Left
+                | JoinType::LeftSemi
+                | JoinType::LeftAnti
+                | JoinType::LeftMark,
+            )
+            | (
+                [_, true],
+                JoinType::Inner
+                | JoinType::Right
+                | JoinType::RightSemi
+                | JoinType::RightAnti
+                | JoinType::RightMark,
+            ) => {}
             (_, kind) => return refuse(&format!("a {kind} join that keeps rows of the table")),
         },
         LogicalPlan::Aggregate(_) if any => return refuse("an aggregate"),

@@ -16,5 +16,5 @@ pub use incremental::require_incremental;
 pub use quarantine::quarantine_spec;
 pub use records::{BatchPlan, StagedBatch, StagedOutput};
 pub use resume::{Resume, resume};
-pub use runtime::{FlowReport, Progress, Runtime};
+pub use runtime::{FlowReport, Progress, Runtime, RuntimeOptions};
 pub use spec::{FlowKind, FlowSpec, Input, InputKind};

@@ -76,13 +76,18 @@ pub(crate) async fn finish(
     };
     if !kept.is_empty() {
         let columns: Vec<(&str, ArrayRef)> = vec![
-            ("file_path", Arc::new(StringArray::from_iter_values(kept.iter().map(|broken| &broken.file.path)))),
+            (
+                "file_path",
+                Arc::new(StringArray::from_iter_values(kept.iter().map(|broken| &broken.file.path))),
+            ),
             ("byte_offset", Arc::new(Int64Array::new_null(kept.len()))),
             ("reason", Arc::new(StringArray::from_iter_values(kept.iter().map(|broken| &broken.reason)))),
             ("record", Arc::new(StringArray::new_null(kept.len()))),
         ];
-        let files = RecordBatch::try_from_iter_with_nullable(columns.into_iter().map(|(name, column)| (name, column, true)))
-            .map_err(internal)?;
+        let files = RecordBatch::try_from_iter_with_nullable(
+            columns.into_iter().map(|(name, column)| (name, column, true)),
+        )
+        .map_err(internal)?;
         writer.write(&rows(plan, BROKEN, &files)?).await?;
     }
     writer.finish().await
@@ -92,9 +97,13 @@ pub(crate) async fn finish(
 fn rows(plan: &BatchPlan, rule: &str, rejects: &RecordBatch) -> Result<RecordBatch> {
     let count = rejects.num_rows();
     let column = |name: &str| {
-        rejects.column_by_name(name).cloned().ok_or_else(|| Error::new(Code::INTERNAL, format!("rejects lack {name}")))
+        rejects
+            .column_by_name(name)
+            .cloned()
+            .ok_or_else(|| Error::new(Code::INTERNAL, format!("rejects lack {name}")))
     };
-    let number = |value: u64| Arc::new(Int64Array::from(vec![i64::try_from(value).unwrap_or(i64::MAX); count]));
+    let number =
+        |value: u64| Arc::new(Int64Array::from(vec![i64::try_from(value).unwrap_or(i64::MAX); count]));
     let rules = ListArray::try_new(
         Arc::new(Field::new("element", DataType::Utf8, true)),
         OffsetBuffer::from_lengths(std::iter::repeat_n(1, count)),

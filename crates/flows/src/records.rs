@@ -83,7 +83,7 @@ pub struct StagedOutput {
 }
 
 /// What a batch did, apart from when and as which version.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BatchSummary {
     /// Rows read from sources.
     pub rows_in: u64,
@@ -106,7 +106,14 @@ pub struct BatchSummary {
 impl BatchSummary {
     /// The row that the books keep of the batch.
     #[must_use]
-    pub fn record(&self, flow: &FlowName, dataset: &TableName, at: Position, version: u64, committed_at: i64) -> BatchRecord {
+    pub fn record(
+        &self,
+        flow: &FlowName,
+        dataset: &TableName,
+        at: Position,
+        version: u64,
+        committed_at: i64,
+    ) -> BatchRecord {
         BatchRecord {
             flow: flow.clone(),
             dataset: dataset.clone(),
@@ -163,9 +170,14 @@ impl<'a> Records<'a> {
     }
 
     async fn read<T: DeserializeOwned>(&self, path: &object_store::path::Path) -> Result<T> {
-        let corrupt = || Error::new(Code::PLAN_CORRUPT, format!("record \"/{path}\" of flow \"{}\" is corrupt", self.flow));
+        let corrupt = || {
+            Error::new(Code::PLAN_CORRUPT, format!("record \"/{path}\" of flow \"{}\" is corrupt", self.flow))
+        };
         let Some(bytes) = self.lake.read_record(path).await? else {
-            return Err(Error::new(Code::PLAN_CORRUPT, format!("record \"/{path}\" of flow \"{}\" is gone", self.flow)));
+            return Err(Error::new(
+                Code::PLAN_CORRUPT,
+                format!("record \"/{path}\" of flow \"{}\" is gone", self.flow),
+            ));
         };
         serde_json::from_slice(&bytes).map_err(|error| corrupt().because(error))
     }
@@ -196,5 +208,6 @@ impl<'a> Records<'a> {
 }
 
 fn to_json<T: Serialize>(record: &T) -> Result<Vec<u8>> {
-    serde_json::to_vec(record).map_err(|error| Error::new(Code::INTERNAL, "could not write a record").because(error))
+    serde_json::to_vec(record)
+        .map_err(|error| Error::new(Code::INTERNAL, "could not write a record").because(error))
 }

@@ -12,7 +12,7 @@ use serde_json::json;
 
 use crate::bookmarks::{Taken, compact, taken};
 use crate::quarantine::quarantine_spec;
-use crate::records::{BatchPlan, BatchSummary, Records, StagedBatch};
+use crate::records::{BatchPlan, BatchSummary, Records, StagedBatch, StagedOutput};
 use crate::resume::{Resume, resume};
 use crate::spec::{FlowKind, FlowSpec, InputKind};
 
@@ -44,6 +44,17 @@ pub struct FlowReport {
     pub version: Option<u64>,
 }
 
+/// How flows are retried and looked after.
+#[derive(Debug, Clone, Copy)]
+pub struct RuntimeOptions {
+    /// How errors that may pass are tried again.
+    pub backoff: Backoff,
+    /// When tables are maintained.
+    pub maintenance: MaintenanceOptions,
+    /// Published plans of a flow that are kept as they are.
+    pub kept_plans: usize,
+}
+
 /// What flows need to run.
 pub struct Runtime {
     pub(crate) owner: Arc<Owner>,
@@ -51,37 +62,49 @@ pub struct Runtime {
     store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     run: String,
-    backoff: Backoff,
+    options: RuntimeOptions,
     maintenance: Mutex<BTreeMap<TableName, Arc<tokio::sync::Mutex<Maintenance>>>>,
 }
 
 impl Runtime {
     /// Makes a runtime for one run, whose id is `run`.
     #[must_use]
-    pub fn new(owner: Arc<Owner>, sessions: Sessions, store: Arc<dyn Store>, run: String, backoff: Backoff) -> Self {
+    pub fn new(
+        owner: Arc<Owner>,
+        sessions: Sessions,
+        store: Arc<dyn Store>,
+        run: String,
+        options: RuntimeOptions,
+    ) -> Self {
         let clock = Arc::clone(owner.lake().clock());
-        Self { owner, sessions, store, clock, run, backoff, maintenance: Mutex::default() }
+        Self { owner, sessions, store, clock, run, options, maintenance: Mutex::default() }
     }
 
     fn lake(&self) -> &Lake {
         self.owner.lake()
     }
 
-    /// Runs a flow until it has caught up with its inputs.
+    /// Runs a flow until it has caught up with its inputs. With `refresh` a replaced table is computed
+    /// anew even when nothing it reads has changed; for other flows see [`Runtime::begin_refresh`].
     ///
     /// Errors marked retryable are tried again with backoff; what is durable by then is kept.
     ///
     /// # Errors
     /// Returns the error that ended it. What was published before stays published.
-    pub async fn run_flow(&self, spec: &FlowSpec, progress: &dyn Progress) -> Result<FlowReport> {
+    pub async fn run_flow(
+        &self,
+        spec: &FlowSpec,
+        refresh: bool,
+        progress: &dyn Progress,
+    ) -> Result<FlowReport> {
         let mut report = FlowReport::default();
         let mut retries = 0;
         loop {
-            let error = match self.catch_up(spec, progress, &mut report).await {
+            let error = match self.catch_up(spec, refresh, progress, &mut report).await {
                 Ok(()) => return Ok(report),
                 Err(error) => error,
             };
-            let delay = self.backoff.delay(retries, rand::rng().random());
+            let delay = self.options.backoff.delay(retries, rand::rng().random());
             match delay {
                 Some(delay) if error.retry() == Retry::Backoff => {
                     progress.retrying(&spec.name, &error);
@@ -93,7 +116,14 @@ impl Runtime {
         }
     }
 
-    async fn catch_up(&self, spec: &FlowSpec, progress: &dyn Progress, report: &mut FlowReport) -> Result<()> {
+    async fn catch_up(
+        &self,
+        spec: &FlowSpec,
+        refresh: bool,
+        progress: &dyn Progress,
+        report: &mut FlowReport,
+    ) -> Result<()> {
+        let mut refresh = refresh && report.batches == 0;
         let records = Records::new(self.lake(), &spec.name);
         let mut published = self.owner.writer(&spec.target).position(&spec.name).await?;
         self.reconcile(spec, published).await?;
@@ -116,7 +146,8 @@ impl Runtime {
                 }
                 Resume::Plan(at) => {
                     self.lake().faults().reach(FaultPoint::BeforePlan)?;
-                    let Some(plan) = self.plan(spec, at, published, &taken).await? else { break };
+                    let Some(plan) = self.plan(spec, at, published, &taken, refresh).await? else { break };
+                    refresh = false;
                     let plan = records.write_plan(&self.owner, plan).await?;
                     self.lake().faults().reach(FaultPoint::PlanWritten)?;
                     let staged = self.stage(spec, &records, &plan).await?;
@@ -130,7 +161,7 @@ impl Runtime {
                 taken = Taken::default();
             }
             taken.add(plan, &staged);
-            compact(&self.owner, &spec.name, at).await?;
+            compact(&self.owner, &spec.name, at, self.options.kept_plans).await?;
             next = Resume::Plan(at.next());
         }
         report.changed = self.changed(spec, &taken);
@@ -156,6 +187,7 @@ impl Runtime {
         at: Position,
         published: Option<Position>,
         taken: &Taken,
+        refresh: bool,
     ) -> Result<Option<BatchPlan>> {
         let mut plan = BatchPlan {
             flow: spec.name.clone(),
@@ -172,14 +204,18 @@ impl Runtime {
         };
         for input in &spec.inputs {
             let range = match &input.kind {
-                InputKind::Stream(source, limits) => source.plan(&taken.standing(&input.name), *limits).await?,
+                InputKind::Stream(source, limits) => {
+                    source.plan(&taken.standing(&input.name), *limits).await?
+                }
                 InputKind::Everything(source) => source.everything().await?,
                 InputKind::Table(name, Some(version)) => {
-                    plan.versions.insert(input.name.clone(), self.lake().table(name).at(*version).await?.version());
+                    plan.versions
+                        .insert(input.name.clone(), self.lake().table(name).at(*version).await?.version());
                     None
                 }
                 InputKind::Table(name, None) => {
-                    plan.versions.insert(input.name.clone(), self.lake().table(name).existing().await?.version());
+                    plan.versions
+                        .insert(input.name.clone(), self.lake().table(name).existing().await?.version());
                     None
                 }
             };
@@ -198,13 +234,14 @@ impl Runtime {
                 published.is_none() || streams.iter().any(|input| plan.ranges.contains_key(&input.name))
             }
             FlowKind::AppendOnce => taken.last.as_ref().is_none_or(BatchPlan::is_reset),
-            FlowKind::Replace => taken.last.as_ref().is_none_or(|last| !plan.same_input(last)),
+            FlowKind::Replace => refresh || taken.last.as_ref().is_none_or(|last| !plan.same_input(last)),
         };
         Ok(due.then_some(plan))
     }
 
     async fn stage(&self, spec: &FlowSpec, records: &Records<'_>, plan: &BatchPlan) -> Result<StagedBatch> {
-        let staged = if plan.is_reset() { reset(spec, plan) } else { self.compute(spec, plan).await? };
+        let staged =
+            if plan.is_reset() { self.reset(spec, plan).await? } else { self.compute(spec, plan).await? };
         let staged = records.write_staged(&self.owner, staged).await?;
         self.lake().faults().reach(FaultPoint::StagedWritten)?;
         Ok(staged)
@@ -279,7 +316,13 @@ impl Runtime {
                     break;
                 }
                 if let Ok(summary) = serde_json::from_value::<BatchSummary>(entry.batch["summary"].clone()) {
-                    self.store.put_batch(&summary.record(&spec.name, &spec.target, at, version, entry.timestamp * 1_000))?;
+                    self.store.put_batch(&summary.record(
+                        &spec.name,
+                        &spec.target,
+                        at,
+                        version,
+                        entry.timestamp * 1_000,
+                    ))?;
                 }
             }
             let Some(before) = version.checked_sub(1) else { break };
@@ -292,8 +335,8 @@ impl Runtime {
         let maintenance = {
             let mut all = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(all.entry(table.clone()).or_insert_with(|| {
-                let options = MaintenanceOptions::default();
-                Arc::new(tokio::sync::Mutex::new(Maintenance::new(self.owner.writer(table), options)))
+                let maintenance = Maintenance::new(self.owner.writer(table), self.options.maintenance);
+                Arc::new(tokio::sync::Mutex::new(maintenance))
             }))
         };
         let done = maintenance.lock().await.tick().await;
@@ -304,6 +347,19 @@ impl Runtime {
         Ok(())
     }
 
+    /// The batch that begins an epoch: it empties the table and reads nothing.
+    async fn reset(&self, spec: &FlowSpec, plan: &BatchPlan) -> Result<StagedBatch> {
+        let empty = |table: TableName, spec| StagedOutput { table, spec, replace: true, adds: Vec::new() };
+        let quarantine = spec.target.quarantine();
+        let mut outputs = Vec::new();
+        if self.lake().table(&quarantine).latest().await?.is_some() {
+            outputs.push(empty(quarantine, quarantine_spec(&spec.target)));
+        }
+        outputs.push(empty(spec.target.clone(), spec.table.clone()));
+        let summary = BatchSummary { planned_at: plan.planned_at, ..BatchSummary::default() };
+        Ok(StagedBatch { position: plan.position, outputs, broken: Vec::new(), summary })
+    }
+
     /// Begins a full refresh of a dataset: all its flows open a new epoch, whose first batch empties the table.
     ///
     /// # Errors
@@ -311,7 +367,7 @@ impl Runtime {
     /// refresh, also after a crash.
     pub async fn begin_refresh(&self, flows: &[&FlowSpec]) -> Result<()> {
         let mut resets = Vec::new();
-        for spec in flows {
+        for spec in flows.iter().filter(|spec| spec.kind != FlowKind::Replace) {
             let published = self.owner.writer(&spec.target).position(&spec.name).await?;
             let (plans, _) = Records::new(self.lake(), &spec.name).positions().await?;
             if let Some(newest) = published.max(plans.last().copied()) {
@@ -340,30 +396,6 @@ impl Runtime {
             definition: spec.definition.clone(),
         };
         Records::new(self.lake(), &flow).write_plan(&self.owner, plan).await.map(|_| ())
-    }
-}
-
-/// The batch that begins an epoch: it empties the table and reads nothing.
-fn reset(spec: &FlowSpec, plan: &BatchPlan) -> StagedBatch {
-    use crate::records::StagedOutput;
-    let empty = |table: TableName, spec| StagedOutput { table, spec, replace: true, adds: Vec::new() };
-    StagedBatch {
-        position: plan.position,
-        outputs: vec![
-            empty(spec.target.quarantine(), quarantine_spec(&spec.target)),
-            empty(spec.target.clone(), spec.table.clone()),
-        ],
-        broken: Vec::new(),
-        summary: BatchSummary {
-            rows_in: 0,
-            rows_out: 0,
-            quarantined: 0,
-            files: 0,
-            planned_at: plan.planned_at,
-            ranges: String::new(),
-            inputs: Vec::new(),
-            columns: Vec::new(),
-        },
     }
 }
 

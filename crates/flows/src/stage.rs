@@ -39,7 +39,10 @@ impl Runtime {
             }
             broken.extend(attempt.newly_broken);
         }
-        Err(Error::new(Code::FILE_BROKEN, format!("files of flow \"{}\" keep breaking while they are read", spec.name)))
+        Err(Error::new(
+            Code::FILE_BROKEN,
+            format!("files of flow \"{}\" keep breaking while they are read", spec.name),
+        ))
     }
 
     async fn attempt(&self, spec: &FlowSpec, plan: &BatchPlan, broken: &[BrokenFile]) -> Result<Attempt> {
@@ -50,8 +53,9 @@ impl Runtime {
         let (rows_in, newly_broken) = (rejects.rows(), rejects.broken());
         // The last sender goes, and the writer of rejects comes to its end.
         drop(rejects);
-        let rejected =
-            rejected.await.map_err(|error| Error::new(Code::INTERNAL, "the writer of rejects ended early").because(error))?;
+        let rejected = rejected.await.map_err(|error| {
+            Error::new(Code::INTERNAL, "the writer of rejects ended early").because(error)
+        })?;
         let (written, columns) = computed?;
         Ok(Attempt { written, columns, rejected: rejected?, rows_in, newly_broken })
     }
@@ -84,8 +88,9 @@ impl Runtime {
         }
         let mut written = WrittenFiles::default();
         while let Some(done) = tasks.join_next().await {
-            let part =
-                done.map_err(|error| Error::new(Code::INTERNAL, "a writer of a batch ended early").because(error))??;
+            let part = done.map_err(|error| {
+                Error::new(Code::INTERNAL, "a writer of a batch ended early").because(error)
+            })??;
             written.rows += part.rows;
             written.adds.extend(part.adds);
         }
@@ -102,14 +107,19 @@ impl Runtime {
         rejects: &Arc<Rejects>,
     ) -> Result<()> {
         let table = match &input.kind {
-            InputKind::Stream(source, _) | InputKind::Everything(source) => match plan.ranges.get(&input.name) {
-                Some(range) => source.read(&without(range, broken), Arc::clone(rejects))?,
-                None => Arc::new(datafusion::datasource::empty::EmptyTable::new(source.schema())),
-            },
+            InputKind::Stream(source, _) | InputKind::Everything(source) => {
+                match plan.ranges.get(&input.name) {
+                    Some(range) => source.read(&without(range, broken), Arc::clone(rejects))?,
+                    None => Arc::new(datafusion::datasource::empty::EmptyTable::new(source.schema())),
+                }
+            }
             InputKind::Table(name, _) => {
                 let table = self.owner.lake().table(name);
                 let Some(version) = plan.versions.get(&input.name) else {
-                    return Err(Error::new(Code::PLAN_CORRUPT, format!("the plan does not say at which version to read \"{name}\"")));
+                    return Err(Error::new(
+                        Code::PLAN_CORRUPT,
+                        format!("the plan does not say at which version to read \"{name}\""),
+                    ));
                 };
                 let newest = table.existing().await?;
                 let snapshot = if newest.version() == *version { newest } else { table.at(*version).await? };
@@ -119,7 +129,10 @@ impl Runtime {
         planner.bind(&input.key, table)
     }
 
-    fn quarantine_files(&self, spec: &FlowSpec) -> Result<impl FnMut() -> Result<FileWriter> + Send + 'static> {
+    fn quarantine_files(
+        &self,
+        spec: &FlowSpec,
+    ) -> Result<impl FnMut() -> Result<FileWriter> + Send + 'static> {
         let table = spec.target.quarantine();
         let writer = self.owner.writer(&table);
         let options = FileOptions {
@@ -131,7 +144,13 @@ impl Runtime {
         Ok(move || writer.files(options.clone()))
     }
 
-    async fn staged(&self, spec: &FlowSpec, plan: &BatchPlan, attempt: Attempt, broken: Vec<BrokenFile>) -> Result<StagedBatch> {
+    async fn staged(
+        &self,
+        spec: &FlowSpec,
+        plan: &BatchPlan,
+        attempt: Attempt,
+        broken: Vec<BrokenFile>,
+    ) -> Result<StagedBatch> {
         let mut quarantine = self.quarantine_files(spec)?;
         let quarantined = finish(attempt.rejected, &mut quarantine, &broken, plan).await?;
         self.owner.lake().faults().reach(FaultPoint::FilesWritten)?;
@@ -179,7 +198,11 @@ struct Attempt {
 fn without(range: &Range, broken: &[BrokenFile]) -> Range {
     match range {
         Range::Files { files } => Range::Files {
-            files: files.iter().filter(|file| broken.iter().all(|b| b.file.path != file.path)).cloned().collect(),
+            files: files
+                .iter()
+                .filter(|file| broken.iter().all(|b| b.file.path != file.path))
+                .cloned()
+                .collect(),
         },
         table @ Range::Table { .. } => table.clone(),
     }
@@ -207,8 +230,9 @@ fn by_name(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
             (field.name(), column, true)
         })
         .collect();
-    RecordBatch::try_from_iter_with_nullable(columns)
-        .map_err(|error| Error::new(Code::INTERNAL, "rows do not have the columns of their table").because(error))
+    RecordBatch::try_from_iter_with_nullable(columns).map_err(|error| {
+        Error::new(Code::INTERNAL, "rows do not have the columns of their table").because(error)
+    })
 }
 
 fn digest(ranges: &impl serde::Serialize) -> Result<String> {

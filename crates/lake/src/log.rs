@@ -132,6 +132,20 @@ impl Log {
         })
     }
 
+    /// The version of the newest checkpoint by the log's own note of it; a note that cannot be read counts as none.
+    pub(crate) async fn last_checkpoint(&self) -> Result<u64> {
+        let attempt = || format!("could not look for a checkpoint of table \"{}\"", self.table);
+        match self.store.get(&self.folder.clone().join("_last_checkpoint")).await {
+            Ok(found) => {
+                let bytes = found.bytes().await.map_err(|error| storage_error(attempt(), error))?;
+                let note: Value = serde_json::from_slice(&bytes).unwrap_or(Value::Null);
+                Ok(note["version"].as_u64().unwrap_or(0))
+            }
+            Err(object_store::Error::NotFound { .. }) => Ok(0),
+            Err(error) => Err(storage_error(attempt(), error)),
+        }
+    }
+
     /// Reads the entry of a version, `None` when there is none.
     pub(crate) async fn read(&self, version: u64) -> Result<Option<Entry>> {
         let attempt = || format!("could not read version {version} of table \"{}\"", self.table);

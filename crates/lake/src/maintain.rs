@@ -59,12 +59,11 @@ impl Maintenance {
             return Ok(false);
         }
         let Some(snapshot) = self.writer.table().latest().await? else { return Ok(false) };
-        let due_from = match self.done_at {
-            Some(version) => version + self.options.checkpoint_after,
-            // A new process does not know of the last checkpoint; versions divide as well as any.
-            None => snapshot.version() - snapshot.version() % self.options.checkpoint_after,
+        let done_at = match self.done_at {
+            Some(version) => version,
+            None => *self.done_at.insert(self.writer.table().last_checkpoint().await?),
         };
-        if snapshot.version() < due_from.max(1) {
+        if snapshot.version() < done_at + self.options.checkpoint_after {
             return Ok(false);
         }
         let started = Instant::now();

@@ -144,6 +144,11 @@ impl Table {
         Ok(entries)
     }
 
+    /// The version of the newest checkpoint, 0 when there is none.
+    pub(crate) async fn last_checkpoint(&self) -> Result<u64> {
+        self.log.last_checkpoint().await
+    }
+
     fn snapshot(&self, delta: &DeltaTable) -> Snapshot {
         Snapshot { name: self.name.clone(), delta: delta.clone(), version: delta.version().unwrap_or(0) }
     }

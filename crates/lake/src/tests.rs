@@ -248,7 +248,7 @@ async fn a_handle_does_not_grow_with_the_commits() {
             maintained += u32::from(maintenance.tick().await.unwrap());
         }
     }
-    assert_eq!(maintained, 4);
+    assert_eq!(maintained, 4, "one for each fifty commits");
     let snapshot = world.lake.table(&name()).existing().await.unwrap();
     assert!(snapshot.files().unwrap().len() < 60, "{} files", snapshot.files().unwrap().len());
     assert_eq!(ids(&world.lake).await.len(), 230);

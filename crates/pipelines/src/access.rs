@@ -9,8 +9,8 @@ use catchment_ingest::files::FileSource;
 use catchment_ingest::{Rejects, Source};
 use catchment_lake::{Entry, Lake, OWNER_APPLICATION};
 use catchment_sql::{
-    BoundQuery, ComputedTable, Moment, Planner, Relation, SqlText, Target, nearest, parse_single_query, query_error,
-    system_tables,
+    BoundQuery, ComputedTable, Moment, Planner, Relation, SqlText, Target, nearest, parse_single_query,
+    query_error, system_tables,
 };
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
@@ -87,7 +87,8 @@ impl<'w> Access<'w> {
             let rows: Vec<RecordBatch> =
                 planner.run(Arc::clone(&physical))?.try_collect().await.map_err(query_error)?;
             let count: usize = rows.iter().map(RecordBatch::num_rows).sum();
-            let metrics = datafusion::physical_plan::display::DisplayableExecutionPlan::with_metrics(physical.as_ref());
+            let metrics =
+                datafusion::physical_plan::display::DisplayableExecutionPlan::with_metrics(physical.as_ref());
             format!("{}rows: {count}\n", metrics.indent(false))
         } else {
             displayable(physical.as_ref()).indent(false).to_string()
@@ -118,18 +119,25 @@ impl<'w> Access<'w> {
 
     async fn provider(&self, relation: &Relation, text: &SqlText) -> Result<Arc<dyn TableProvider>> {
         if relation.streaming {
-            return Err(Error::new(Code::NOT_SUPPORTED, "a query reads tables as they are; STREAM belongs in pipelines")
-                .hint("take STREAM away"));
+            return Err(Error::new(
+                Code::NOT_SUPPORTED,
+                "a query reads tables as they are; STREAM belongs in pipelines",
+            )
+            .hint("take STREAM away"));
         }
         let (parts, version) = match &relation.target {
             Target::Function { name, arguments } => {
-                let options = read_files_options(&self.workspace.project, name, arguments, text, relation.span)?;
+                let options =
+                    read_files_options(&self.workspace.project, name, arguments, text, relation.span)?;
                 return files(FileSource::open(options, None)?).await;
             }
             Target::Table { parts, version } => (parts, version),
         };
         let Some(name) = self.workspace.project.table_name(parts) else {
-            return Err(Error::new(Code::NAME_INVALID, format!("name \"{}\" has more than two parts", parts.join("."))));
+            return Err(Error::new(
+                Code::NAME_INVALID,
+                format!("name \"{}\" has more than two parts", parts.join(".")),
+            ));
         };
         if name.schema == "system" {
             return self.system_table(&name).await;
@@ -144,7 +152,8 @@ impl<'w> Access<'w> {
 
     fn unknown(&self, name: &TableName) -> Error {
         if self.workspace.project.datasets.contains_key(name) {
-            return Error::new(Code::TABLE_UNKNOWN, format!("table \"{name}\" has not been run yet")).hint("run `catchment run` first");
+            return Error::new(Code::TABLE_UNKNOWN, format!("table \"{name}\" has not been run yet"))
+                .hint("run `catchment run` first");
         }
         let error = Error::new(Code::TABLE_UNKNOWN, format!("no table \"{name}\""));
         let full = name.to_string();
@@ -161,7 +170,8 @@ impl<'w> Access<'w> {
     /// # Errors
     /// Returns errors of listing the lake.
     pub fn names(&self) -> Result<Vec<String>> {
-        let mut names: BTreeSet<String> = self.workspace.lake.list()?.iter().map(ToString::to_string).collect();
+        let mut names: BTreeSet<String> =
+            self.workspace.lake.list()?.iter().map(ToString::to_string).collect();
         let views = self.workspace.project.views.values().filter(|view| !view.body.temporary);
         names.extend(views.map(|view| view.body.name.0.to_string()));
         names.extend(system_tables(&self.workspace.store).iter().map(|(name, _)| format!("system.{name}")));
@@ -195,19 +205,39 @@ impl<'w> Access<'w> {
             ("flow", Arc::new(StringArray::from_iter_values(all.iter().map(|mark| mark.flow.as_str())))),
             ("path", Arc::new(StringArray::from_iter_values(seen().map(|seen| &seen.file.path)))),
             ("size", Arc::new(UInt64Array::from_iter_values(seen().map(|seen| seen.file.size)))),
-            ("modified_at", Arc::new(TimestampMicrosecondArray::from_iter_values(seen().map(|seen| seen.file.modified)).with_timezone("UTC"))),
-            ("epoch", Arc::new(UInt64Array::from_iter_values(seen().map(|seen| u64::from(seen.taken_by.epoch))))),
+            (
+                "modified_at",
+                Arc::new(
+                    TimestampMicrosecondArray::from_iter_values(seen().map(|seen| seen.file.modified))
+                        .with_timezone("UTC"),
+                ),
+            ),
+            (
+                "epoch",
+                Arc::new(UInt64Array::from_iter_values(seen().map(|seen| u64::from(seen.taken_by.epoch)))),
+            ),
             ("number", Arc::new(UInt64Array::from_iter_values(seen().map(|seen| seen.taken_by.number)))),
-            ("status", Arc::new(StringArray::from_iter_values(seen().map(|seen| if seen.broken.is_some() { "broken" } else { "read" })))),
+            (
+                "status",
+                Arc::new(StringArray::from_iter_values(
+                    seen().map(|seen| if seen.broken.is_some() { "broken" } else { "read" }),
+                )),
+            ),
             ("reason", Arc::new(seen().map(|seen| seen.broken.as_deref()).collect::<StringArray>())),
         ];
-        let fields: Vec<Field> = columns.iter().map(|(name, column)| {
-            let kind = if *name == "modified_at" { time.clone() } else { column.data_type().clone() };
-            Field::new(*name, kind, true)
-        }).collect();
+        let fields: Vec<Field> = columns
+            .iter()
+            .map(|(name, column)| {
+                let kind = if *name == "modified_at" { time.clone() } else { column.data_type().clone() };
+                Field::new(*name, kind, true)
+            })
+            .collect();
         let schema = Arc::new(Schema::new(fields));
-        let rows = RecordBatch::try_new(Arc::clone(&schema), columns.into_iter().map(|(_, column)| column).collect())
-            .map_err(|error| Error::new(Code::INTERNAL, "could not compute system.files").because(error))?;
+        let rows = RecordBatch::try_new(
+            Arc::clone(&schema),
+            columns.into_iter().map(|(_, column)| column).collect(),
+        )
+        .map_err(|error| Error::new(Code::INTERNAL, "could not compute system.files").because(error))?;
         Ok(Arc::new(ComputedTable::new(schema, move || Ok(rows.clone()))))
     }
 
@@ -219,7 +249,10 @@ impl<'w> Access<'w> {
             .iter()
             .filter(|(_, dataset)| dataset.body.query.is_some())
             .map(|(name, _)| (FlowName::new(name.to_string()), name.clone()));
-        let others = project.flows.iter().map(|(name, flow)| (FlowName::new(name.clone()), flow.body.target.0.clone()));
+        let others = project
+            .flows
+            .iter()
+            .map(|(name, flow)| (FlowName::new(name.clone()), flow.body.target.0.clone()));
         own.chain(others).collect()
     }
 
@@ -271,7 +304,9 @@ pub async fn pruned_files(lake: &Lake, plan: &dyn ExecutionPlan) -> Result<Vec<S
     let mut lines = Vec::new();
     let mut tables: BTreeMap<TableName, (usize, BTreeSet<String>)> = BTreeMap::new();
     for (folder, (files, _)) in read {
-        let Some(path) = folder.strip_prefix(&root).map(|rest| rest.trim_start_matches('/')) else { continue };
+        let Some(path) = folder.strip_prefix(&root).map(|rest| rest.trim_start_matches('/')) else {
+            continue;
+        };
         let mut parts = path.splitn(3, '/');
         if let (Some(schema), Some(table)) = (parts.next(), parts.next()) {
             let entry = tables.entry(TableName::new(schema, table)).or_default();
@@ -282,11 +317,14 @@ pub async fn pruned_files(lake: &Lake, plan: &dyn ExecutionPlan) -> Result<Vec<S
     for (name, (files, partitions)) in tables {
         let Some(snapshot) = lake.table(&name).latest().await? else { continue };
         let all = snapshot.files()?;
-        let folders: BTreeSet<_> = all.iter().map(|add| {
-            let mut values: Vec<_> = add.partition_values.iter().collect();
-            values.sort();
-            format!("{values:?}")
-        }).collect();
+        let folders: BTreeSet<_> = all
+            .iter()
+            .map(|add| {
+                let mut values: Vec<_> = add.partition_values.iter().collect();
+                values.sort();
+                format!("{values:?}")
+            })
+            .collect();
         let mut line = format!("{name}: {files} of {} files read", all.len());
         if !snapshot.partition_columns()?.is_empty() {
             line.push_str(&format!(", {} of {} partitions", partitions.len(), folders.len()));

@@ -120,16 +120,23 @@ impl<'p> Checker<'p> {
                 DatasetKind::MaterializedView => FlowKind::Replace,
             };
             let definition = declared.text.slice(declared.span.start, declared.span.end);
-            entry.push(Draft { flow: FlowName::new(name.to_string()), kind, text: &declared.text, query: bound, definition });
+            entry.push(Draft {
+                flow: FlowName::new(name.to_string()),
+                kind,
+                text: &declared.text,
+                query: bound,
+                definition,
+            });
         }
         for (name, declared) in &project.flows {
             let (target, at) = &declared.body.target;
             let known = project.datasets.get(target);
             let wrong = match known.map(|dataset| dataset.body.kind) {
                 Some(DatasetKind::StreamingTable) => None,
-                Some(DatasetKind::MaterializedView) => {
-                    Some(Error::new(Code::FLOW_TARGET, format!("\"{target}\" is a materialized view, which has one query")))
-                }
+                Some(DatasetKind::MaterializedView) => Some(Error::new(
+                    Code::FLOW_TARGET,
+                    format!("\"{target}\" is a materialized view, which has one query"),
+                )),
                 None => Some(self.unknown(target)),
             };
             if let Some(error) = wrong {
@@ -140,12 +147,22 @@ impl<'p> Checker<'p> {
             let kind = if declared.body.once { FlowKind::AppendOnce } else { FlowKind::Append };
             let definition = declared.text.slice(declared.span.start, declared.span.end);
             let flow = FlowName::new(name.clone());
-            drafts.entry(target.clone()).or_default().push(Draft { flow, kind, text: &declared.text, query: bound, definition });
+            drafts.entry(target.clone()).or_default().push(Draft {
+                flow,
+                kind,
+                text: &declared.text,
+                query: bound,
+                definition,
+            });
         }
         for (name, declared) in &project.datasets {
-            if drafts.get(name).is_none_or(Vec::is_empty) && declared.body.query.is_none() && self.errors.is_empty() {
-                let error = Error::new(Code::FLOW_TARGET, format!("nothing writes streaming table \"{name}\""))
-                    .hint(format!("give it a query with AS, or add CREATE FLOW ... INSERT INTO {name}"));
+            if drafts.get(name).is_none_or(Vec::is_empty)
+                && declared.body.query.is_none()
+                && self.errors.is_empty()
+            {
+                let error =
+                    Error::new(Code::FLOW_TARGET, format!("nothing writes streaming table \"{name}\""))
+                        .hint(format!("give it a query with AS, or add CREATE FLOW ... INSERT INTO {name}"));
                 self.errors.push(error.at(declared.text.place(declared.body.name.1)));
             }
         }
@@ -156,7 +173,10 @@ impl<'p> Checker<'p> {
         drafts
             .iter()
             .map(|(name, queries)| {
-                let reads = queries.iter().flat_map(|draft| &draft.query.relations).filter_map(|relation| self.dataset_of(relation));
+                let reads = queries
+                    .iter()
+                    .flat_map(|draft| &draft.query.relations)
+                    .filter_map(|relation| self.dataset_of(relation));
                 (name.clone(), reads.collect())
             })
             .collect()
@@ -170,9 +190,16 @@ impl<'p> Checker<'p> {
     fn cycle(&mut self, cycle: &[TableName], drafts: &BTreeMap<TableName, Vec<Draft<'_>>>) {
         let Some((first, next)) = cycle.first().zip(cycle.get(1).or(cycle.first())) else { return };
         let path: Vec<String> = cycle.iter().chain([first]).map(ToString::to_string).collect();
-        let mut error = Error::new(Code::GRAPH_CYCLE, format!("datasets read each other in a circle: {}", path.join(" -> ")));
+        let mut error = Error::new(
+            Code::GRAPH_CYCLE,
+            format!("datasets read each other in a circle: {}", path.join(" -> ")),
+        );
         for draft in drafts.get(first).into_iter().flatten() {
-            let back = draft.query.relations.iter().find(|relation| self.dataset_of(relation).as_ref() == Some(next));
+            let back = draft
+                .query
+                .relations
+                .iter()
+                .find(|relation| self.dataset_of(relation).as_ref() == Some(next));
             if let Some(relation) = back {
                 error = error.at(draft.text.place(relation.span));
             }
@@ -200,8 +227,11 @@ impl<'p> Checker<'p> {
             let cycle = self.view_cycle(&view.body.name.0, &mut Vec::new());
             if let Some(path) = cycle {
                 self.errors.push(
-                    Error::new(Code::GRAPH_CYCLE, format!("views read each other in a circle: {}", path.join(" -> ")))
-                        .at(view.text.place(view.body.name.1)),
+                    Error::new(
+                        Code::GRAPH_CYCLE,
+                        format!("views read each other in a circle: {}", path.join(" -> ")),
+                    )
+                    .at(view.text.place(view.body.name.1)),
                 );
             }
         }
@@ -229,14 +259,20 @@ impl<'p> Checker<'p> {
     }
 
     /// Checks one dataset whose inputs were checked; `None` when an input has errors.
-    async fn dataset(&mut self, name: &TableName, drafts: &[Draft<'p>], reads: &BTreeSet<TableName>) -> Result<Option<Dataset>> {
+    async fn dataset(
+        &mut self,
+        name: &TableName,
+        drafts: &[Draft<'p>],
+        reads: &BTreeSet<TableName>,
+    ) -> Result<Option<Dataset>> {
         if reads.iter().any(|input| matches!(self.schemas.get(input), Some(None))) {
             return Ok(None);
         }
         let declared = &self.project.datasets[name];
         let mut inferred = Vec::new();
         let mut specs = Vec::new();
-        let mut columns: Vec<Arc<Field>> = declared.body.columns.iter().flat_map(|schema| schema.fields().iter().cloned()).collect();
+        let mut columns: Vec<Arc<Field>> =
+            declared.body.columns.iter().flat_map(|schema| schema.fields().iter().cloned()).collect();
         let has_columns = declared.body.columns.is_some();
         let mut errors = Vec::new();
         for draft in drafts {
@@ -254,7 +290,9 @@ impl<'p> Checker<'p> {
         for (column, at) in &declared.body.partition_columns {
             if errors.is_empty() && columns.iter().all(|known| known.name() != column) {
                 let names: Vec<&str> = columns.iter().map(|known| known.name().as_str()).collect();
-                let error = Error::new(Code::COLUMN_UNKNOWN, format!("no column \"{column}\" to partition by")).at(declared.text.place(*at));
+                let error =
+                    Error::new(Code::COLUMN_UNKNOWN, format!("no column \"{column}\" to partition by"))
+                        .at(declared.text.place(*at));
                 errors.push(match nearest(column, &names) {
                     Some(near) => error.hint(format!("did you mean \"{near}\"?")),
                     None => error,
@@ -282,11 +320,22 @@ impl<'p> Checker<'p> {
                 definition: draft.definition.clone(),
             })
             .collect();
-        Ok(Some(Dataset { name: name.clone(), kind: declared.body.kind, flows, reads: reads.clone(), table, inferred }))
+        Ok(Some(Dataset {
+            name: name.clone(),
+            kind: declared.body.kind,
+            flows,
+            reads: reads.clone(),
+            table,
+            inferred,
+        }))
     }
 
     /// Resolves what a flow reads, and plans its query over empty tables.
-    async fn flow(&self, draft: &Draft<'_>, inferred: &mut Vec<(FlowName, String, SchemaRef)>) -> Result<(Vec<Input>, SchemaRef)> {
+    async fn flow(
+        &self,
+        draft: &Draft<'_>,
+        inferred: &mut Vec<(FlowName, String, SchemaRef)>,
+    ) -> Result<(Vec<Input>, SchemaRef)> {
         let planner = self.sessions.planner(Moment { micros: 0, seed: 0 })?;
         let mut inputs = Vec::new();
         let mut errors = Vec::new();
@@ -311,8 +360,11 @@ impl<'p> Checker<'p> {
                     .hint("write FROM STREAM before a source, or make it a MATERIALIZED VIEW"));
             }
             FlowKind::AppendOnce | FlowKind::Replace if !streams.is_empty() => {
-                return Err(at(Error::new(Code::FLOW_TARGET, "a query that is run as a whole reads a stream"))
-                    .hint("take STREAM away"));
+                return Err(at(Error::new(
+                    Code::FLOW_TARGET,
+                    "a query that is run as a whole reads a stream",
+                ))
+                .hint("take STREAM away"));
             }
             _ => {}
         }
@@ -328,9 +380,12 @@ impl<'p> Checker<'p> {
         let mut names = BTreeSet::new();
         for field in plan.schema().fields() {
             if !names.insert(field.name()) {
-                return Err(Error::new(Code::DEFINED_TWICE, format!("the query has two columns \"{}\"", field.name()))
-                    .at(draft.text.place(draft.query.span))
-                    .hint("name one of them with AS"));
+                return Err(Error::new(
+                    Code::DEFINED_TWICE,
+                    format!("the query has two columns \"{}\"", field.name()),
+                )
+                .at(draft.text.place(draft.query.span))
+                .hint("name one of them with AS"));
             }
         }
         Ok(plan.schema().as_arrow().clone())
@@ -355,16 +410,24 @@ impl<'p> Checker<'p> {
                 }
                 let schema = source.schema();
                 let source: Arc<dyn Source> = Arc::new(source);
-                let kind = if relation.streaming { InputKind::Stream(source, limits) } else { InputKind::Everything(source) };
+                let kind = if relation.streaming {
+                    InputKind::Stream(source, limits)
+                } else {
+                    InputKind::Everything(source)
+                };
                 Ok((input(path, kind), schema))
             }
             Target::Table { parts, version } => {
                 let Some(name) = self.project.table_name(parts) else {
-                    return Err(Error::new(Code::NAME_INVALID, format!("name \"{}\" has more than two parts", parts.join("."))));
+                    return Err(Error::new(
+                        Code::NAME_INVALID,
+                        format!("name \"{}\" has more than two parts", parts.join(".")),
+                    ));
                 };
                 let schema = self.table_schema(&name, relation.streaming).await?;
                 let kind = if relation.streaming {
-                    let source: Arc<dyn Source> = Arc::new(TableSource::new(self.lake, &name, Arc::clone(&schema)));
+                    let source: Arc<dyn Source> =
+                        Arc::new(TableSource::new(self.lake, &name, Arc::clone(&schema)));
                     InputKind::Stream(source, TABLE_LIMITS)
                 } else {
                     InputKind::Table(name.clone(), *version)
@@ -381,8 +444,11 @@ impl<'p> Checker<'p> {
     async fn table_schema(&self, name: &TableName, streaming: bool) -> Result<SchemaRef> {
         if let Some(dataset) = self.project.datasets.get(name) {
             if streaming && dataset.body.kind == DatasetKind::MaterializedView {
-                return Err(Error::new(Code::NOT_APPEND_ONLY, format!("\"{name}\" is a materialized view, whose rows change"))
-                    .hint("take STREAM away, or make it a STREAMING TABLE"));
+                return Err(Error::new(
+                    Code::NOT_APPEND_ONLY,
+                    format!("\"{name}\" is a materialized view, whose rows change"),
+                )
+                .hint("take STREAM away, or make it a STREAMING TABLE"));
             }
             return self.schemas.get(name).cloned().flatten().ok_or_else(|| {
                 Error::new(Code::INTERNAL, format!("dataset \"{name}\" was not checked before it is read"))
@@ -408,9 +474,8 @@ pub(crate) fn read_files_options(
 ) -> Result<ReadFiles> {
     match name {
         "read_files" => ReadFiles::parse(arguments, &project.config.folder, text, span),
-        "cloud_files" => {
-            Err(Error::new(Code::NOT_SUPPORTED, "cloud_files is an old word").hint("write read_files('path', format => '...')"))
-        }
+        "cloud_files" => Err(Error::new(Code::NOT_SUPPORTED, "cloud_files is an old word")
+            .hint("write read_files('path', format => '...')")),
         _ => Err(Error::new(Code::NOT_SUPPORTED, format!("source {name} is not supported yet"))),
     }
 }
@@ -423,7 +488,8 @@ pub(crate) fn schema_record(lake: &Lake, flow: &FlowName, path: &str) -> object_
 
 fn hash(text: &str) -> u64 {
     // FNV-1a: the name only has to differ between the few paths of one flow.
-    text.bytes().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    text.bytes()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 async fn remembered_schema(lake: &Lake, flow: &FlowName, path: &str) -> Result<Option<SchemaRef>> {
@@ -434,7 +500,12 @@ async fn remembered_schema(lake: &Lake, flow: &FlowName, path: &str) -> Result<O
 }
 
 /// Adds a query's columns to those of its table, by name.
-fn merge_columns(columns: &mut Vec<Arc<Field>>, query: &SchemaRef, declared: bool, draft: &Draft<'_>) -> Result<()> {
+fn merge_columns(
+    columns: &mut Vec<Arc<Field>>,
+    query: &SchemaRef,
+    declared: bool,
+    draft: &Draft<'_>,
+) -> Result<()> {
     let mut errors = Vec::new();
     for field in query.fields() {
         match columns.iter().find(|column| column.name() == field.name()) {
@@ -442,12 +513,20 @@ fn merge_columns(columns: &mut Vec<Arc<Field>>, query: &SchemaRef, declared: boo
             Some(column) => errors.push(
                 Error::new(
                     Code::SQL_TYPE,
-                    format!("column \"{}\" is {} in the table and {} in the query", field.name(), column.data_type(), field.data_type()),
+                    format!(
+                        "column \"{}\" is {} in the table and {} in the query",
+                        field.name(),
+                        column.data_type(),
+                        field.data_type()
+                    ),
                 )
                 .hint("cast it in the query"),
             ),
             None if declared => {
-                errors.push(Error::new(Code::COLUMN_UNKNOWN, format!("the query has column \"{}\", which the table does not declare", field.name())));
+                errors.push(Error::new(
+                    Code::COLUMN_UNKNOWN,
+                    format!("the query has column \"{}\", which the table does not declare", field.name()),
+                ));
             }
             None => columns.push(Arc::clone(field)),
         }

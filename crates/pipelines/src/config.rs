@@ -19,6 +19,8 @@ pub struct Config {
     pub storage: StorageConfig,
     /// What queries may use.
     pub engine: EngineConfig,
+    /// When tables are kept quick to read.
+    pub maintenance: MaintenanceConfig,
     /// Values for `${name}` in SQL files.
     pub parameters: BTreeMap<String, String>,
 }
@@ -73,15 +75,64 @@ impl Default for EngineConfig {
     }
 }
 
+/// `[maintenance]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct MaintenanceConfig {
+    /// Versions of a table after which a checkpoint is written.
+    pub checkpoint_after: u64,
+    /// Small files in one partition from which they are joined.
+    pub minimum_files: usize,
+    /// The size of a data file that is large enough, such as `128MB`.
+    pub target_file_size: String,
+    /// Published plans of a flow that are kept as they are; older ones become file bookmarks.
+    pub kept_plans: usize,
+}
+
+impl Default for MaintenanceConfig {
+    fn default() -> Self {
+        Self {
+            checkpoint_after: 100,
+            minimum_files: 16,
+            target_file_size: "128MB".to_owned(),
+            kept_plans: 64,
+        }
+    }
+}
+
+impl MaintenanceConfig {
+    /// The size of a file that is large enough, in bytes.
+    ///
+    /// # Errors
+    /// Returns [`Code::CONFIG_INVALID`] when it is no size.
+    pub fn target_bytes(&self) -> Result<usize> {
+        let text = &self.target_file_size;
+        parse_bytes(text).and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes > 0).ok_or_else(
+            || {
+                Error::new(
+                    Code::CONFIG_INVALID,
+                    format!("maintenance.target_file_size is {text:?}, not a size such as \"128MB\""),
+                )
+            },
+        )
+    }
+}
+
 impl EngineConfig {
     /// The memory in bytes.
     ///
     /// # Errors
     /// Returns [`Code::CONFIG_INVALID`] when it is no size.
     pub fn memory_bytes(&self) -> Result<usize> {
-        parse_bytes(&self.memory).and_then(|bytes| usize::try_from(bytes).ok()).filter(|bytes| *bytes > 0).ok_or_else(|| {
-            Error::new(Code::CONFIG_INVALID, format!("engine.memory is {:?}, not a size such as \"2GB\"", self.memory))
-        })
+        parse_bytes(&self.memory)
+            .and_then(|bytes| usize::try_from(bytes).ok())
+            .filter(|bytes| *bytes > 0)
+            .ok_or_else(|| {
+                Error::new(
+                    Code::CONFIG_INVALID,
+                    format!("engine.memory is {:?}, not a size such as \"2GB\"", self.memory),
+                )
+            })
     }
 
     /// The partitions that run at the same time.
@@ -132,6 +183,7 @@ impl LoadedConfig {
             Error::new(Code::CONFIG_INVALID, format!("--set: {}", error.message()))
         })?;
         config.engine.memory_bytes()?;
+        config.maintenance.target_bytes()?;
         Ok(Self { folder, config, set, text })
     }
 
@@ -152,7 +204,8 @@ impl LoadedConfig {
     /// # Errors
     /// Returns [`Code::INTERNAL`] when the values cannot be listed.
     pub fn values(&self) -> Result<Vec<(String, String, &'static str)>> {
-        let failed = |error: String| Error::new(Code::INTERNAL, "could not list the configuration").because(error);
+        let failed =
+            |error: String| Error::new(Code::INTERNAL, "could not list the configuration").because(error);
         let all = toml::Table::try_from(&self.config).map_err(|error| failed(error.to_string()))?;
         let file: toml::Table = toml::from_str(&self.text).map_err(|error| failed(error.to_string()))?;
         let mut values = Vec::new();
@@ -178,7 +231,11 @@ fn apply(table: &mut toml::Table, setting: &str) -> Result<String> {
     let (path, value) = setting.split_once('=').ok_or_else(wrong)?;
     let (section, key) = path.split_once('.').ok_or_else(wrong)?;
     // Parameters are text, whatever they look like.
-    let parsed = if section == "parameters" { None } else { toml::from_str::<toml::Table>(&format!("v = {value}")).ok() };
+    let parsed = if section == "parameters" {
+        None
+    } else {
+        toml::from_str::<toml::Table>(&format!("v = {value}")).ok()
+    };
     let value = parsed.and_then(|mut table| table.remove("v")).unwrap_or_else(|| value.into());
     let entries = table.entry(section).or_insert_with(|| toml::Table::new().into());
     entries.as_table_mut().ok_or_else(wrong)?.insert(key.to_owned(), value);
@@ -212,7 +269,10 @@ mod tests {
 
     fn load(text: &str, settings: &[&str]) -> catchment_core::Result<LoadedConfig> {
         let folder = tempfile::tempdir().unwrap();
-        std::fs::File::create(folder.path().join("catchment.toml")).unwrap().write_all(text.as_bytes()).unwrap();
+        std::fs::File::create(folder.path().join("catchment.toml"))
+            .unwrap()
+            .write_all(text.as_bytes())
+            .unwrap();
         let settings: Vec<String> = settings.iter().map(|setting| (*setting).to_owned()).collect();
         LoadedConfig::load(folder.path(), &settings)
     }
@@ -227,11 +287,16 @@ mod tests {
 
     #[test]
     fn a_flag_wins_over_the_file_and_every_value_has_an_origin() {
-        let loaded = load("[engine]\nmemory = \"1GB\"\n", &["engine.threads=3", "parameters.day=01"]).unwrap();
+        let loaded =
+            load("[engine]\nmemory = \"1GB\"\n", &["engine.threads=3", "parameters.day=01"]).unwrap();
         assert_eq!(loaded.config.engine.threads, 3);
         assert_eq!(loaded.config.parameters["day"], "01");
-        let origin = |key: &str| loaded.values().unwrap().into_iter().find(|(path, _, _)| path == key).unwrap().2;
-        assert_eq!([origin("engine.memory"), origin("engine.threads"), origin("storage.lake")], ["catchment.toml", "--set", "default"]);
+        let origin =
+            |key: &str| loaded.values().unwrap().into_iter().find(|(path, _, _)| path == key).unwrap().2;
+        assert_eq!(
+            [origin("engine.memory"), origin("engine.threads"), origin("storage.lake")],
+            ["catchment.toml", "--set", "default"]
+        );
     }
 
     #[test]

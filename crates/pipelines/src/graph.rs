@@ -18,7 +18,8 @@ pub fn order(graph: &Graph) -> (Vec<TableName>, Vec<Vec<TableName>>) {
         let ready: Vec<&TableName> = graph
             .iter()
             .filter(|(name, inputs)| {
-                !done.contains(name) && inputs.iter().all(|input| done.contains(input) || !graph.contains_key(input))
+                !done.contains(name)
+                    && inputs.iter().all(|input| done.contains(input) || !graph.contains_key(input))
             })
             .map(|(name, _)| name)
             .collect();
@@ -83,8 +84,14 @@ mod tests {
 
     #[test]
     fn each_cycle_is_found_once_and_its_readers_are_in_none() {
-        let (ordered, cycles) =
-            order(&graph(&[("a", &["b"]), ("b", &["c"]), ("c", &["a"]), ("d", &["a"]), ("e", &["e"]), ("f", &[])]));
+        let (ordered, cycles) = order(&graph(&[
+            ("a", &["b"]),
+            ("b", &["c"]),
+            ("c", &["a"]),
+            ("d", &["a"]),
+            ("e", &["e"]),
+            ("f", &[]),
+        ]));
         assert_eq!(ordered, [name("f")]);
         assert_eq!(cycles, [vec![name("a"), name("b"), name("c")], vec![name("e")]]);
     }

@@ -16,4 +16,6 @@ pub use config::{CONFIG_FILE, Config, LoadedConfig};
 pub use graph::{Graph, order};
 pub use project::{Declared, Project};
 pub use run::{RunOptions, RunReport, Workspace};
-pub use statement::{Body, DatasetKind, DatasetStatement, FlowStatement, Statement, ViewStatement, parse_statements};
+pub use statement::{
+    Body, DatasetKind, DatasetStatement, FlowStatement, Statement, ViewStatement, parse_statements,
+};

@@ -43,12 +43,19 @@ impl Project {
     /// Returns errors of the configuration and of reading files.
     pub fn load(folder: &Path, settings: &[String]) -> Result<Self> {
         let config = LoadedConfig::load(folder, settings)?;
-        let mut project =
-            Self { config, datasets: BTreeMap::new(), views: BTreeMap::new(), flows: BTreeMap::new(), errors: Vec::new() };
+        let mut project = Self {
+            config,
+            datasets: BTreeMap::new(),
+            views: BTreeMap::new(),
+            flows: BTreeMap::new(),
+            errors: Vec::new(),
+        };
         for path in sql_files(&project.config.folder.join("pipelines"))? {
-            let bytes = std::fs::read(&path)
-                .map_err(|error| Error::new(Code::INPUT_OUTPUT, format!("could not read {path:?}")).because(error))?;
-            let file = path.strip_prefix(&project.config.folder).unwrap_or(&path).to_string_lossy().into_owned();
+            let bytes = std::fs::read(&path).map_err(|error| {
+                Error::new(Code::INPUT_OUTPUT, format!("could not read {path:?}")).because(error)
+            })?;
+            let file =
+                path.strip_prefix(&project.config.folder).unwrap_or(&path).to_string_lossy().into_owned();
             let Ok(text) = String::from_utf8(bytes) else {
                 project.errors.push(Error::new(Code::SQL_SYNTAX, format!("{file} is not UTF-8")));
                 continue;
@@ -75,7 +82,9 @@ impl Project {
     fn add(&mut self, statement: Statement) -> Result<()> {
         let Statement { text, span, body } = statement;
         let twice = |name: &str, at, first: String| {
-            Err(Error::new(Code::DEFINED_TWICE, format!("\"{name}\" is defined twice")).at(text.place(at)).hint(format!("first at {first}")))
+            Err(Error::new(Code::DEFINED_TWICE, format!("\"{name}\" is defined twice"))
+                .at(text.place(at))
+                .hint(format!("first at {first}")))
         };
         match body {
             Body::Dataset(body) => {
@@ -95,7 +104,11 @@ impl Project {
             Body::Flow(body) => {
                 let (name, at) = body.name.clone();
                 if !TableName::new("flow", name.clone()).is_storable() {
-                    return Err(Error::new(Code::NAME_INVALID, format!("flow name \"{name}\" may hold only letters, digits, _ and -")).at(text.place(at)));
+                    return Err(Error::new(
+                        Code::NAME_INVALID,
+                        format!("flow name \"{name}\" may hold only letters, digits, _ and -"),
+                    )
+                    .at(text.place(at)));
                 }
                 if let Some(first) = self.flows.get(&name) {
                     let first = first.text.place(first.body.name.1).to_string();

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use catchment_catalog::{DatasetOutcome, DatasetStatus, RunRecord, RunStatus, SqliteStore, Store};
 use catchment_core::{Backoff, Clock, Code, Error, Faults, Result, TableName};
-use catchment_flows::{FlowReport, FlowSpec, Progress, Runtime};
-use catchment_lake::{Lake, Owner, RENEW_MILLIS, schema_text};
+use catchment_flows::{FlowReport, FlowSpec, Progress, Runtime, RuntimeOptions};
+use catchment_lake::{Lake, MaintenanceOptions, Owner, RENEW_MILLIS, schema_text};
 use catchment_sql::{SessionOptions, Sessions, nearest};
 use tokio::task::JoinSet;
 
@@ -57,7 +57,12 @@ impl Workspace {
     ///
     /// # Errors
     /// Returns errors of the configuration, of reading files and of the catalog.
-    pub fn open(folder: &Path, settings: &[String], clock: Arc<dyn Clock>, faults: Arc<dyn Faults>) -> Result<Self> {
+    pub fn open(
+        folder: &Path,
+        settings: &[String],
+        clock: Arc<dyn Clock>,
+        faults: Arc<dyn Faults>,
+    ) -> Result<Self> {
         let project = Project::load(folder, settings)?;
         let config = &project.config;
         let lake = Lake::open(&config.lake(), Arc::clone(&clock), faults)?;
@@ -113,17 +118,37 @@ impl Workspace {
             error: None,
         };
         self.store.put_run(&run)?;
-        let backoff = Backoff { retries: self.project.config.config.engine.retries, ..Backoff::default() };
+        let config = &self.project.config.config;
+        let options_of_flows = RuntimeOptions {
+            backoff: Backoff { retries: config.engine.retries, ..Backoff::default() },
+            maintenance: MaintenanceOptions {
+                checkpoint_after: config.maintenance.checkpoint_after,
+                minimum_files: config.maintenance.minimum_files,
+                target_bytes: config.maintenance.target_bytes()?,
+            },
+            kept_plans: config.maintenance.kept_plans,
+        };
         let runtime = Arc::new(Runtime::new(
             Arc::clone(owner),
             self.sessions.clone(),
             Arc::clone(&self.store),
             run.id.clone(),
-            backoff,
+            options_of_flows,
         ));
-        let worker = Arc::new(Worker { runtime, owner: Arc::clone(owner), progress, full_refresh: options.full_refresh });
+        let worker = Arc::new(Worker {
+            runtime,
+            owner: Arc::clone(owner),
+            progress,
+            full_refresh: options.full_refresh,
+        });
         let done = schedule(datasets, &worker, self.project.config.config.engine.thread_count()).await?;
-        let mut report = RunReport { run: run.clone(), datasets: Vec::new(), broken: Vec::new(), changed: Vec::new(), errors: Vec::new() };
+        let mut report = RunReport {
+            run: run.clone(),
+            datasets: Vec::new(),
+            broken: Vec::new(),
+            changed: Vec::new(),
+            errors: Vec::new(),
+        };
         for done in done {
             let mut flow = done.report;
             report.broken.extend(flow.broken.drain(..).map(|(path, why)| (done.name.clone(), path, why)));
@@ -239,13 +264,17 @@ async fn schedule(datasets: Vec<Dataset>, worker: &Arc<Worker>, width: usize) ->
     loop {
         let mut still = Vec::new();
         for dataset in waiting {
-            let failed = dataset.reads.iter().find(|input| {
-                done.get(input).is_some_and(|done| !matches!(done.state, State::Done))
-            });
+            let failed = dataset
+                .reads
+                .iter()
+                .find(|input| done.get(input).is_some_and(|done| !matches!(done.state, State::Done)));
             if let Some(input) = failed {
                 let state = State::Skipped(format!("it reads \"{input}\", which is not up to date"));
                 let name = dataset.name.clone();
-                done.insert(name.clone(), Done { name, state, report: FlowReport::default(), took: Duration::ZERO });
+                done.insert(
+                    name.clone(),
+                    Done { name, state, report: FlowReport::default(), took: Duration::ZERO },
+                );
                 continue;
             }
             let ready = dataset.reads.iter().all(|input| done.contains_key(input) || !chosen.contains(input));
@@ -259,8 +288,8 @@ async fn schedule(datasets: Vec<Dataset>, worker: &Arc<Worker>, width: usize) ->
         waiting = still;
         match running.join_next().await {
             Some(finished) => {
-                let finished =
-                    finished.map_err(|error| Error::new(Code::INTERNAL, "a dataset ended early").because(error))?;
+                let finished = finished
+                    .map_err(|error| Error::new(Code::INTERNAL, "a dataset ended early").because(error))?;
                 done.insert(finished.name.clone(), finished);
             }
             None if waiting.is_empty() => break,
@@ -289,7 +318,7 @@ impl Worker {
             self.runtime.begin_refresh(&flows).await?;
         }
         for flow in &dataset.flows {
-            let one = self.runtime.run_flow(flow, self.progress.as_ref()).await?;
+            let one = self.runtime.run_flow(flow, self.full_refresh, self.progress.as_ref()).await?;
             report.batches += one.batches;
             report.rows_in += one.rows_in;
             report.rows_out += one.rows_out;

@@ -101,12 +101,15 @@ pub fn parse_statements(text: &Arc<SqlText>, default_schema: &str) -> (Vec<State
         rest = tail;
         let Some(end) = head.last().map(|token| token.span.end) else { continue };
         let mut tokens = head.to_vec();
-        tokens.push(datafusion::sql::sqlparser::tokenizer::TokenWithSpan::new(Token::EOF, Span::new(end, end)));
+        tokens
+            .push(datafusion::sql::sqlparser::tokenizer::TokenWithSpan::new(Token::EOF, Span::new(end, end)));
         let start = tokens[0].span.start;
         let (parser, streams) = parser_for(tokens);
         let mut reader = Reader { parser, streams, text, default_schema };
         match reader.statement() {
-            Ok(body) => statements.push(Statement { text: Arc::clone(text), span: Span::new(start, end), body }),
+            Ok(body) => {
+                statements.push(Statement { text: Arc::clone(text), span: Span::new(start, end), body })
+            }
             Err(error) => errors.push(error),
         }
     }
@@ -124,7 +127,10 @@ fn next_statement(tokens: &Tokens) -> Option<(&Tokens, &Tokens)> {
     if rest.first().is_none_or(|token| token.token == Token::EOF) {
         return None;
     }
-    let end = rest.iter().position(|token| matches!(token.token, Token::SemiColon | Token::EOF)).unwrap_or(rest.len());
+    let end = rest
+        .iter()
+        .position(|token| matches!(token.token, Token::SemiColon | Token::EOF))
+        .unwrap_or(rest.len());
     Some((&rest[..end], &rest[end..]))
 }
 
@@ -147,7 +153,8 @@ impl Reader<'_> {
         if refuse_private {
             return Err(self.not_yet("PRIVATE"));
         }
-        let temporary = self.parser.parse_keyword(Keyword::TEMPORARY) || self.parser.parse_keyword(Keyword::TEMP);
+        let temporary =
+            self.parser.parse_keyword(Keyword::TEMPORARY) || self.parser.parse_keyword(Keyword::TEMP);
         if temporary && self.word("live") {
             return Err(self.legacy("TEMPORARY LIVE VIEW", "CREATE TEMPORARY VIEW"));
         }
@@ -177,7 +184,13 @@ impl Reader<'_> {
         if self.word("flow") {
             return self.flow();
         }
-        for (word, what) in [("stream", "CREATE STREAM"), ("serving", "CREATE SERVING TABLE"), ("alert", "CREATE ALERT"), ("model", "CREATE MODEL"), ("table", "CREATE TABLE")] {
+        for (word, what) in [
+            ("stream", "CREATE STREAM"),
+            ("serving", "CREATE SERVING TABLE"),
+            ("alert", "CREATE ALERT"),
+            ("model", "CREATE MODEL"),
+            ("table", "CREATE TABLE"),
+        ] {
             if self.peek_word(word) {
                 return Err(self.not_yet(what));
             }
@@ -212,7 +225,8 @@ impl Reader<'_> {
         }
         loop {
             if self.parser.parse_keyword(Keyword::COMMENT) {
-                dataset.comment = Some(self.parser.parse_literal_string().map_err(|error| self.syntax(&error))?);
+                dataset.comment =
+                    Some(self.parser.parse_literal_string().map_err(|error| self.syntax(&error))?);
             } else if self.parser.parse_keyword(Keyword::PARTITIONED) {
                 self.parser.expect_keyword(Keyword::BY).map_err(|error| self.syntax(&error))?;
                 dataset.partition_columns = self.name_list()?;
@@ -307,7 +321,8 @@ impl Reader<'_> {
                 Error::new(Code::SQL_TYPE, format!("tables have no type {declared}")).at(self.text.place(at))
             })?;
             if fields.iter().any(|field| *field.name() == name) {
-                return Err(Error::new(Code::DEFINED_TWICE, format!("column \"{name}\" is declared twice")).at(self.text.place(span)));
+                return Err(Error::new(Code::DEFINED_TWICE, format!("column \"{name}\" is declared twice"))
+                    .at(self.text.place(span)));
             }
             fields.push(Field::new(name, data_type, true));
             if self.parser.parse_keyword(Keyword::COMMENT) {
@@ -347,9 +362,14 @@ impl Reader<'_> {
             self.parser.expect_token(&Token::Eq).map_err(|error| self.syntax(&error))?;
             let value = self.parser.next_token();
             let value = match value.token {
-                Token::SingleQuotedString(text) | Token::DoubleQuotedString(text) | Token::Number(text, _) => text,
+                Token::SingleQuotedString(text)
+                | Token::DoubleQuotedString(text)
+                | Token::Number(text, _) => text,
                 Token::Word(word) => word.value,
-                other => return Err(Error::new(Code::SQL_SYNTAX, format!("{other} is not a value")).at(self.text.place(value.span))),
+                other => {
+                    return Err(Error::new(Code::SQL_SYNTAX, format!("{other} is not a value"))
+                        .at(self.text.place(value.span)));
+                }
             };
             pairs.push((key, value));
             if self.parser.consume_token(&Token::RParen) {
@@ -369,26 +389,35 @@ impl Reader<'_> {
             [table] => TableName::new(self.default_schema, table),
             [schema, table] => TableName::new(schema, table),
             _ => {
-                return Err(Error::new(Code::NAME_INVALID, format!("name {object} has more than two parts")).at(self.text.place(span)));
+                return Err(Error::new(Code::NAME_INVALID, format!("name {object} has more than two parts"))
+                    .at(self.text.place(span)));
             }
         };
         let reserved = name.schema == "system" || name.table.ends_with("__quarantine");
         if !name.is_storable() || reserved {
             let why = if reserved { "is reserved" } else { "may hold only letters, digits, _ and -" };
-            return Err(Error::new(Code::NAME_INVALID, format!("name \"{name}\" {why}")).at(self.text.place(span)));
+            return Err(
+                Error::new(Code::NAME_INVALID, format!("name \"{name}\" {why}")).at(self.text.place(span))
+            );
         }
         Ok((name, span))
     }
 
     fn if_not_exists(&mut self) -> Result<()> {
         if self.parser.parse_keyword(Keyword::IF) {
-            self.parser.expect_keywords(&[Keyword::NOT, Keyword::EXISTS]).map_err(|error| self.syntax(&error))?;
+            self.parser
+                .expect_keywords(&[Keyword::NOT, Keyword::EXISTS])
+                .map_err(|error| self.syntax(&error))?;
         }
         Ok(())
     }
 
     fn end(&mut self) -> Result<()> {
-        if self.parser.peek_token_ref().token == Token::EOF { Ok(()) } else { Err(self.unexpected("the end of the statement")) }
+        if self.parser.peek_token_ref().token == Token::EOF {
+            Ok(())
+        } else {
+            Err(self.unexpected("the end of the statement"))
+        }
     }
 
     fn peek_word(&self, word: &str) -> bool {
@@ -410,8 +439,19 @@ impl Reader<'_> {
 
     fn unexpected(&self, wanted: &str) -> Error {
         let found = self.parser.peek_token_ref();
-        let error = Error::new(Code::SQL_SYNTAX, format!("expected {wanted}, found {}", found.token)).at(self.text.place(found.span));
-        const WORDS: &[&str] = &["CREATE", "STREAMING", "MATERIALIZED", "TEMPORARY", "FLOW", "PARTITIONED", "COMMENT", "TBLPROPERTIES", "REFRESH"];
+        let error = Error::new(Code::SQL_SYNTAX, format!("expected {wanted}, found {}", found.token))
+            .at(self.text.place(found.span));
+        const WORDS: &[&str] = &[
+            "CREATE",
+            "STREAMING",
+            "MATERIALIZED",
+            "TEMPORARY",
+            "FLOW",
+            "PARTITIONED",
+            "COMMENT",
+            "TBLPROPERTIES",
+            "REFRESH",
+        ];
         match nearest(&found.token.to_string().to_uppercase(), WORDS) {
             Some(near) => error.hint(format!("did you mean {near}?")),
             None => error,
@@ -420,12 +460,15 @@ impl Reader<'_> {
 
     fn not_yet(&self, what: &str) -> Error {
         let found = self.parser.peek_token_ref();
-        Error::new(Code::NOT_SUPPORTED, format!("{what} is not supported yet")).at(self.text.place(found.span))
+        Error::new(Code::NOT_SUPPORTED, format!("{what} is not supported yet"))
+            .at(self.text.place(found.span))
     }
 
     fn legacy(&self, old: &str, new: &str) -> Error {
         let found = self.parser.peek_token_ref();
-        Error::new(Code::NOT_SUPPORTED, format!("{old} is an old word")).hint(format!("write {new}")).at(self.text.place(found.span))
+        Error::new(Code::NOT_SUPPORTED, format!("{old} is an old word"))
+            .hint(format!("write {new}"))
+            .at(self.text.place(found.span))
     }
 }
 

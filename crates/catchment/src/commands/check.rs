@@ -10,7 +10,11 @@ use crate::arguments::{Arguments, ProjectArguments};
 use crate::show::Screen;
 use crate::wiring;
 
-pub(crate) async fn run(arguments: &Arguments, command: &ProjectArguments, screen: Screen) -> Result<ExitCode> {
+pub(crate) async fn run(
+    arguments: &Arguments,
+    command: &ProjectArguments,
+    screen: Screen,
+) -> Result<ExitCode> {
     let workspace = wiring::workspace(&command.project, arguments)?;
     let checked = workspace.check().await;
     if screen.json {
@@ -21,8 +25,12 @@ pub(crate) async fn run(arguments: &Arguments, command: &ProjectArguments, scree
             .datasets
             .iter()
             .map(|dataset| {
-                let reads: Vec<String> =
-                    dataset.flows.iter().flat_map(|flow| &flow.inputs).map(|input| input.name.clone()).collect();
+                let reads: Vec<String> = dataset
+                    .flows
+                    .iter()
+                    .flat_map(|flow| &flow.inputs)
+                    .map(|input| input.name.clone())
+                    .collect();
                 vec![dataset.name.to_string(), kind(dataset).to_owned(), reads.join(", ")]
             })
             .collect();

@@ -13,8 +13,10 @@ pub(crate) fn show(arguments: &Arguments, command: &ProjectArguments, screen: Sc
     let loaded = LoadedConfig::load(&command.project, &arguments.set)?;
     let values = loaded.values()?;
     if screen.json {
-        let all: Map<String, Value> =
-            values.into_iter().map(|(key, value, origin)| (key, json!({ "value": value, "origin": origin }))).collect();
+        let all: Map<String, Value> = values
+            .into_iter()
+            .map(|(key, value, origin)| (key, json!({ "value": value, "origin": origin })))
+            .collect();
         screen.json(&Value::Object(all));
         return Ok(ExitCode::SUCCESS);
     }

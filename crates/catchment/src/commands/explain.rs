@@ -12,7 +12,8 @@ use crate::show::Screen;
 pub(crate) fn run(code: Option<&str>, screen: Screen) -> Result<ExitCode> {
     let Some(wanted) = code else {
         if screen.json {
-            let all: Vec<_> = ALL_CODES.iter().map(|code| json!({ "code": code.id, "title": code.title })).collect();
+            let all: Vec<_> =
+                ALL_CODES.iter().map(|code| json!({ "code": code.id, "title": code.title })).collect();
             screen.json(&json!(all));
         } else {
             let rows: Vec<Vec<String>> =

@@ -10,7 +10,11 @@ use crate::arguments::{Arguments, HistoryArguments};
 use crate::show::Screen;
 use crate::wiring;
 
-pub(crate) async fn run(arguments: &Arguments, command: &HistoryArguments, screen: Screen) -> Result<ExitCode> {
+pub(crate) async fn run(
+    arguments: &Arguments,
+    command: &HistoryArguments,
+    screen: Screen,
+) -> Result<ExitCode> {
     let workspace = wiring::workspace(&command.project, arguments)?;
     let schema = &workspace.project.config.config.project.schema;
     let name = TableName::parse(&command.table, schema)

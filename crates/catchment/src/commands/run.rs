@@ -77,14 +77,17 @@ impl Progress for Lines {
                 bar.set_message(format!("{} rows, batch {}", format_count(*rows), batch.position));
             });
         } else if !self.screen.json {
-            let what = format!("{} batch {}: {} rows", batch.flow, batch.position, format_count(batch.rows_out));
+            let what =
+                format!("{} batch {}: {} rows", batch.flow, batch.position, format_count(batch.rows_out));
             self.screen.line(format!("published {what}, version {}", batch.version));
         }
     }
 
     fn retrying(&self, flow: &FlowName, error: &Error) {
         if self.screen.is_watched() {
-            self.with_bar(flow.as_str(), |bar, _| bar.set_message(format!("trying again: {}", error.message())));
+            self.with_bar(flow.as_str(), |bar, _| {
+                bar.set_message(format!("trying again: {}", error.message()))
+            });
         } else if !self.screen.json {
             self.screen.note(format!("{flow} is tried again: {}", error.one_line()));
         }
@@ -121,31 +124,45 @@ fn show_table(report: &RunReport, screen: Screen) {
         screen.note(screen.error_text(error));
     }
     for outcome in report.datasets.iter().filter(|outcome| outcome.status == DatasetStatus::Skipped) {
-        screen.note(format!("\n{} was skipped: {}", outcome.dataset, outcome.error.as_deref().unwrap_or_default()));
+        screen.note(format!(
+            "\n{} was skipped: {}",
+            outcome.dataset,
+            outcome.error.as_deref().unwrap_or_default()
+        ));
     }
     for (dataset, path, reason) in &report.broken {
         screen.note(format!("\nC3001: {dataset} could not read file \"{path}\": {reason}"));
     }
     for (dataset, path) in &report.changed {
-        screen.note(format!("\nC3004: {dataset} does not read file \"{path}\" again, which changed after it was read"));
+        screen.note(format!(
+            "\nC3004: {dataset} does not read file \"{path}\" again, which changed after it was read"
+        ));
     }
     let counted = report.datasets.iter().filter(|outcome| outcome.quarantined > 0);
     for outcome in counted {
         let quarantine = outcome.dataset.quarantine();
-        screen.note(format!("\n{} rows or files in quarantine: SELECT * FROM {quarantine}", outcome.quarantined));
+        screen.note(format!(
+            "\n{} rows or files in quarantine: SELECT * FROM {quarantine}",
+            outcome.quarantined
+        ));
     }
     screen.line(format!("\n{}", summary(report)));
 }
 
 fn summary(report: &RunReport) -> String {
     let count = |status| report.datasets.iter().filter(|outcome| outcome.status == status).count();
-    let parts: Vec<String> = [DatasetStatus::Updated, DatasetStatus::UpToDate, DatasetStatus::Failed, DatasetStatus::Skipped]
-        .into_iter()
-        .filter(|status| count(*status) > 0)
-        .map(|status| format!("{} {status}", count(status)))
-        .collect();
+    let parts: Vec<String> =
+        [DatasetStatus::Updated, DatasetStatus::UpToDate, DatasetStatus::Failed, DatasetStatus::Skipped]
+            .into_iter()
+            .filter(|status| count(*status) > 0)
+            .map(|status| format!("{} {status}", count(status)))
+            .collect();
     let micros = report.run.finished_at.unwrap_or(report.run.started_at) - report.run.started_at;
-    format!("{} in {:.1} s", if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") }, micros as f64 / 1e6)
+    format!(
+        "{} in {:.1} s",
+        if parts.is_empty() { "nothing to do".to_owned() } else { parts.join(", ") },
+        micros as f64 / 1e6
+    )
 }
 
 fn show_json(report: &RunReport, screen: Screen) {
@@ -154,7 +171,10 @@ fn show_json(report: &RunReport, screen: Screen) {
         .iter()
         .map(|(dataset, path, reason)| json!({ "dataset": dataset.to_string(), "path": path, "reason": reason }))
         .collect();
-    let changed: Vec<_> =
-        report.changed.iter().map(|(dataset, path)| json!({ "dataset": dataset.to_string(), "path": path })).collect();
+    let changed: Vec<_> = report
+        .changed
+        .iter()
+        .map(|(dataset, path)| json!({ "dataset": dataset.to_string(), "path": path }))
+        .collect();
     screen.json(&json!({ "run": report.run, "datasets": report.datasets, "broken_files": broken, "changed_files": changed }));
 }

@@ -41,8 +41,9 @@ pub(crate) async fn run(arguments: &Arguments, command: &SqlArguments, screen: S
     let text = match (&command.query, &command.file) {
         (Some(query), _) => SqlText::new("query", query.clone()),
         (None, Some(path)) => {
-            let text = std::fs::read_to_string(path)
-                .map_err(|error| Error::new(Code::INPUT_OUTPUT, format!("could not read {path:?}")).because(error))?;
+            let text = std::fs::read_to_string(path).map_err(|error| {
+                Error::new(Code::INPUT_OUTPUT, format!("could not read {path:?}")).because(error)
+            })?;
             SqlText::new(path.display().to_string(), text)
         }
         (None, None) => return session.prompt().await,
@@ -114,10 +115,9 @@ impl Session<'_> {
                 _ => None,
             })
             .collect();
-        self.workspace
-            .project
-            .table_name(&parts)
-            .ok_or_else(|| Error::new(Code::NAME_INVALID, "a table's name should follow").at(text.place(tokens[0].span)))
+        self.workspace.project.table_name(&parts).ok_or_else(|| {
+            Error::new(Code::NAME_INVALID, "a table's name should follow").at(text.place(tokens[0].span))
+        })
     }
 
     fn show_tables(&self) -> Result<()> {
@@ -169,9 +169,14 @@ impl Session<'_> {
                     }
                 }
                 self.screen.line(self.screen.rows(&rows));
-                let left_out = if count > SHOWN_ROWS { ", the rest is left out: use --csv or --json" } else { "" };
+                let left_out =
+                    if count > SHOWN_ROWS { ", the rest is left out: use --csv or --json" } else { "" };
                 let noun = if count == 1 { "row" } else { "rows" };
-                self.screen.note(format!("{} {noun} in {:.3} s{left_out}", format_count(count as u64), started.elapsed().as_secs_f64()));
+                self.screen.note(format!(
+                    "{} {noun} in {:.3} s{left_out}",
+                    format_count(count as u64),
+                    started.elapsed().as_secs_f64()
+                ));
             }
             Format::Csv => {
                 let mut writer = WriterBuilder::new().with_header(true).build(std::io::stdout());
@@ -193,7 +198,9 @@ impl Session<'_> {
     }
 
     async fn prompt(&self) -> Result<ExitCode> {
-        let failed = |error: ReadlineError| Error::new(Code::INPUT_OUTPUT, "could not read from the terminal").because(error);
+        let failed = |error: ReadlineError| {
+            Error::new(Code::INPUT_OUTPUT, "could not read from the terminal").because(error)
+        };
         let mut editor = DefaultEditor::new().map_err(failed)?;
         let history = self.workspace.project.config.data().join("history");
         // A prompt without its history still works.

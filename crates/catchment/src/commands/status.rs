@@ -9,7 +9,11 @@ use crate::arguments::{Arguments, ProjectArguments};
 use crate::show::Screen;
 use crate::wiring;
 
-pub(crate) async fn run(arguments: &Arguments, command: &ProjectArguments, screen: Screen) -> Result<ExitCode> {
+pub(crate) async fn run(
+    arguments: &Arguments,
+    command: &ProjectArguments,
+    screen: Screen,
+) -> Result<ExitCode> {
     let workspace = wiring::workspace(&command.project, arguments)?;
     let outcomes = workspace.store.outcomes()?;
     let batches = workspace.store.batches(usize::MAX)?;
@@ -38,7 +42,8 @@ pub(crate) async fn run(arguments: &Arguments, command: &ProjectArguments, scree
     };
     let head = ["DATASET", "STATUS", "VERSION", "LAST COMMIT", "ERROR"];
     let keys = ["dataset", "status", "version", "committed_at", "error"];
-    let cells: Vec<Vec<String>> = rows.iter().map(|row| keys.iter().map(|key| text(&row[*key])).collect()).collect();
+    let cells: Vec<Vec<String>> =
+        rows.iter().map(|row| keys.iter().map(|key| text(&row[*key])).collect()).collect();
     screen.line(screen.table(&head, &cells, &[2]));
     Ok(ExitCode::SUCCESS)
 }

@@ -136,7 +136,9 @@ pub(crate) fn python() -> Option<PathBuf> {
         Some(path) => Some(path.into()),
         None => {
             assert!(std::env::var_os("CI").is_none(), "CATCHMENT_TEST_PYTHON is not set");
-            eprintln!("skipped: set CATCHMENT_TEST_PYTHON, as scripts/test does, to compare with other readers");
+            eprintln!(
+                "skipped: set CATCHMENT_TEST_PYTHON, as scripts/test does, to compare with other readers"
+            );
             None
         }
     }

@@ -1,0 +1,146 @@
+//! Kills at every step of the protocol, at random, and on a disk that forgets: all rows once, always.
+
+mod disk;
+
+use catchment_core::FaultPoint;
+use serde_json::json;
+
+use crate::crash::disk::Disk;
+use crate::project::Project;
+
+/// Streams, a join with a view, quarantine, and upkeep after every few versions.
+const PIPELINE: &str = "
+CREATE STREAMING TABLE raw.events AS
+  SELECT id, amount, _metadata.file_name AS file
+  FROM STREAM read_files('in', format => 'json', schema => 'id BIGINT, amount BIGINT', maxFilesPerTrigger => 2);
+CREATE STREAMING TABLE curated.events PARTITIONED BY (odd) AS
+  SELECT id, amount, id % 2 = 1 AS odd FROM STREAM raw.events;
+CREATE MATERIALIZED VIEW enriched.totals AS
+  SELECT odd, count(*) AS events, sum(amount) AS amount FROM curated.events GROUP BY odd;
+";
+
+const CONFIG: &str = "
+[engine]
+threads = 1
+retries = 0
+[maintenance]
+checkpoint_after = 3
+minimum_files = 2
+kept_plans = 2
+";
+
+/// A project that is killed over and over.
+struct Victim {
+    project: Project,
+    disk: Option<Disk>,
+    /// Files written so far; each holds three good records and a bad one.
+    files: u64,
+}
+
+impl Victim {
+    fn new(forgets: bool) -> Self {
+        let project = Project::new(PIPELINE);
+        project.write("catchment.toml", CONFIG);
+        let disk = forgets.then(|| Disk::new(project.path()));
+        Self { project, disk, files: 0 }
+    }
+
+    fn add_work(&mut self) {
+        for _ in 0..3 {
+            let first = self.files * 3;
+            let records: String =
+                (first..first + 3).map(|id| format!("{{\"id\":{id},\"amount\":{}}}\n", id * 7)).collect();
+            self.project.write(&format!("in/{:05}.jsonl", self.files), format!("{records}not a record\n"));
+            self.files += 1;
+        }
+    }
+
+    /// Runs with a fault and new work at hand until the fault has happened.
+    fn kill_at(&mut self, fault: &str) {
+        for _ in 0..8 {
+            self.add_work();
+            let mut command = self.project.command(&["run", "--json"]);
+            command.env("CATCHMENT_FAULT", fault);
+            if let Some(disk) = &self.disk {
+                disk.settle();
+                disk.below(&mut command);
+            }
+            let output = command.output().unwrap();
+            // A killed process has no exit code.
+            if output.status.code().is_none() {
+                if let Some(disk) = &self.disk {
+                    disk.lose_power();
+                }
+                self.recover(fault);
+                return;
+            }
+            assert_eq!(output.status.code(), Some(2), "{fault}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        panic!("{fault} never happened");
+    }
+
+    /// Runs on as if nothing had been; every record must then be there once.
+    fn recover(&self, fault: &str) {
+        let recovered = self.project.call(&["run", "--json"]);
+        assert!(matches!(recovered.code, Some(0 | 2)), "after {fault}: {}\n{}", recovered.out, recovered.err);
+        let rows = self.files * 3;
+        let sum = (0..rows).sum::<u64>() * 7;
+        let all = "SELECT
+            (SELECT count(*) FROM raw.events) AS raw, (SELECT count(DISTINCT id) FROM raw.events) AS ids,
+            (SELECT count(*) FROM curated.events) AS curated, (SELECT sum(amount) FROM curated.events) AS amount,
+            (SELECT CAST(sum(events) AS BIGINT) FROM enriched.totals) AS events,
+            (SELECT count(*) FROM raw.events__quarantine) AS bad,
+            (SELECT count(DISTINCT file_path) FROM raw.events__quarantine) AS bad_files,
+            (SELECT count(*) FROM system.files) AS files,
+            (SELECT CAST(sum(rows_out) AS BIGINT) FROM system.flows WHERE flow = 'curated.events') AS books";
+        let expected = json!([{
+            "raw": rows, "ids": rows, "curated": rows, "amount": sum, "events": rows,
+            "bad": self.files, "bad_files": self.files, "files": self.files, "books": rows,
+        }]);
+        assert_eq!(self.project.query(all), expected, "after {fault}");
+    }
+}
+
+/// A kill at every point and a number of seeded ones at any point; at least fifty in all.
+fn survive_all(forgets: bool, seeds: std::ops::Range<u64>) {
+    let mut victim = Victim::new(forgets);
+    // A table is created only once.
+    victim.kill_at("table-created:1:abort");
+    for point in FaultPoint::ALL.iter().filter(|point| **point != FaultPoint::TableCreated) {
+        victim.kill_at(&format!("{point}:1:abort"));
+    }
+    for seed in seeds {
+        // SplitMix64 again: any seed gives a step somewhere in a run.
+        let mixed = (seed ^ 0x5bd1_e995).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 33;
+        victim.kill_at(&format!("any:{}:abort", 1 + mixed % 60));
+    }
+}
+
+#[test]
+fn no_kill_at_any_step_loses_or_repeats_a_row() {
+    survive_all(false, 0..34);
+}
+
+#[test]
+fn no_power_cut_at_any_step_loses_or_repeats_a_row() {
+    survive_all(true, 100..134);
+}
+
+#[test]
+fn a_step_that_fails_is_tried_again() {
+    for point in FaultPoint::ALL {
+        let project = Project::new(PIPELINE);
+        project.write("catchment.toml", CONFIG.replace("retries = 0", "retries = 2"));
+        let mut victim = Victim { project, disk: None, files: 0 };
+        victim.add_work();
+        let mut command = victim.project.command(&["run", "--json"]);
+        // The first file renamed is the lease's, which comes before any dataset.
+        let nth = if *point == FaultPoint::FileRenamed { 5 } else { 1 };
+        command.env("CATCHMENT_FAULT", format!("{point}:{nth}:fail"));
+        let code = command.output().unwrap().status.code();
+        // Taking the lease comes before any dataset; all else is a step of one and is repeated.
+        let expected = if *point == FaultPoint::LeaseTaken { 1 } else { 2 };
+        assert_eq!(code, Some(expected), "{point}");
+        victim.recover(point.name());
+    }
+}

@@ -1,0 +1,91 @@
+/* A disk that forgets: loaded below a process, it notes what each fsync made durable.
+ *
+ * Files and folders are known by inode and time of birth, since inodes are used again. fsync of a
+ * file keeps a copy of its content, fsync of a folder the names in it. What was written and not
+ * synced, or named in a folder that was not synced, is not there after the "power cut": the
+ * test then builds the folder again from what was kept.
+ */
+#define _GNU_SOURCE
+#include <dirent.h>
+#include <dlfcn.h>
+#include <fcntl.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <unistd.h>
+
+static int key_of(int folder, const char *name, int flags, char *key, size_t size, int *is_folder) {
+  struct statx s;
+  if (statx(folder, name, flags | AT_SYMLINK_NOFOLLOW, STATX_INO | STATX_TYPE | STATX_BTIME, &s) != 0) return -1;
+  long long sec = 0;
+  unsigned nsec = 0;
+  if (s.stx_mask & STATX_BTIME) { sec = s.stx_btime.tv_sec; nsec = s.stx_btime.tv_nsec; }
+  snprintf(key, size, "%llu-%lld.%09u", (unsigned long long)s.stx_ino, sec, nsec);
+  *is_folder = S_ISDIR(s.stx_mode);
+  return 0;
+}
+
+static void keep_file(int fd, const char *state, const char *key) {
+  char path[PATH_MAX], temporary[PATH_MAX], source[64], buffer[65536];
+  snprintf(path, sizeof path, "%s/files/%s", state, key);
+  snprintf(temporary, sizeof temporary, "%s.%ld", path, (long)syscall(SYS_gettid));
+  snprintf(source, sizeof source, "/proc/self/fd/%d", fd);
+  int from = open(source, O_RDONLY), to = open(temporary, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+  ssize_t n;
+  if (from >= 0 && to >= 0) while ((n = read(from, buffer, sizeof buffer)) > 0) if (write(to, buffer, n) != n) abort();
+  if (from >= 0) close(from);
+  if (to >= 0) close(to);
+  rename(temporary, path);
+}
+
+static void keep_folder(int fd, const char *state, const char *key) {
+  char path[PATH_MAX], temporary[PATH_MAX], child[96], source[64];
+  snprintf(path, sizeof path, "%s/folders/%s", state, key);
+  snprintf(temporary, sizeof temporary, "%s.%ld", path, (long)syscall(SYS_gettid));
+  snprintf(source, sizeof source, "/proc/self/fd/%d", fd);
+  DIR *folder = opendir(source);
+  FILE *to = fopen(temporary, "w");
+  struct dirent *entry;
+  if (folder && to) while ((entry = readdir(folder))) {
+    int is_folder;
+    if (!strcmp(entry->d_name, ".") || !strcmp(entry->d_name, "..")) continue;
+    if (key_of(dirfd(folder), entry->d_name, 0, child, sizeof child, &is_folder) == 0)
+      fprintf(to, "%c %s %s\n", is_folder ? 'd' : 'f', child, entry->d_name);
+  }
+  if (folder) closedir(folder);
+  if (to) fclose(to);
+  rename(temporary, path);
+}
+
+static void synced(int fd) {
+  const char *state = getenv("SHIM_STATE"), *root = getenv("SHIM_ROOT");
+  char link[64], path[PATH_MAX], key[96];
+  int is_folder;
+  if (!state || !root) return;
+  snprintf(link, sizeof link, "/proc/self/fd/%d", fd);
+  ssize_t n = readlink(link, path, sizeof path - 1);
+  if (n < 0) return;
+  path[n] = 0;
+  if (strncmp(path, root, strlen(root)) != 0) return;
+  if (key_of(fd, "", AT_EMPTY_PATH, key, sizeof key, &is_folder) != 0) return;
+  if (is_folder) keep_folder(fd, state, key); else keep_file(fd, state, key);
+}
+
+int fsync(int fd) {
+  static int (*real)(int);
+  if (!real) real = dlsym(RTLD_NEXT, "fsync");
+  int result = real(fd);
+  if (result == 0) synced(fd);
+  return result;
+}
+
+int fdatasync(int fd) {
+  static int (*real)(int);
+  if (!real) real = dlsym(RTLD_NEXT, "fdatasync");
+  int result = real(fd);
+  if (result == 0) synced(fd);
+  return result;
+}
