@@ -1,2 +1,55 @@
-//! x
-fn main() {}
+//! Tasks of the repository: `cargo xtask tidy | generate | crash | mutate | bench`.
+//!
+//! **Never**: links a crate of the product; it runs the built program as a user would.
+
+mod bench;
+mod crash;
+mod generate;
+mod mutate;
+mod repository;
+mod tidy;
+
+use std::process::ExitCode;
+
+type Outcome = Result<(), Box<dyn std::error::Error>>;
+
+const HELP: &str = "cargo xtask TASK
+
+  tidy                      house rules: crate edges, file length, head lines, features, error pages
+  generate [--check]        pages made from the program: error pages, command line
+  crash --kills N           kills and power cuts at random steps; each must lose and repeat nothing
+  mutate                    takes safety out of the code, one piece at a time; a named test must fail
+  bench lakehouse [--rows N]   raw to curated beside DuckDB
+  bench commits [--commits N]  whether commits to one table get slower
+";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let outcome = match words.as_slice() {
+        ["tidy"] => tidy::run(),
+        ["generate"] => generate::run(false),
+        ["generate", "--check"] => generate::run(true),
+        ["crash", rest @ ..] => crash::run(number(rest, "--kills", 100)),
+        ["mutate"] => mutate::run(),
+        ["bench", "lakehouse", rest @ ..] => bench::lakehouse(number(rest, "--rows", 1_000_000)),
+        ["bench", "commits", rest @ ..] => bench::commits(number(rest, "--commits", 100_000)),
+        _ => {
+            eprint!("{HELP}");
+            return ExitCode::from(2);
+        }
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("xtask: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// The number that follows a flag.
+fn number(words: &[&str], flag: &str, otherwise: u64) -> u64 {
+    let value = words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1));
+    value.and_then(|value| value.parse().ok()).unwrap_or(otherwise)
+}

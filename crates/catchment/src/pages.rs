@@ -1,2 +1,45 @@
-//! x
-pub(crate) const PAGES: &[(&str, &str)] = &[];
+//! The pages of the error codes, made by `cargo xtask generate`.
+
+/// Each code and its page.
+#[rustfmt::skip]
+pub(crate) const PAGES: &[(&str, &str)] = &[
+    ("C1001", include_str!("../../../docs/errors/C1001.md")),
+    ("C1002", include_str!("../../../docs/errors/C1002.md")),
+    ("C1003", include_str!("../../../docs/errors/C1003.md")),
+    ("C1004", include_str!("../../../docs/errors/C1004.md")),
+    ("C2001", include_str!("../../../docs/errors/C2001.md")),
+    ("C2002", include_str!("../../../docs/errors/C2002.md")),
+    ("C2003", include_str!("../../../docs/errors/C2003.md")),
+    ("C2004", include_str!("../../../docs/errors/C2004.md")),
+    ("C2005", include_str!("../../../docs/errors/C2005.md")),
+    ("C2006", include_str!("../../../docs/errors/C2006.md")),
+    ("C2007", include_str!("../../../docs/errors/C2007.md")),
+    ("C2008", include_str!("../../../docs/errors/C2008.md")),
+    ("C2009", include_str!("../../../docs/errors/C2009.md")),
+    ("C2010", include_str!("../../../docs/errors/C2010.md")),
+    ("C2011", include_str!("../../../docs/errors/C2011.md")),
+    ("C2012", include_str!("../../../docs/errors/C2012.md")),
+    ("C2013", include_str!("../../../docs/errors/C2013.md")),
+    ("C2014", include_str!("../../../docs/errors/C2014.md")),
+    ("C2015", include_str!("../../../docs/errors/C2015.md")),
+    ("C3001", include_str!("../../../docs/errors/C3001.md")),
+    ("C3002", include_str!("../../../docs/errors/C3002.md")),
+    ("C3003", include_str!("../../../docs/errors/C3003.md")),
+    ("C3004", include_str!("../../../docs/errors/C3004.md")),
+    ("C3005", include_str!("../../../docs/errors/C3005.md")),
+    ("C4001", include_str!("../../../docs/errors/C4001.md")),
+    ("C4002", include_str!("../../../docs/errors/C4002.md")),
+    ("C4003", include_str!("../../../docs/errors/C4003.md")),
+    ("C4004", include_str!("../../../docs/errors/C4004.md")),
+    ("C4005", include_str!("../../../docs/errors/C4005.md")),
+    ("C4006", include_str!("../../../docs/errors/C4006.md")),
+    ("C4007", include_str!("../../../docs/errors/C4007.md")),
+    ("C4008", include_str!("../../../docs/errors/C4008.md")),
+    ("C4009", include_str!("../../../docs/errors/C4009.md")),
+    ("C4010", include_str!("../../../docs/errors/C4010.md")),
+    ("C5001", include_str!("../../../docs/errors/C5001.md")),
+    ("C5002", include_str!("../../../docs/errors/C5002.md")),
+    ("C5003", include_str!("../../../docs/errors/C5003.md")),
+    ("C9001", include_str!("../../../docs/errors/C9001.md")),
+    ("C9002", include_str!("../../../docs/errors/C9002.md")),
+];

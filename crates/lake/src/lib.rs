@@ -32,7 +32,7 @@ pub use layout::{Layout, OWN_FOLDER};
 pub use lease::{Lease, RENEW_MILLIS};
 pub use log::{BATCH_KEY, Entry, OWNER_APPLICATION};
 pub use maintain::{Maintenance, MaintenanceOptions};
-pub use merge::Merge;
+pub use merge::{Merge, merge_planner};
 pub use schema::{parse_schema_text, schema_text, storable_schema, to_stored};
 pub use store::DurableStore;
 pub use table::{Snapshot, Table};

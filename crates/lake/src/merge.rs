@@ -5,8 +5,10 @@ use std::sync::Arc;
 use catchment_core::{Code, Error, Result};
 use datafusion::dataframe::DataFrame;
 use datafusion::execution::SessionState;
+use datafusion::execution::context::QueryPlanner;
 use datafusion::prelude::{Expr, col};
 use deltalake::DeltaTableError;
+use deltalake::delta_datafusion::planner::DeltaPlanner;
 use deltalake::kernel::Transaction;
 use deltalake::kernel::transaction::CommitProperties;
 use serde_json::json;
@@ -107,6 +109,12 @@ impl TableWriter {
             .with_application_transactions(transactions)
             .with_metadata([(BATCH_KEY.to_owned(), json!(publication.batch))])
     }
+}
+
+/// The query planner that a session needs to run a merge.
+#[must_use]
+pub fn merge_planner() -> Arc<dyn QueryPlanner + Send + Sync> {
+    DeltaPlanner::new()
 }
 
 fn column(side: &str, name: &str) -> Expr {

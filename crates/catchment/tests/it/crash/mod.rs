@@ -126,6 +126,20 @@ fn no_power_cut_at_any_step_loses_or_repeats_a_row() {
     survive_all(true, 100..134);
 }
 
+/// As many kills as `cargo xtask crash` asks for, every other one a power cut.
+#[test]
+#[ignore = "thousands of kills take hours: cargo xtask crash runs them"]
+#[expect(clippy::disallowed_methods, reason = "the task tells how many kills it wants")]
+fn many() {
+    let kills: u64 = std::env::var("CATCHMENT_KILLS").unwrap().parse().unwrap();
+    for round in 0..kills.div_ceil(100) {
+        let seeds = round * 50 + 1_000..round * 50 + 1_036;
+        survive_all(false, seeds.clone());
+        survive_all(true, seeds);
+        println!("{} kills survived", (round + 1) * 100);
+    }
+}
+
 #[test]
 fn a_step_that_fails_is_tried_again() {
     for point in FaultPoint::ALL {

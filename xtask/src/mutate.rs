@@ -1,0 +1,102 @@
+//! Takes safety out of the code, one piece at a time, and sees a named test turn red.
+
+use std::process::Command;
+
+use crate::Outcome;
+use crate::repository::root;
+
+struct Mutation {
+    name: &'static str,
+    file: &'static str,
+    find: &'static str,
+    replace: &'static str,
+    /// The package and the test that must fail.
+    test: (&'static str, &'static str),
+}
+
+const MUTATIONS: &[Mutation] = &[
+    Mutation {
+        name: "the position comparison",
+        file: "crates/lake/src/writer.rs",
+        find: "Ok(standing.is_some_and(|standing| standing >= *position))",
+        replace: "Ok(standing.is_some_and(|standing| standing >= *position) && false)",
+        test: ("catchment-lake", "tests::a_position_is_published_once"),
+    },
+    Mutation {
+        name: "the empty commit",
+        file: "crates/lake/src/merge.rs",
+        find: "self.commit(&mut tip, draft, &marks).await",
+        replace: "{ let _ = draft; Ok(Outcome::AlreadyPublished) }",
+        test: ("catchment-lake", "tests::a_merge_that_changes_nothing_still_commits_the_position"),
+    },
+    Mutation {
+        name: "the sync of a file",
+        file: "crates/lake/src/store.rs",
+        find: "            file.sync_all()?;\n            if create_only",
+        replace: "            if create_only",
+        test: ("catchment", "crash::no_power_cut_at_any_step_loses_or_repeats_a_row"),
+    },
+    Mutation {
+        name: "the sync of a folder",
+        file: "crates/lake/src/store.rs",
+        find: "        File::open(folder)?.sync_all()?;\n",
+        replace: "",
+        test: ("catchment", "crash::no_power_cut_at_any_step_loses_or_repeats_a_row"),
+    },
+    Mutation {
+        name: "the lease check",
+        file: "crates/lake/src/writer.rs",
+        find: "if generation.is_some_and(|generation| generation > ours) {",
+        replace: "if generation.is_some_and(|generation| generation > ours && false) {",
+        test: ("catchment-lake", "tests::a_former_owner_cannot_commit"),
+    },
+    Mutation {
+        name: "the look at an unknown outcome",
+        file: "crates/lake/src/writer.rs",
+        find: "                    Some(_) => {}\n                    None => return Err(error),",
+        replace: "                    Some(_) | None => return Err(error),",
+        test: ("catchment-lake", "tests::an_error_after_a_durable_commit_is_not_a_failure"),
+    },
+];
+
+pub(crate) fn run() -> Outcome {
+    let mut survived = Vec::new();
+    for mutation in MUTATIONS {
+        let path = root().join(mutation.file);
+        let original = std::fs::read_to_string(&path)?;
+        if original.matches(mutation.find).count() != 1 {
+            return Err(format!(
+                "{}: {:?} does not stand once in {}",
+                mutation.name, mutation.find, mutation.file
+            )
+            .into());
+        }
+        std::fs::write(&path, original.replace(mutation.find, mutation.replace))?;
+        let (package, test) = mutation.test;
+        let output = Command::new("cargo")
+            .args(["test", "--quiet", "--package", package, "--", "--exact", test])
+            .current_dir(root())
+            .output();
+        std::fs::write(&path, &original)?;
+        let output = output?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        if output.status.success() {
+            survived.push(mutation.name);
+            println!("SURVIVED  {}", mutation.name);
+        } else if text.contains(&format!("{test} ... FAILED")) || text.contains("test result: FAILED") {
+            println!("caught    {} by {test}", mutation.name);
+        } else {
+            return Err(format!(
+                "{}: did not build: {}",
+                mutation.name,
+                String::from_utf8_lossy(&output.stderr)
+            )
+            .into());
+        }
+    }
+    if survived.is_empty() {
+        Ok(())
+    } else {
+        Err(format!("no test noticed that {} was gone", survived.join(", ")).into())
+    }
+}
