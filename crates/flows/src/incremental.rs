@@ -26,7 +26,7 @@ fn visit(plan: &LogicalPlan, streams: &BTreeSet<String>) -> Result<bool> {
         refuse_subqueries(&expr, streams)?;
     }
     let refuse = |what: &str| {
-        Err(Error::new(Code::NOT_SUPPORTED, format!("{what} over a stream is not supported yet"))
+        Err(Error::new(Code::NOT_SUPPORTED, format!("{what} is not supported yet"))
             .hint("make the dataset a MATERIALIZED VIEW over the table, or take STREAM away"))
     };
     match plan {
@@ -50,14 +50,14 @@ fn visit(plan: &LogicalPlan, streams: &BTreeSet<String>) -> Result<bool> {
                 | JoinType::RightAnti
                 | JoinType::RightMark,
             ) => {}
-            (_, kind) => return refuse(&format!("a {kind} join that keeps rows of the table")),
+            (_, kind) => return refuse(&format!("a {kind} join of a stream that keeps rows of the table")),
         },
-        LogicalPlan::Aggregate(_) if any => return refuse("an aggregate"),
-        LogicalPlan::Distinct(_) if any => return refuse("DISTINCT"),
-        LogicalPlan::Window(_) if any => return refuse("a window function"),
-        LogicalPlan::Sort(_) if any => return refuse("ORDER BY"),
-        LogicalPlan::Limit(_) if any => return refuse("LIMIT"),
-        LogicalPlan::RecursiveQuery(_) if any => return refuse("a recursive query"),
+        LogicalPlan::Aggregate(_) if any => return refuse("an aggregate over a stream"),
+        LogicalPlan::Distinct(_) if any => return refuse("DISTINCT over a stream"),
+        LogicalPlan::Window(_) if any => return refuse("a window function over a stream"),
+        LogicalPlan::Sort(_) if any => return refuse("ORDER BY over a stream"),
+        LogicalPlan::Limit(_) if any => return refuse("LIMIT over a stream"),
+        LogicalPlan::RecursiveQuery(_) if any => return refuse("a recursive query over a stream"),
         _ => {}
     }
     Ok(any)

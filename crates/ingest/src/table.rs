@@ -42,7 +42,7 @@ impl TableSource {
         Self { table: lake.table(name), folder: lake.layout().table_folder(name), schema }
     }
 
-    async fn from_snapshot(
+    async fn next_of_snapshot(
         &self,
         version: u64,
         first: usize,
@@ -60,7 +60,7 @@ impl TableSource {
         Ok(Some(Range::Table { upto, files: rest.into_iter().take(taken).collect() }))
     }
 
-    async fn from_versions(
+    async fn next_of_versions(
         &self,
         standing: TableStanding,
         latest: u64,
@@ -135,7 +135,7 @@ impl Source for TableSource {
     async fn plan(&self, standing: &Standing, limits: Limits) -> Result<Option<Range>> {
         let latest = self.table.existing().await?;
         let Some(at) = standing.table else {
-            return self.from_snapshot(latest.version(), 0, &latest, limits).await;
+            return self.next_of_snapshot(latest.version(), 0, &latest, limits).await;
         };
         if at.snapshot {
             let first = if at.version == latest.version() {
@@ -143,11 +143,11 @@ impl Source for TableSource {
             } else {
                 self.table.at(at.version).await?
             };
-            if let Some(rest) = self.from_snapshot(at.version, at.last + 1, &first, limits).await? {
+            if let Some(rest) = self.next_of_snapshot(at.version, at.last + 1, &first, limits).await? {
                 return Ok(Some(rest));
             }
         }
-        self.from_versions(at, latest.version(), limits).await
+        self.next_of_versions(at, latest.version(), limits).await
     }
 
     fn read(&self, range: &Range, rejects: Arc<Rejects>) -> Result<Arc<dyn TableProvider>> {

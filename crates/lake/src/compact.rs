@@ -84,7 +84,7 @@ impl TableWriter {
         for file in files {
             let attempt =
                 || format!("could not read file {:?} of table \"{}\"", file.path, self.table().name());
-            let location = file.path.split('/').fold(self.root.clone(), |root, part| Path::join(root, part));
+            let location = file.path.split('/').fold(self.root.clone(), Path::join);
             // Only small files are joined, so one of them fits in memory.
             let found = self.store.get(&location).await.map_err(|error| storage_error(attempt(), error))?;
             let bytes = found.bytes().await.map_err(|error| storage_error(attempt(), error))?;

@@ -469,7 +469,9 @@ fn argument(arg: &FunctionArg, text: &SqlText, span: Span) -> Result<Argument> {
     };
     match literal {
         Some((value, at)) => {
-            Ok(Argument { name, value, span: at.filter(|at| at.start.line > 0).unwrap_or(span) })
+            // A named argument is pointed at by its name, another by its value.
+            let at = at.filter(|at| name.is_none() && at.start.line > 0);
+            Ok(Argument { name, value, span: at.unwrap_or(span) })
         }
         None => Err(Error::new(Code::OPTION_INVALID, format!("argument {arg} must be a literal"))
             .at(text.place(span))),

@@ -1,5 +1,13 @@
 //! The one integration-test binary: the program as users run it, and its tables as others read them.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    clippy::print_stderr,
+    clippy::print_stdout,
+    reason = "all of this binary is tests: a failure is a panic that says what was expected"
+)]
+
 mod bad_input;
 mod crash;
 mod examples;
