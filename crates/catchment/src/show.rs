@@ -3,7 +3,7 @@
 use std::io::{IsTerminal, Write};
 
 use catchment_core::{Error, caret};
-use comfy_table::{Attribute, Cell, CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table, presets};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::DataType;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -86,11 +86,7 @@ impl Screen {
     pub(crate) fn table(self, head: &[&str], rows: &[Vec<String>], numbers: &[usize]) -> String {
         let mut table = Table::new();
         table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
-        let title = |text: &&str| {
-            let cell = Cell::new(text);
-            if self.colours { cell.add_attribute(Attribute::Bold) } else { cell }
-        };
-        table.set_header(head.iter().map(title));
+        table.set_header(head.iter().copied().map(Cell::new));
         for row in rows {
             table.add_row(row);
         }
@@ -100,11 +96,10 @@ impl Screen {
             }
         }
         let text = table.to_string();
-        text.lines()
-            .map(|line| line.trim_end())
-            .map(|line| line.strip_prefix(' ').unwrap_or(line))
-            .collect::<Vec<_>>()
-            .join("\n")
+        let mut lines = text.lines().map(str::trim_end).map(|line| line.strip_prefix(' ').unwrap_or(line));
+        // Colours come last: they would count as width.
+        let first = lines.next().map(|line| self.paint(line, "1")).unwrap_or_default();
+        std::iter::once(first).chain(lines.map(str::to_owned)).collect::<Vec<_>>().join("\n")
     }
 
     /// Rows of a query as a table; numbers to the right, nulls told from empty text.

@@ -99,15 +99,9 @@ fn show_table(report: &RunReport, screen: Screen) {
         .datasets
         .iter()
         .map(|dataset| {
-            let style = match dataset.status {
-                DatasetStatus::Updated => "32",
-                DatasetStatus::UpToDate => "2",
-                DatasetStatus::Failed => "31;1",
-                DatasetStatus::Skipped => "33",
-            };
             vec![
                 dataset.dataset.to_string(),
-                screen.paint(dataset.status.as_str(), style),
+                dataset.status.to_string(),
                 format_count(dataset.rows_in),
                 format_count(dataset.rows_out),
                 format_count(dataset.quarantined),
@@ -118,7 +112,19 @@ fn show_table(report: &RunReport, screen: Screen) {
         .collect();
     let head = ["DATASET", "STATUS", "ROWS IN", "ROWS OUT", "QUARANTINED", "VERSION", "SECONDS"];
     screen.line("");
-    screen.line(screen.table(&head, &rows, &[2, 3, 4, 5, 6]));
+    let table = screen.table(&head, &rows, &[2, 3, 4, 5, 6]);
+    let mut lines = table.lines();
+    screen.line(lines.next().unwrap_or_default());
+    for (line, dataset) in lines.zip(&report.datasets) {
+        let style = match dataset.status {
+            DatasetStatus::Updated => "32",
+            DatasetStatus::UpToDate => "2",
+            DatasetStatus::Failed => "31;1",
+            DatasetStatus::Skipped => "33",
+        };
+        let status = dataset.status.as_str();
+        screen.line(line.replacen(&format!(" {status} "), &format!(" {} ", screen.paint(status, style)), 1));
+    }
     for (dataset, error) in &report.errors {
         screen.note(format!("\n{dataset} failed"));
         screen.note(screen.error_text(error));
