@@ -1,13 +1,11 @@
 //! Thousands of kills: the crash tests of the suite, with other seeds.
 
-use std::process::Command;
-
 use crate::Outcome;
-use crate::repository::root;
+use crate::repository::clean_command;
 
 /// Runs the crash tests with `kills` random kills, half of them power cuts.
 pub(crate) fn run(kills: u64) -> Outcome {
-    let status = Command::new("cargo")
+    let status = clean_command("cargo")
         .args([
             "test",
             "--package",
@@ -20,7 +18,6 @@ pub(crate) fn run(kills: u64) -> Outcome {
             "crash::many",
         ])
         .env("CATCHMENT_KILLS", kills.to_string())
-        .current_dir(root())
         .status()?;
     if status.success() {
         Ok(())

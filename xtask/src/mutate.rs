@@ -1,9 +1,7 @@
 //! Takes safety out of the code, one piece at a time, and sees a named test turn red.
 
-use std::process::Command;
-
 use crate::Outcome;
-use crate::repository::root;
+use crate::repository::{clean_command, root};
 
 struct Mutation {
     name: &'static str,
@@ -73,9 +71,8 @@ pub(crate) fn run() -> Outcome {
         }
         std::fs::write(&path, original.replace(mutation.find, mutation.replace))?;
         let (package, test) = mutation.test;
-        let output = Command::new("cargo")
+        let output = clean_command("cargo")
             .args(["test", "--quiet", "--package", package, "--", "--exact", test])
-            .current_dir(root())
             .output();
         std::fs::write(&path, &original)?;
         let output = output?;

@@ -18,15 +18,29 @@ pub(crate) fn files() -> Result<Vec<PathBuf>, Box<dyn std::error::Error>> {
     Ok(text.lines().map(PathBuf::from).filter(|path| root().join(path).exists()).collect())
 }
 
+/// A command in the root, without what the cargo that started this task has set for it: build scripts look at
+/// some of these variables, and would build everything anew.
+pub(crate) fn clean_command(program: &str) -> Command {
+    let mut command = Command::new(program);
+    command.current_dir(root());
+    for (name, _) in std::env::vars_os() {
+        let text = name.to_string_lossy();
+        if ["CARGO_PKG_", "CARGO_MANIFEST_"].iter().any(|prefix| text.starts_with(prefix)) {
+            command.env_remove(&name);
+        }
+    }
+    command
+}
+
 /// Runs a command in the root; its failure is an error.
 pub(crate) fn command(program: &str, arguments: &[&str]) -> Result<(), Box<dyn std::error::Error>> {
-    let status = Command::new(program).args(arguments).current_dir(root()).status()?;
+    let status = clean_command(program).args(arguments).status()?;
     if status.success() { Ok(()) } else { Err(format!("{program} {} failed", arguments.join(" ")).into()) }
 }
 
 /// Runs a command in the root and returns what it printed.
 pub(crate) fn output(program: &str, arguments: &[&str]) -> Result<String, Box<dyn std::error::Error>> {
-    let output = Command::new(program).args(arguments).current_dir(root()).output()?;
+    let output = clean_command(program).args(arguments).output()?;
     if !output.status.success() {
         let errors = String::from_utf8_lossy(&output.stderr).into_owned();
         return Err(format!("{program} {} failed: {errors}", arguments.join(" ")).into());
