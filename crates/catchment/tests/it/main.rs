@@ -4,7 +4,6 @@
     clippy::unwrap_used,
     clippy::panic,
     clippy::print_stderr,
-    clippy::print_stdout,
     reason = "all of this binary is tests: a failure is a panic that says what was expected"
 )]
 
