@@ -39,7 +39,7 @@ const MUTATIONS: &[Mutation] = &[
         file: "crates/lake/src/store.rs",
         find: "        File::open(folder)?.sync_all()?;\n",
         replace: "",
-        test: ("catchment", "crash::no_power_cut_at_any_step_loses_or_repeats_a_row"),
+        test: ("catchment", "crash::what_a_run_has_reported_survives_a_power_cut"),
     },
     Mutation {
         name: "the lease check",
@@ -72,23 +72,19 @@ pub(crate) fn run() -> Outcome {
         std::fs::write(&path, original.replace(mutation.find, mutation.replace))?;
         let (package, test) = mutation.test;
         let output = clean_command("cargo")
-            .args(["test", "--quiet", "--package", package, "--", "--exact", test])
+            .args(["nextest", "run", "--workspace", "--no-tests", "fail", "--filterset"])
+            .arg(format!("package(={package}) & test(={test})"))
             .output();
         std::fs::write(&path, &original)?;
         let output = output?;
-        let text = String::from_utf8_lossy(&output.stdout);
+        let text = String::from_utf8_lossy(&output.stderr);
         if output.status.success() {
             survived.push(mutation.name);
             println!("SURVIVED  {}", mutation.name);
-        } else if text.contains(&format!("{test} ... FAILED")) || text.contains("test result: FAILED") {
+        } else if text.contains("1 failed") || text.contains("1 timed out") {
             println!("caught    {} by {test}", mutation.name);
         } else {
-            return Err(format!(
-                "{}: did not build: {}",
-                mutation.name,
-                String::from_utf8_lossy(&output.stderr)
-            )
-            .into());
+            return Err(format!("{}: the test did not run: {text}", mutation.name,).into());
         }
     }
     if survived.is_empty() {

@@ -11,6 +11,7 @@ use catchment_ingest::files::{SeenFile, SeenFiles, SeenRun};
 use catchment_ingest::{Range, Standing, TableStanding};
 use catchment_lake::{Lake, Owner};
 
+use crate::passed::Passed;
 use crate::records::{BatchPlan, Records, StagedBatch};
 
 /// A file that a flow has taken.
@@ -128,7 +129,11 @@ pub(crate) async fn taken(lake: &Lake, flow: &FlowName, published: Option<Positi
     }
     // The last published plan is never removed.
     let last = records.plan(published).await?;
-    Ok(Taken { files: Arc::new(seen), tables: last.tables.clone(), last: Some(last) })
+    let (tables, versions) = match Passed::read(lake, flow, published).await? {
+        Some(passed) => (passed.tables, passed.versions),
+        None => (last.tables.clone(), last.versions.clone()),
+    };
+    Ok(Taken { files: Arc::new(seen), tables, versions, last: Some(last) })
 }
 
 /// What a flow has taken so far.
@@ -136,6 +141,8 @@ pub(crate) async fn taken(lake: &Lake, flow: &FlowName, published: Option<Positi
 pub(crate) struct Taken {
     pub(crate) files: Arc<SeenFiles>,
     pub(crate) tables: BTreeMap<String, TableStanding>,
+    /// Versions of other tables that hold the rows which the last batch read.
+    pub(crate) versions: BTreeMap<String, u64>,
     /// The plan of the last published batch.
     pub(crate) last: Option<BatchPlan>,
 }
@@ -150,6 +157,7 @@ impl Taken {
     pub(crate) fn add(&mut self, plan: BatchPlan, staged: &StagedBatch) {
         seen_by(&plan, staged).add_to(Arc::make_mut(&mut self.files));
         self.tables = plan.tables.clone();
+        self.versions = plan.versions.clone();
         self.last = Some(plan);
     }
 }

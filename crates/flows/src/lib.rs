@@ -4,6 +4,7 @@
 
 mod bookmarks;
 mod incremental;
+mod passed;
 mod quarantine;
 mod records;
 mod resume;

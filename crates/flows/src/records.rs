@@ -45,13 +45,13 @@ impl BatchPlan {
         !self.resets.is_empty()
     }
 
-    /// Whether another batch with this plan would give the same result.
+    /// Whether this plan would give the same result as `other`, whose tables had the same rows at `versions`.
     #[must_use]
-    pub fn same_input(&self, other: &BatchPlan) -> bool {
+    pub fn same_input(&self, other: &BatchPlan, versions: &BTreeMap<String, u64>) -> bool {
         !self.is_reset()
             && !other.is_reset()
             && self.ranges == other.ranges
-            && self.versions == other.versions
+            && self.versions == *versions
             && self.definition_hash == other.definition_hash
     }
 }
@@ -207,7 +207,7 @@ impl<'a> Records<'a> {
     }
 }
 
-fn to_json<T: Serialize>(record: &T) -> Result<Vec<u8>> {
+pub(crate) fn to_json<T: Serialize>(record: &T) -> Result<Vec<u8>> {
     serde_json::to_vec(record)
         .map_err(|error| Error::new(Code::INTERNAL, "could not write a record").because(error))
 }

@@ -56,4 +56,59 @@ mod tests {
         assert_eq!(resume(Some(at(7)), Some(reset), None), Resume::Stage(reset));
         assert_eq!(resume(Some(reset), Some(at(9)), Some(at(9))), Resume::Plan(reset.next()));
     }
+
+    /// What a process does to the records of a flow, a crash after each step.
+    #[derive(Debug, Clone, Copy, PartialEq)]
+    enum Step {
+        Plan(Position),
+        Compute(Position),
+        Commit(Position),
+        Reset,
+    }
+
+    proptest::proptest! {
+        /// Whatever steps processes took before they died, every batch is computed once, published once, and
+        /// in order; a full refresh at any moment begins a new epoch.
+        #[test]
+        fn any_crashes_lead_to_each_batch_once(moves in proptest::collection::vec(0_u8..8, 1..80)) {
+            let (mut published, mut plans, mut staged) = (None, Vec::new(), Vec::new());
+            let mut steps = Vec::new();
+            for choice in moves {
+                if choice == 7 && (published.is_some() || !plans.is_empty()) {
+                    let newest = published.max(plans.last().copied()).map_or(0, |at: Position| at.epoch);
+                    plans.push(Position::new(newest + 1, 0));
+                    steps.push(Step::Reset);
+                    continue;
+                }
+                match resume(published, plans.last().copied(), staged.last().copied()) {
+                    Resume::Plan(at) => {
+                        plans.push(at);
+                        steps.push(Step::Plan(at));
+                    }
+                    Resume::Stage(at) => {
+                        staged.push(at);
+                        steps.push(Step::Compute(at));
+                    }
+                    Resume::Publish(at) => {
+                        proptest::prop_assert!(published.is_none_or(|before| before < at));
+                        published = Some(at);
+                        steps.push(Step::Commit(at));
+                    }
+                }
+                plans.sort();
+            }
+            for (index, step) in steps.iter().enumerate() {
+                if let Step::Commit(at) = step {
+                    let before = &steps[..index];
+                    proptest::prop_assert!(before.contains(&Step::Compute(*at)));
+                    let others = steps.iter().filter(|other| *other == step || **other == Step::Compute(*at)).count();
+                    proptest::prop_assert_eq!(others, 2, "{:?}", steps);
+                    // Nothing is skipped: the one before it in its epoch was committed.
+                    if let Some(number) = at.number.checked_sub(1) {
+                        proptest::prop_assert!(before.contains(&Step::Commit(Position::new(at.epoch, number))));
+                    }
+                }
+            }
+        }
+    }
 }

@@ -11,6 +11,7 @@ use rand::Rng;
 use serde_json::json;
 
 use crate::bookmarks::{Taken, compact, taken};
+use crate::passed::{Passed, same_rows};
 use crate::quarantine::quarantine_spec;
 use crate::records::{BatchPlan, BatchSummary, Records, StagedBatch, StagedOutput};
 use crate::resume::{Resume, resume};
@@ -146,7 +147,9 @@ impl Runtime {
                 }
                 Resume::Plan(at) => {
                     self.lake().faults().reach(FaultPoint::BeforePlan)?;
-                    let Some(plan) = self.plan(spec, at, published, &taken, refresh).await? else { break };
+                    let Some(plan) = self.plan(spec, at, published, &mut taken, refresh).await? else {
+                        break;
+                    };
                     refresh = false;
                     let plan = records.write_plan(&self.owner, plan).await?;
                     self.lake().faults().reach(FaultPoint::PlanWritten)?;
@@ -186,7 +189,7 @@ impl Runtime {
         spec: &FlowSpec,
         at: Position,
         published: Option<Position>,
-        taken: &Taken,
+        taken: &mut Taken,
         refresh: bool,
     ) -> Result<Option<BatchPlan>> {
         let mut plan = BatchPlan {
@@ -202,6 +205,7 @@ impl Runtime {
             definition_hash: definition_hash(spec),
             definition: spec.definition.clone(),
         };
+        let known = taken.versions.clone();
         for input in &spec.inputs {
             let range = match &input.kind {
                 InputKind::Stream(source, limits) => {
@@ -214,8 +218,15 @@ impl Runtime {
                     None
                 }
                 InputKind::Table(name, None) => {
-                    plan.versions
-                        .insert(input.name.clone(), self.lake().table(name).existing().await?.version());
+                    let table = self.lake().table(name);
+                    let newest = table.existing().await?.version();
+                    plan.versions.insert(input.name.clone(), newest);
+                    if let Some(known) = taken.versions.get_mut(&input.name)
+                        && *known != newest
+                        && same_rows(&table, *known, newest).await?
+                    {
+                        *known = newest;
+                    }
                     None
                 }
             };
@@ -223,7 +234,9 @@ impl Runtime {
                 if let catchment_ingest::Range::Table { upto, .. } = &range {
                     plan.tables.insert(input.name.clone(), *upto);
                 }
-                plan.ranges.insert(input.name.clone(), range);
+                if !range.is_empty() {
+                    plan.ranges.insert(input.name.clone(), range);
+                }
             }
         }
         let due = match spec.kind {
@@ -234,9 +247,22 @@ impl Runtime {
                 published.is_none() || streams.iter().any(|input| plan.ranges.contains_key(&input.name))
             }
             FlowKind::AppendOnce => taken.last.as_ref().is_none_or(BatchPlan::is_reset),
-            FlowKind::Replace => refresh || taken.last.as_ref().is_none_or(|last| !plan.same_input(last)),
+            FlowKind::Replace => {
+                refresh || taken.last.as_ref().is_none_or(|last| !plan.same_input(last, &taken.versions))
+            }
         };
-        Ok(due.then_some(plan))
+        if due {
+            return Ok(Some(plan));
+        }
+        let before =
+            Passed { position: published, tables: std::mem::take(&mut taken.tables), versions: known };
+        taken.tables = plan.tables;
+        let after =
+            Passed { tables: taken.tables.clone(), versions: taken.versions.clone(), ..before.clone() };
+        if after != before {
+            after.write(&self.owner, &spec.name).await?;
+        }
+        Ok(None)
     }
 
     async fn stage(&self, spec: &FlowSpec, records: &Records<'_>, plan: &BatchPlan) -> Result<StagedBatch> {

@@ -109,7 +109,7 @@ impl Runtime {
         let table = match &input.kind {
             InputKind::Stream(source, _) | InputKind::Everything(source) => {
                 match plan.ranges.get(&input.name) {
-                    Some(range) => source.read(&without(range, broken), Arc::clone(rejects))?,
+                    Some(range) => source.read(&without(range, broken), Arc::clone(rejects), None)?,
                     None => Arc::new(datafusion::datasource::empty::EmptyTable::new(source.schema())),
                 }
             }

@@ -3,12 +3,14 @@
 //! **Never**: remembers how far a flow got (the flow's plans do), writes a table, or drops a record
 //! without telling.
 
+mod address;
 pub mod files;
 mod rejects;
 mod source;
 mod table;
 mod types;
 
+pub use address::{ADDRESS_COLUMN, Address, address_field, first_piece};
 pub use rejects::{Reject, RejectSink, Rejects, reject_schema};
 pub use source::{AddedFile, BrokenFile, Limits, Range, Source, Standing, TableStanding};
 pub use table::TableSource;

@@ -47,17 +47,25 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// The columns of its rows.
     fn schema(&self) -> SchemaRef;
 
-    /// The next range after what has been taken, `None` when there is nothing new.
+    /// The next range after what has been taken, `None` when there is nothing new. A range without rows
+    /// tells only that the standing may be moved on, so that it need not be looked for again.
     ///
     /// # Errors
     /// Returns errors of listing, and [`catchment_core::Code::NOT_APPEND_ONLY`] when taken rows changed.
     async fn plan(&self, standing: &Standing, limits: Limits) -> Result<Option<Range>>;
 
-    /// The rows of a range, as a table that can be scanned once per batch.
+    /// The rows of a range, as a table that can be scanned once per batch. With `first_piece` each row
+    /// carries its [`crate::Address`], the range's pieces being numbered from there; the rows of each
+    /// stream of a scan then come in the order of their addresses.
     ///
     /// # Errors
     /// Returns [`catchment_core::Code::INTERNAL`] for a range of another kind of source.
-    fn read(&self, range: &Range, rejects: Arc<Rejects>) -> Result<Arc<dyn TableProvider>>;
+    fn read(
+        &self,
+        range: &Range,
+        rejects: Arc<Rejects>,
+        first_piece: Option<u32>,
+    ) -> Result<Arc<dyn TableProvider>>;
 
     /// Pieces that were taken and have changed since, though they are not read again.
     ///
@@ -161,6 +169,24 @@ impl Range {
         match self {
             Range::Files { files } => Arc::make_mut(&mut standing.files).extend(files),
             Range::Table { upto, .. } => standing.table = Some(*upto),
+        }
+    }
+
+    /// How many pieces the range has.
+    #[must_use]
+    pub fn pieces(&self) -> usize {
+        match self {
+            Range::Files { files } => files.len(),
+            Range::Table { files, .. } => files.len(),
+        }
+    }
+
+    /// Whether the range holds no rows and only moves the standing on.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Range::Files { .. } => false,
+            Range::Table { files, .. } => files.is_empty(),
         }
     }
 

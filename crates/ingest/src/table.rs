@@ -1,25 +1,24 @@
 //! A table as a stream: the rows that its versions add, each once.
 
 use std::collections::BTreeMap;
-use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use catchment_core::{Code, Error, Result, TableName};
 use catchment_lake::{Add, Entry, Lake, Snapshot, Table};
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, new_null_array};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
-use datafusion::arrow::datatypes::{Field, SchemaRef};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::common::DataFusionError;
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::PartitionStream;
-use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
+use crate::address::{ADDRESS_COLUMN, address_field, consecutive};
+use crate::files::{Body, Cut, Failure, FileFormat, Unit, UnitQueue, parquet};
 use crate::rejects::Rejects;
 use crate::source::{AddedFile, Limits, Range, Source, Standing, TableStanding};
 
@@ -96,7 +95,12 @@ impl TableSource {
         }
         let taken = limits.take(found.iter().map(|(_, file)| file.size));
         found.truncate(taken);
-        let Some((upto, _)) = found.last() else { return Ok(None) };
+        let Some((upto, _)) = found.last() else {
+            // Entries that only rearrange rows are passed once and need not be read again.
+            let upto = TableStanding { version: latest, last: 0, snapshot: false };
+            let passed = latest > standing.version;
+            return Ok(passed.then_some(Range::Table { upto, files: Vec::new() }));
+        };
         Ok(Some(Range::Table { upto: *upto, files: found.iter().map(|(_, file)| file.clone()).collect() }))
     }
 
@@ -150,20 +154,31 @@ impl Source for TableSource {
         self.next_of_versions(at, latest.version(), limits).await
     }
 
-    fn read(&self, range: &Range, rejects: Arc<Rejects>) -> Result<Arc<dyn TableProvider>> {
+    fn read(
+        &self,
+        range: &Range,
+        rejects: Arc<Rejects>,
+        first_piece: Option<u32>,
+    ) -> Result<Arc<dyn TableProvider>> {
         let Range::Table { files, .. } = range else {
             return Err(Error::new(Code::INTERNAL, "a range of files was given to a table source"));
         };
-        let shared = Arc::new(Shared {
+        let mut fields: Vec<_> = self.schema.fields().iter().cloned().collect();
+        if first_piece.is_some() {
+            fields.push(address_field());
+        }
+        let paths = files.iter().map(|file| self.folder.join(Path::new(&file.path))).collect();
+        let cut = Cut { format: FileFormat::Parquet, header: false, delimiter: b',' };
+        // The queue of units belongs to one scan, so a table read twice by a query is two tables here.
+        TableScan::provider(Arc::new(Shared {
             table: self.table.name().clone(),
             folder: self.folder.clone(),
-            schema: Arc::clone(&self.schema),
+            schema: Arc::new(Schema::new(fields)),
             files: files.clone(),
-            next: AtomicUsize::new(0),
+            units: UnitQueue::new(cut, paths),
             rejects,
-        });
-        // The queue of files belongs to one scan, so a table read twice by a query is two tables here.
-        TableScan::provider(shared)
+            first_piece: first_piece.unwrap_or(0),
+        }))
     }
 }
 
@@ -173,8 +188,9 @@ struct Shared {
     folder: PathBuf,
     schema: SchemaRef,
     files: Vec<AddedFile>,
-    next: AtomicUsize,
+    units: UnitQueue,
     rejects: Arc<Rejects>,
+    first_piece: u32,
 }
 
 #[derive(Debug)]
@@ -182,7 +198,7 @@ struct TableScan {
     shared: Arc<Shared>,
 }
 
-/// Files of a table read at the same time.
+/// Row groups of a table read at the same time.
 const PARTITIONS: usize = 8;
 
 impl TableScan {
@@ -208,10 +224,11 @@ impl PartitionStream for TableScan {
         let sender = builder.tx();
         let shared = Arc::clone(&self.shared);
         builder.spawn_blocking(move || {
-            while let Some(file) = shared.files.get(shared.next.fetch_add(1, Ordering::Relaxed)) {
+            let failed = |error| DataFusionError::External(Box::new(error));
+            while let Some(unit) = shared.next_unit().map_err(failed)? {
                 let wanted = shared
-                    .send_file(file, &mut |rows| sender.blocking_send(Ok(rows)).is_ok())
-                    .map_err(|error| DataFusionError::External(Box::new(error)))?;
+                    .send_unit(unit, &mut |rows| sender.blocking_send(Ok(rows)).is_ok())
+                    .map_err(failed)?;
                 if !wanted {
                     break;
                 }
@@ -223,28 +240,46 @@ impl PartitionStream for TableScan {
 }
 
 impl Shared {
-    /// Hands out the rows of a file; returns whether more are wanted.
-    fn send_file(&self, file: &AddedFile, send: &mut dyn FnMut(RecordBatch) -> bool) -> Result<bool> {
-        let path = self.folder.join(Path::new(&file.path));
-        let failed = |error: String| {
-            Error::new(
-                Code::HISTORY_GONE,
-                format!("could not read file {:?} of table \"{}\"", file.path, self.table),
-            )
-            .because(error)
+    fn next_unit(&self) -> Result<Option<Unit>> {
+        self.units.next().map_err(|(file, failure)| self.failed(&self.files[file], failure))
+    }
+
+    fn failed(&self, file: &AddedFile, failure: Failure) -> Error {
+        let error = Error::new(
+            Code::HISTORY_GONE,
+            format!("could not read file {:?} of table \"{}\"", file.path, self.table),
+        );
+        match failure {
+            Failure::Vanished => error.because("the file is gone"),
+            Failure::Broken(reason) => error.because(reason),
+            Failure::Ours(ours) => ours,
+        }
+    }
+
+    /// Hands out the rows of a unit; returns whether more are wanted.
+    fn send_unit(&self, unit: Unit, send: &mut dyn FnMut(RecordBatch) -> bool) -> Result<bool> {
+        let file = &self.files[unit.file];
+        let failed = |error: String| self.failed(file, Failure::Broken(error));
+        let Body::RowGroup { metadata, group, first_row } = unit.body else {
+            return Err(failed("it is not a Parquet file".to_owned()));
         };
-        let reader = File::open(&path).map_err(|error| failed(error.to_string())).and_then(|file| {
-            ParquetRecordBatchReaderBuilder::try_new(file)
-                .and_then(|builder| builder.with_batch_size(8_192).build())
-                .map_err(|error| failed(error.to_string()))
-        })?;
+        let path = self.folder.join(Path::new(&file.path));
+        let reader =
+            parquet::row_group(&path, metadata, group, 8_192).map_err(|error| self.failed(file, error))?;
+        let piece = self.first_piece + u32::try_from(unit.file).unwrap_or(u32::MAX);
+        let mut row = first_row;
         for rows in reader {
             let rows = rows.map_err(|error| failed(error.to_string()))?;
+            let addresses: ArrayRef = Arc::new(consecutive(piece, row, rows.num_rows()));
+            row += rows.num_rows() as u64;
             let columns = self
                 .schema
                 .fields()
                 .iter()
-                .map(|field| self.column(field, file, &rows))
+                .map(|field| match field.name().as_str() {
+                    ADDRESS_COLUMN => Ok(Arc::clone(&addresses)),
+                    _ => self.column(field, file, &rows),
+                })
                 .collect::<Result<_>>()?;
             let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)
                 .map_err(|error| failed(error.to_string()))?;

@@ -77,6 +77,12 @@ impl Layout {
         self.batches(flow).join(format!("{position}.staged.json"))
     }
 
+    /// The record of table versions that a flow may pass without reading them.
+    #[must_use]
+    pub fn passed(&self, flow: &FlowName) -> Path {
+        self.flow(flow).join("passed.json")
+    }
+
     /// The folder of the flow's file bookmarks.
     #[must_use]
     pub fn bookmarks(&self, flow: &FlowName) -> Path {

@@ -288,7 +288,7 @@ async fn files(source: FileSource) -> Result<Arc<dyn TableProvider>> {
     // A query reports what it cannot read through its rows; what is rejected is only counted.
     tokio::spawn(async move { while sink.recv().await.is_some() {} });
     match source.everything().await? {
-        Some(range) => source.read(&range, rejects),
+        Some(range) => source.read(&range, rejects, None),
         None => Ok(Arc::new(datafusion::datasource::empty::EmptyTable::new(source.schema()))),
     }
 }

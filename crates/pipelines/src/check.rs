@@ -74,7 +74,7 @@ pub async fn check(project: &Project, lake: &Lake, sessions: &Sessions) -> Check
     for cycle in &cycles {
         checker.cycle(cycle, &drafts);
     }
-    checker.views().await;
+    checker.view_cycles();
     let mut datasets = Vec::new();
     for name in ordered {
         match checker.dataset(&name, &drafts[&name], &graph[&name]).await {
@@ -90,6 +90,10 @@ pub async fn check(project: &Project, lake: &Lake, sessions: &Sessions) -> Check
                 checker.schemas.insert(name, None);
             }
         }
+    }
+    if checker.errors.is_empty() {
+        // With errors in datasets, those of views that they read have been told already.
+        checker.views().await;
     }
     let mut errors = checker.errors;
     errors.sort_by(|a, b| a.place().cmp(&b.place()));
@@ -219,10 +223,44 @@ impl<'p> Checker<'p> {
         }
     }
 
-    /// Views are planned on their own, so that an error has its place in the view's file.
+    /// Plans every view on its own: one that no dataset reads is wrong all the same.
     async fn views(&mut self) {
         let project = self.project;
-        // Tables that views read may not have been checked yet; their columns are, when they are.
+        for (name, view) in &project.views {
+            let Some(query) = self.bind(&view.text, &view.body.query) else { continue };
+            let draft = Draft {
+                flow: FlowName::new(name.to_string()),
+                kind: FlowKind::Replace,
+                text: &view.text,
+                query,
+                definition: String::new(),
+            };
+            if let Err(error) = self.view(&draft, view.body.temporary).await {
+                self.errors.extend(error.split());
+            }
+        }
+    }
+
+    async fn view(&self, draft: &Draft<'_>, temporary: bool) -> Result<()> {
+        let planner = self.sessions.planner(Moment { micros: 0, seed: 0 })?;
+        for relation in &draft.query.relations {
+            let at = |error: Error| error.at(draft.text.place(relation.span));
+            if relation.streaming && !temporary {
+                return Err(at(Error::new(
+                    Code::FLOW_TARGET,
+                    "a view that others query cannot read a stream",
+                )
+                .hint("take STREAM away, or make it a TEMPORARY VIEW")));
+            }
+            let (_, schema) = self.input(draft, relation, &mut Vec::new()).await.map_err(at)?;
+            planner.bind(&relation.key, Arc::new(EmptyTable::new(schema)))?;
+        }
+        let plan = planner.plan(draft.text, &draft.query).await?;
+        planner.check(draft.text, &draft.query, &plan).map(|_| ())
+    }
+
+    fn view_cycles(&mut self) {
+        let project = self.project;
         for view in project.views.values() {
             let cycle = self.view_cycle(&view.body.name.0, &mut Vec::new());
             if let Some(path) = cycle {

@@ -9,6 +9,8 @@ mod graph;
 mod project;
 mod run;
 mod statement;
+#[cfg(test)]
+mod tests;
 
 pub use access::{Access, HistoryRow, pruned_files};
 pub use check::{Checked, Dataset, check};

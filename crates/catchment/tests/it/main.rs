@@ -9,7 +9,9 @@
 
 mod bad_input;
 mod crash;
+mod documents;
 mod examples;
 mod project;
 mod readers;
 mod slt;
+mod upkeep;

@@ -3,6 +3,7 @@
 use std::str::FromStr;
 use std::sync::Arc;
 
+use crate::files::quick::quick_timestamp;
 use catchment_core::{Code, Error, Result};
 use datafusion::arrow::array::{
     Array, ArrayRef, BinaryBuilder, BooleanBuilder, Date32Builder, Decimal128Builder, Float32Builder,
@@ -75,10 +76,6 @@ fn fit_json<'a>(cell: Cell<'a>, data_type: &DataType) -> Result<Fitted<'a>, Misf
         {
             in_range(*value as i64, integer).map(Fitted::Integer)
         }
-        (DataType::Float32 | DataType::Float64, Cell::Float(value)) => Ok(Fitted::Float(*value)),
-        (DataType::Float32 | DataType::Float64, Cell::Integer(value)) if (*value as f64) as i64 == *value => {
-            Ok(Fitted::Float(*value as f64))
-        }
         (DataType::Utf8, Cell::Text(_)) => match cell {
             Cell::Text(text) => Ok(Fitted::Text(text)),
             _ => misfit,
@@ -103,6 +100,9 @@ fn fit_raw(json: &str, data_type: &DataType) -> Result<Fitted<'static>, Misfit> 
     if let DataType::Decimal128(..) = data_type {
         return fit_text(json.trim_matches('"'), data_type);
     }
+    if data_type.is_floating() {
+        return fit_raw_float(json, data_type);
+    }
     // One value at a time: a decoder that has failed cannot go on.
     let schema = Arc::new(Schema::new(vec![Field::new("v", data_type.clone(), true)]));
     let line = format!("{{\"v\":{json}}}");
@@ -115,6 +115,24 @@ fn fit_raw(json: &str, data_type: &DataType) -> Result<Fitted<'static>, Misfit> 
         Ok(Some(rows)) => Ok(Fitted::Array(Arc::clone(rows.column(0)))),
         Ok(None) => Ok(Fitted::Null),
         Err(error) => Err(format!("{} should be {}: {error}", shorten(json), sql_name(data_type))),
+    }
+}
+
+/// A float from its own digits, rounded once; a whole number must be held exactly.
+fn fit_raw_float(json: &str, data_type: &DataType) -> Result<Fitted<'static>, Misfit> {
+    let what = match json.as_bytes().first() {
+        Some(b'"') => "string",
+        Some(b't' | b'f') => "boolean",
+        Some(b'[' | b'{') => return fit_json(Cell::Nested, data_type).map(|_| Fitted::Null),
+        _ => "number",
+    };
+    let whole = json.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit());
+    let exact = |value: f64| json.parse::<i64>().is_ok_and(|whole| value as i64 == whole);
+    match json.parse::<f64>() {
+        Ok(value) if what == "number" && value.is_finite() && (!whole || exact(value)) => {
+            Ok(Fitted::Float(value))
+        }
+        _ => Err(format!("{what} {} where {} should be", shorten(json), sql_name(data_type))),
     }
 }
 
@@ -138,6 +156,9 @@ fn fit_text(text: &str, data_type: &DataType) -> Result<Fitted<'static>, Misfit>
         DataType::Date32 => Date32Type::parse(text).map(|days| Fitted::Integer(days.into())),
         DataType::Timestamp(TimeUnit::Microsecond, _) => {
             // Without an offset in the text, the time is taken as UTC.
+            if let Some(micros) = quick_timestamp(text.as_bytes()) {
+                return Ok(Fitted::Integer(micros));
+            }
             string_to_datetime(&chrono_utc(), text).ok().map(|time| Fitted::Integer(time.timestamp_micros()))
         }
         DataType::Decimal128(precision, scale) => {
@@ -206,12 +227,14 @@ pub(crate) fn sql_name(data_type: &DataType) -> String {
 
 /// Whether a column's values are taken as JSON text rather than as scalars.
 pub(crate) fn needs_raw(data_type: &DataType) -> bool {
-    data_type.is_nested() || matches!(data_type, DataType::Decimal128(..))
+    data_type.is_nested() || data_type.is_floating() || matches!(data_type, DataType::Decimal128(..))
 }
 
 /// A column being filled.
 #[derive(Debug)]
 pub(crate) enum Column {
+    /// Nobody reads it.
+    Unwanted,
     Boolean(BooleanBuilder),
     Int8(Int8Builder),
     Int16(Int16Builder),
@@ -228,8 +251,8 @@ pub(crate) enum Column {
 }
 
 impl Column {
-    /// Makes an empty column; types that no builder fills are an error.
-    pub(crate) fn new(data_type: &DataType) -> Result<Self> {
+    /// Makes an empty column with room for about `bytes` of text; types that no builder fills are an error.
+    pub(crate) fn new(data_type: &DataType, bytes: usize) -> Result<Self> {
         Ok(match data_type {
             DataType::Boolean => Self::Boolean(BooleanBuilder::new()),
             DataType::Int8 => Self::Int8(Int8Builder::new()),
@@ -238,7 +261,7 @@ impl Column {
             DataType::Int64 => Self::Int64(Int64Builder::new()),
             DataType::Float32 => Self::Float32(Float32Builder::new()),
             DataType::Float64 => Self::Float64(Float64Builder::new()),
-            DataType::Utf8 => Self::Text(StringBuilder::new()),
+            DataType::Utf8 => Self::Text(StringBuilder::with_capacity(1_024, bytes)),
             DataType::Binary => Self::Bytes(BinaryBuilder::new()),
             DataType::Date32 => Self::Date(Date32Builder::new()),
             DataType::Timestamp(TimeUnit::Microsecond, _) => {
@@ -260,6 +283,7 @@ impl Column {
     /// Adds a value that was fitted to this column's type.
     pub(crate) fn push(&mut self, value: Fitted<'_>) {
         match (self, value) {
+            (Self::Unwanted, _) => {}
             (Self::Boolean(column), Fitted::Boolean(value)) => column.append_value(value),
             (Self::Int8(column), Fitted::Integer(value)) => column.append_option(i8::try_from(value).ok()),
             (Self::Int16(column), Fitted::Integer(value)) => column.append_option(i16::try_from(value).ok()),
@@ -279,6 +303,7 @@ impl Column {
 
     fn push_null(&mut self) {
         match self {
+            Self::Unwanted => {}
             Self::Boolean(column) => column.append_null(),
             Self::Int8(column) => column.append_null(),
             Self::Int16(column) => column.append_null(),
@@ -298,6 +323,7 @@ impl Column {
     /// The values so far; the column is empty afterwards.
     pub(crate) fn finish(&mut self) -> Result<ArrayRef> {
         Ok(match self {
+            Self::Unwanted => new_null_array(&DataType::Null, 0),
             Self::Boolean(column) => Arc::new(column.finish()),
             Self::Int8(column) => Arc::new(column.finish()),
             Self::Int16(column) => Arc::new(column.finish()),

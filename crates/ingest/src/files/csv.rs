@@ -88,13 +88,12 @@ impl<'s> CsvReader<'s> {
         Ok(Self { schema, fields, names, rescue })
     }
 
-    /// Reads one record.
-    pub(crate) fn read<'a>(&self, record: &'a ByteRecord) -> Line<'a> {
+    /// Reads one record, and adds its values to `values`, which is empty before.
+    pub(crate) fn read<'a>(&self, record: &'a ByteRecord, values: &mut Vec<Fitted<'a>>) -> Line {
         let width = self.names.len();
         if record.len() < width || (record.len() > width && !self.rescue) {
             return Line::Malformed(format!("{} fields where {width} should be", record.len()));
         }
-        let mut values = Vec::with_capacity(self.fields.len());
         let mut misfits = Vec::new();
         for (index, field) in self.fields.iter().zip(self.schema.fields()) {
             let cell = match index.and_then(|index| record.get(index)) {
@@ -113,7 +112,7 @@ impl<'s> CsvReader<'s> {
                 Err(why) => return Line::Malformed(format!("column \"{}\": {why}", field.name())),
             }
         }
-        Line::Row(values, if self.rescue { self.rescued(record, &misfits) } else { None })
+        Line::Row(if self.rescue { self.rescued(record, &misfits) } else { None })
     }
 
     fn rescued(&self, record: &ByteRecord, misfits: &[usize]) -> Option<String> {

@@ -10,7 +10,8 @@ use serde_json::Value;
 use crate::files::cells::{Cell, fit};
 use crate::files::csv::CsvRecords;
 use crate::files::options::{FileFormat, ReadFiles};
-use crate::files::reader::{Failure, Lines, open};
+use crate::files::reader::{Failure, open};
+use crate::files::units::{Body, Cut, UnitQueue, lines};
 use crate::files::{FileInfo, parquet};
 
 /// Records looked at in each file of the sample.
@@ -100,9 +101,12 @@ fn join(a: DataType, b: DataType) -> DataType {
 }
 
 fn json(path: &Path, guess: &mut Guess) -> Result<(), Failure> {
-    let mut lines = Lines::new(open(path)?);
-    for _ in 0..RECORDS {
-        let Some((_, line)) = lines.next_line()? else { break };
+    // The lines of one block are a large enough sample of a file.
+    let cut = Cut { format: FileFormat::Json, header: false, delimiter: b',' };
+    let units = UnitQueue::new(cut, vec![path.to_path_buf()]);
+    let Some(unit) = units.next().map_err(|(_, failure)| failure)? else { return Ok(()) };
+    let Body::Lines { offset, bytes } = unit.body else { return Ok(()) };
+    for (_, line) in lines(offset, &bytes).take(RECORDS) {
         if let Ok(Value::Object(fields)) = serde_json::from_slice(line) {
             fields.iter().for_each(|(name, value)| guess.add(name, json_type(value)));
         }
@@ -177,7 +181,7 @@ fn text_type(text: &str) -> Option<DataType> {
 }
 
 fn columns(path: &Path, guess: &mut Guess) -> Result<(), Failure> {
-    let (schema, _) = parquet::open(path, 1)?;
+    let schema = parquet::columns(path)?;
     let stored = catchment_lake::storable_schema(&schema)?;
     stored.fields().iter().for_each(|field| guess.add(field.name(), Some(field.data_type().clone())));
     Ok(())

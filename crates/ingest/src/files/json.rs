@@ -11,11 +11,12 @@ use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess,
 use serde_json::value::RawValue;
 
 use crate::files::cells::{Cell, Fitted, fit, needs_raw};
+use crate::files::quick::QuickReader;
 
-/// What became of a line.
-pub(crate) enum Line<'a> {
-    /// Its values, one per column, and the fields that have no place there.
-    Row(Vec<Fitted<'a>>, Option<String>),
+/// What became of a record.
+pub(crate) enum Line {
+    /// Its values were added, one per column; here are the fields that have no place there.
+    Row(Option<String>),
     /// It has none, for this reason.
     Malformed(String),
 }
@@ -25,16 +26,17 @@ pub(crate) struct JsonReader<'s> {
     schema: &'s Schema,
     raw: Vec<bool>,
     rescue: bool,
+    quick: QuickReader,
 }
 
 impl<'s> JsonReader<'s> {
     pub(crate) fn new(schema: &'s Schema, rescue: bool) -> Self {
         let raw = schema.fields().iter().map(|field| needs_raw(field.data_type())).collect();
-        Self { schema, raw, rescue }
+        Self { schema, raw, rescue, quick: QuickReader::new(schema) }
     }
 
-    /// Reads one line.
-    pub(crate) fn read<'a>(&self, line: &'a [u8]) -> Line<'a> {
+    /// Reads one line, and adds its values to `values`, which is empty before.
+    pub(crate) fn read<'a>(&self, line: &'a [u8], values: &mut Vec<Fitted<'a>>) -> Line {
         let text = match simdutf8::compat::from_utf8(line) {
             Ok(text) => text,
             Err(error) => {
@@ -44,6 +46,15 @@ impl<'s> JsonReader<'s> {
                 ));
             }
         };
+        if self.quick.read(text, values) {
+            return Line::Row(None);
+        }
+        values.clear();
+        self.read_any(text, values)
+    }
+
+    /// Reads one line, whatever it looks like.
+    pub(crate) fn read_any<'a>(&self, text: &'a str, values: &mut Vec<Fitted<'a>>) -> Line {
         let mut deserializer = serde_json::Deserializer::from_str(text);
         let seed = Row { reader: self, unknown: false };
         let (cells, unknown) =
@@ -51,7 +62,6 @@ impl<'s> JsonReader<'s> {
                 Ok(row) => row,
                 Err(error) => return Line::Malformed(json_reason(&error)),
             };
-        let mut values = Vec::with_capacity(cells.len());
         let mut misfits = Vec::new();
         for (cell, field) in cells.into_iter().zip(self.schema.fields()) {
             match fit(cell, field.data_type()) {
@@ -66,7 +76,7 @@ impl<'s> JsonReader<'s> {
         }
         let rescued =
             (self.rescue && (unknown || !misfits.is_empty())).then(|| self.rescued(text, &misfits)).flatten();
-        Line::Row(values, rescued)
+        Line::Row(rescued)
     }
 
     /// The fields of a line that have no column, or a column they do not fit, as a JSON object.

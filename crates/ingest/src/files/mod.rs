@@ -6,15 +6,20 @@ mod discover;
 mod infer;
 mod json;
 mod options;
-mod parquet;
+pub(crate) mod parquet;
+mod quick;
 mod reader;
 mod scan;
 mod seen;
 mod source;
 #[cfg(test)]
 mod tests;
+mod units;
 
 pub use discover::FileInfo;
 pub use options::{FileFormat, ReadFiles};
 pub use seen::{SeenFile, SeenFiles, SeenRun};
 pub use source::FileSource;
+
+pub(crate) use reader::Failure;
+pub(crate) use units::{Body, Cut, Unit, UnitQueue};

@@ -8,18 +8,32 @@ use catchment_core::Result;
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, new_null_array};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{DataType, SchemaRef};
-use parquet::arrow::arrow_reader::{ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder};
+use parquet::arrow::arrow_reader::{
+    ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
+};
 
 use crate::files::cells::sql_name;
 use crate::files::reader::Failure;
 
-/// Opens a file and reads its columns.
-pub(crate) fn open(path: &Path, rows: usize) -> Result<(SchemaRef, ParquetRecordBatchReader), Failure> {
+/// The columns of a file.
+pub(crate) fn columns(path: &Path) -> Result<SchemaRef, Failure> {
     let builder = ParquetRecordBatchReaderBuilder::try_new(File::open(path)?)
         .map_err(|error| Failure::Broken(error.to_string()))?;
-    let schema = Arc::clone(builder.schema());
-    let reader = builder.with_batch_size(rows).build().map_err(|error| Failure::Broken(error.to_string()))?;
-    Ok((schema, reader))
+    Ok(Arc::clone(builder.schema()))
+}
+
+/// Opens one row group of a file; `rows` is the size of its record batches.
+pub(crate) fn row_group(
+    path: &Path,
+    metadata: ArrowReaderMetadata,
+    group: usize,
+    rows: usize,
+) -> Result<ParquetRecordBatchReader, Failure> {
+    ParquetRecordBatchReaderBuilder::new_with_metadata(File::open(path)?, metadata)
+        .with_row_groups(vec![group])
+        .with_batch_size(rows)
+        .build()
+        .map_err(|error| Failure::Broken(error.to_string()))
 }
 
 /// The columns of a schema from rows of a file, and what else the rows hold as JSON.

@@ -7,7 +7,7 @@ use std::path::Path;
 use flate2::bufread::MultiGzDecoder;
 
 /// The longest record, in bytes. A longer one means that the file is not what it claims to be.
-const LONGEST_RECORD: usize = 64 << 20;
+pub(crate) const LONGEST_RECORD: usize = 64 << 20;
 
 const BUFFER: usize = 1 << 20;
 
@@ -63,44 +63,6 @@ impl<R: Read> Read for Named<R> {
             };
             std::io::Error::new(ErrorKind::InvalidData, format!("{}: {what}", self.0))
         })
-    }
-}
-
-/// The lines of a file, each with the offset at which it begins.
-pub(crate) struct Lines {
-    source: Box<dyn BufRead + Send>,
-    offset: u64,
-    line: Vec<u8>,
-}
-
-impl Lines {
-    pub(crate) fn new(source: Box<dyn BufRead + Send>) -> Self {
-        Self { source, offset: 0, line: Vec::new() }
-    }
-
-    /// The next line without its end, `None` at the end of the file.
-    pub(crate) fn next_line(&mut self) -> Result<Option<(u64, &[u8])>, Failure> {
-        self.line.clear();
-        let begin = self.offset;
-        let limit = LONGEST_RECORD as u64 + 1;
-        let read = self.source.by_ref().take(limit).read_until(b'\n', &mut self.line)?;
-        if read == 0 {
-            return Ok(None);
-        }
-        if read > LONGEST_RECORD {
-            return Err(Failure::Broken(format!(
-                "the line at byte {begin} is longer than {LONGEST_RECORD} bytes"
-            )));
-        }
-        self.offset += read as u64;
-        let mut line = self.line.as_slice();
-        line = line.strip_suffix(b"\n").unwrap_or(line);
-        line = line.strip_suffix(b"\r").unwrap_or(line);
-        if begin == 0 {
-            // A byte order mark is no part of the first record.
-            line = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(line);
-        }
-        Ok(Some((begin, line)))
     }
 }
 

@@ -1,4 +1,4 @@
-//! Scans files as a table: each partition decodes its share of the files on a thread of its own.
+//! Scans files as a table: the streams of a scan decode units of the files side by side.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use async_trait::async_trait;
 use catchment_core::{Code, Error, Result};
 use datafusion::arrow::array::{
-    ArrayRef, Int64Array, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray,
+    ArrayRef, Int64Array, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray, UInt64Array,
 };
 use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::streaming::StreamingTable;
@@ -20,11 +20,12 @@ use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::PartitionStream;
 use tokio::sync::mpsc::Sender;
 
-use crate::files::cells::Column;
-use crate::files::csv::{CsvReader, CsvRecords, record_text};
+use crate::address::{Address, address_field, consecutive};
+use crate::files::cells::{Column, Fitted};
+use crate::files::csv::{CsvReader, record_text};
 use crate::files::json::{JsonReader, Line};
-use crate::files::options::FileFormat;
-use crate::files::reader::{Failure, Lines, open, readable};
+use crate::files::reader::{Failure, readable};
+use crate::files::units::{Body, Cut, Unit, UnitQueue, lines};
 use crate::files::{FileInfo, parquet};
 use crate::rejects::{Reject, Rejects};
 use crate::source::BrokenFile;
@@ -39,12 +40,10 @@ pub(crate) const METADATA_COLUMN: &str = "_metadata";
 #[derive(Debug)]
 pub(crate) struct Decoder {
     pub(crate) project: PathBuf,
-    pub(crate) format: FileFormat,
+    pub(crate) cut: Cut,
     /// The columns read from files.
     pub(crate) columns: SchemaRef,
     pub(crate) rescue: Option<String>,
-    pub(crate) header: bool,
-    pub(crate) delimiter: u8,
 }
 
 impl Decoder {
@@ -77,13 +76,25 @@ pub(crate) struct FileTable {
     schema: SchemaRef,
     files: Arc<Vec<FileInfo>>,
     rejects: Arc<Rejects>,
+    first_piece: Option<u32>,
     scans: AtomicUsize,
 }
 
 impl FileTable {
-    pub(crate) fn new(decoder: Arc<Decoder>, files: Vec<FileInfo>, rejects: Arc<Rejects>) -> Self {
-        let schema = decoder.schema();
-        Self { decoder, schema, files: Arc::new(files), rejects, scans: AtomicUsize::new(0) }
+    /// Makes a table of files. With `first_piece` its rows carry their addresses, the files being
+    /// pieces counted from there.
+    pub(crate) fn new(
+        decoder: Arc<Decoder>,
+        files: Vec<FileInfo>,
+        rejects: Arc<Rejects>,
+        first_piece: Option<u32>,
+    ) -> Self {
+        let mut schema = decoder.schema();
+        if first_piece.is_some() {
+            let fields: Vec<_> = schema.fields().iter().cloned().chain([address_field()]).collect();
+            schema = Arc::new(Schema::new(fields));
+        }
+        Self { decoder, schema, files: Arc::new(files), rejects, first_piece, scans: AtomicUsize::new(0) }
     }
 }
 
@@ -104,68 +115,116 @@ impl TableProvider for FileTable {
         filters: &[Expr],
         limit: Option<usize>,
     ) -> EngineResult<Arc<dyn ExecutionPlan>> {
-        let scan = self.scans.fetch_add(1, Ordering::Relaxed);
-        let partitions = session.config().target_partitions().clamp(1, self.files.len().max(1));
-        let next = Arc::new(AtomicUsize::new(0));
-        let parts: Vec<Arc<dyn PartitionStream>> = (0..partitions)
-            .map(|_| {
-                Arc::new(FilePartition {
-                    decoder: Arc::clone(&self.decoder),
-                    schema: Arc::clone(&self.schema),
-                    files: Arc::clone(&self.files),
-                    next: Arc::clone(&next),
-                    rejects: Arc::clone(&self.rejects),
-                    scan,
-                }) as Arc<dyn PartitionStream>
-            })
+        let schema = match projection {
+            Some(projection) => Arc::new(self.schema.project(projection)?),
+            None => Arc::clone(&self.schema),
+        };
+        let project = &self.decoder.project;
+        let paths = self.files.iter().map(|file| file.location(project)).collect();
+        let scan = Arc::new(Scan {
+            decoder: Arc::clone(&self.decoder),
+            wanted: Wanted::new(&self.decoder, &schema),
+            schema: Arc::clone(&schema),
+            files: Arc::clone(&self.files),
+            units: UnitQueue::new(self.decoder.cut.clone(), paths),
+            rejects: Arc::clone(&self.rejects),
+            first_piece: self.first_piece.unwrap_or(0),
+            number: self.scans.fetch_add(1, Ordering::Relaxed),
+        });
+        let partitions = if self.files.is_empty() { 1 } else { session.config().target_partitions().max(1) };
+        let parts = (0..partitions)
+            .map(|_| Arc::new(FilePartition { scan: Arc::clone(&scan) }) as Arc<dyn PartitionStream>)
             .collect();
-        StreamingTable::try_new(Arc::clone(&self.schema), parts)?
-            .scan(session, projection, filters, limit)
-            .await
+        StreamingTable::try_new(schema, parts)?.scan(session, None, filters, limit).await
     }
 }
 
-/// One of the streams of a scan. The streams take files from one queue, so a large file delays none.
+/// One scan of a table, shared by its streams.
 #[derive(Debug)]
-struct FilePartition {
+struct Scan {
     decoder: Arc<Decoder>,
     schema: SchemaRef,
+    wanted: Wanted,
     files: Arc<Vec<FileInfo>>,
-    next: Arc<AtomicUsize>,
+    units: UnitQueue,
     rejects: Arc<Rejects>,
-    scan: usize,
+    first_piece: u32,
+    number: usize,
+}
+
+/// The columns of a scan that somebody reads.
+#[derive(Debug)]
+struct Wanted {
+    /// For each column of the scan, where it comes from.
+    columns: Vec<Origin>,
+    /// For each column of the decoder, whether it is read.
+    decoded: Vec<bool>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Origin {
+    Decoded(usize),
+    Rescued,
+    Metadata,
+    Address,
+}
+
+impl Wanted {
+    fn new(decoder: &Decoder, schema: &Schema) -> Self {
+        let mut decoded = vec![false; decoder.columns.fields().len()];
+        let columns = schema
+            .fields()
+            .iter()
+            .map(|field| match decoder.columns.index_of(field.name()) {
+                Ok(index) => {
+                    decoded[index] = true;
+                    Origin::Decoded(index)
+                }
+                Err(_) if decoder.rescue.as_ref() == Some(field.name()) => Origin::Rescued,
+                Err(_) if field.name() == METADATA_COLUMN => Origin::Metadata,
+                Err(_) => Origin::Address,
+            })
+            .collect();
+        Self { columns, decoded }
+    }
+
+    fn has(&self, origin: Origin) -> bool {
+        self.columns.contains(&origin)
+    }
+}
+
+/// One of the streams of a scan.
+#[derive(Debug)]
+struct FilePartition {
+    scan: Arc<Scan>,
 }
 
 impl PartitionStream for FilePartition {
     fn schema(&self) -> &SchemaRef {
-        &self.schema
+        &self.scan.schema
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let mut builder = RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.schema), 2);
+        let mut builder = RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.scan.schema), 2);
         let sender = builder.tx();
-        let (decoder, schema, files) =
-            (Arc::clone(&self.decoder), Arc::clone(&self.schema), Arc::clone(&self.files));
-        let (next, rejects, scan) = (Arc::clone(&self.next), Arc::clone(&self.rejects), self.scan);
+        let scan = Arc::clone(&self.scan);
         builder.spawn_blocking(move || {
-            while let Some(file) = files.get(next.fetch_add(1, Ordering::Relaxed)) {
-                let reports = rejects.claim(&file.path, scan);
-                let mut job = FileJob {
-                    decoder: &decoder,
-                    schema: &schema,
-                    file,
-                    rejects: reports.then_some(rejects.as_ref()),
-                    sender: &sender,
-                    rejected: Vec::new(),
+            loop {
+                let done = match scan.units.next() {
+                    Ok(None) => return Ok(()),
+                    Ok(Some(unit)) => {
+                        let file = unit.file;
+                        UnitJob::new(&scan, file, &sender).run(unit).map_err(|failure| (file, failure))
+                    }
+                    Err(failed) => Err(failed),
                 };
-                match job.run() {
+                match done {
                     Ok(Flow::Go) => {}
                     Ok(Flow::Stop) => return Ok(()),
-                    Err(Failure::Ours(error)) => return Err(DataFusionError::External(Box::new(error))),
-                    Err(failure) => rejects.report_broken(broken(file, failure)),
+                    Err((_, Failure::Ours(error))) => return Err(DataFusionError::External(Box::new(error))),
+                    Err((file, failure)) => scan.rejects.report_broken(broken(&scan.files[file], failure)),
                 }
             }
-            Ok(())
         });
         builder.build()
     }
@@ -187,39 +246,48 @@ enum Flow {
     Stop,
 }
 
-struct FileJob<'a> {
-    decoder: &'a Decoder,
-    schema: &'a SchemaRef,
+struct UnitJob<'a> {
+    scan: &'a Scan,
     file: &'a FileInfo,
-    rejects: Option<&'a Rejects>,
+    piece: u32,
+    reports: bool,
     sender: &'a Sender<EngineResult<RecordBatch>>,
     rejected: Vec<Reject>,
 }
 
-impl FileJob<'_> {
-    fn run(&mut self) -> Result<Flow, Failure> {
-        let path = self.file.location(&self.decoder.project);
-        let flow = match self.decoder.format {
-            FileFormat::Json => self.json(Lines::new(open(&path)?)),
-            FileFormat::Csv => {
-                self.csv(CsvRecords::new(open(&path)?, self.decoder.delimiter, self.decoder.header)?)
+impl<'a> UnitJob<'a> {
+    fn new(scan: &'a Scan, file: usize, sender: &'a Sender<EngineResult<RecordBatch>>) -> Self {
+        let piece = scan.first_piece.saturating_add(u32::try_from(file).unwrap_or(u32::MAX));
+        let file = &scan.files[file];
+        let reports = scan.rejects.claim(&file.path, scan.number);
+        Self { scan, file, piece, reports, sender, rejected: Vec::new() }
+    }
+
+    fn run(&mut self, unit: Unit) -> Result<Flow, Failure> {
+        let flow = match unit.body {
+            Body::Lines { offset, bytes } => self.json(offset, &bytes),
+            Body::Records { header, records } => self.csv(header.as_deref().map(Vec::as_slice), &records),
+            Body::RowGroup { metadata, group, first_row } => {
+                let path = self.file.location(&self.scan.decoder.project);
+                self.parquet(parquet::row_group(&path, metadata, group, BATCH_ROWS)?, first_row)
             }
-            FileFormat::Parquet => self.parquet(parquet::open(&path, BATCH_ROWS)?),
         }?;
         self.flush_rejects()?;
         Ok(flow)
     }
 
-    fn json(&mut self, mut lines: Lines) -> Result<Flow, Failure> {
-        let reader = JsonReader::new(&self.decoder.columns, self.decoder.rescue.is_some());
-        let mut rows = Rows::new(self.decoder)?;
-        while let Some((offset, line)) = lines.next_line()? {
+    fn json(&mut self, offset: u64, bytes: &[u8]) -> Result<Flow, Failure> {
+        let reader = JsonReader::new(&self.scan.decoder.columns, self.scan.decoder.rescue.is_some());
+        let mut rows = Rows::new(self.scan, bytes.len())?;
+        let mut values = Vec::new();
+        for (at, line) in lines(offset, bytes) {
             if line.trim_ascii().is_empty() {
                 continue;
             }
-            match reader.read(line) {
-                Line::Row(values, rescued) => rows.push(values, rescued),
-                Line::Malformed(reason) => self.reject(offset, reason, readable(line))?,
+            values.clear();
+            match reader.read(line, &mut values) {
+                Line::Row(rescued) => rows.push(&mut values, rescued, at),
+                Line::Malformed(reason) => self.reject(at, reason, readable(line))?,
             }
             if rows.count == BATCH_ROWS && self.send(&mut rows)? == Flow::Stop {
                 return Ok(Flow::Stop);
@@ -228,23 +296,23 @@ impl FileJob<'_> {
         self.send(&mut rows)
     }
 
-    fn csv(&mut self, mut records: CsvRecords) -> Result<Flow, Failure> {
-        let header = records.header.clone();
-        if self.decoder.header && header.is_none() {
-            return Ok(Flow::Go);
-        }
-        let reader = CsvReader::new(&self.decoder.columns, header.as_deref(), self.decoder.rescue.is_some())?;
-        let mut rows = Rows::new(self.decoder)?;
-        while let Some((offset, record)) = records.next_record()? {
-            match reader.read(record) {
-                Line::Row(values, rescued) => rows.push(values, rescued),
+    fn csv(
+        &mut self,
+        header: Option<&[String]>,
+        records: &[(u64, ::csv::ByteRecord)],
+    ) -> Result<Flow, Failure> {
+        let decoder = &self.scan.decoder;
+        let reader = CsvReader::new(&decoder.columns, header, decoder.rescue.is_some())?;
+        let mut rows = Rows::new(self.scan, 0)?;
+        let mut values = Vec::new();
+        for (at, record) in records {
+            values.clear();
+            match reader.read(record, &mut values) {
+                Line::Row(rescued) => rows.push(&mut values, rescued, *at),
                 Line::Malformed(reason) => {
-                    let text = record_text(record, self.decoder.delimiter)?;
-                    self.reject(offset, reason, text)?;
+                    let text = record_text(record, decoder.cut.delimiter)?;
+                    self.reject(*at, reason, text)?;
                 }
-            }
-            if rows.count == BATCH_ROWS && self.send(&mut rows)? == Flow::Stop {
-                return Ok(Flow::Stop);
             }
         }
         self.send(&mut rows)
@@ -252,13 +320,18 @@ impl FileJob<'_> {
 
     fn parquet(
         &mut self,
-        (_, reader): (SchemaRef, ::parquet::arrow::arrow_reader::ParquetRecordBatchReader),
+        reader: ::parquet::arrow::arrow_reader::ParquetRecordBatchReader,
+        first_row: u64,
     ) -> Result<Flow, Failure> {
+        let mut row = first_row;
+        let decoder = &self.scan.decoder;
         for rows in reader {
             let rows = rows.map_err(|error| Failure::Broken(error.to_string()))?;
-            let (columns, rescued) =
-                parquet::fit_rows(&rows, &self.decoder.columns, self.decoder.rescue.is_some())?;
-            if self.send_columns(columns, rescued, rows.num_rows())? == Flow::Stop {
+            let (columns, rescued) = parquet::fit_rows(&rows, &decoder.columns, decoder.rescue.is_some())?;
+            let count = rows.num_rows();
+            let addresses = consecutive(self.piece, row, count);
+            row += count as u64;
+            if self.send_columns(&columns, rescued, addresses, count)? == Flow::Stop {
                 return Ok(Flow::Stop);
             }
         }
@@ -266,7 +339,7 @@ impl FileJob<'_> {
     }
 
     fn reject(&mut self, offset: u64, reason: String, record: String) -> Result<()> {
-        if self.rejects.is_some() {
+        if self.reports {
             let file = self.file.path.clone();
             self.rejected.push(Reject { file, offset: Some(offset), reason, record: Some(record) });
             if self.rejected.len() == 1_024 {
@@ -277,36 +350,44 @@ impl FileJob<'_> {
     }
 
     fn flush_rejects(&mut self) -> Result<()> {
-        match self.rejects {
-            Some(rejects) => rejects.report(&std::mem::take(&mut self.rejected)),
-            None => Ok(()),
-        }
+        self.scan.rejects.report(&std::mem::take(&mut self.rejected))
     }
 
     fn send(&self, rows: &mut Rows) -> Result<Flow, Failure> {
         if rows.count == 0 {
             return Ok(Flow::Go);
         }
-        let (columns, rescued, count) = rows.take()?;
-        self.send_columns(columns, rescued, count)
+        let columns = rows.columns.iter_mut().map(Column::finish).collect::<Result<Vec<_>>>()?;
+        let rescued = StringArray::from(std::mem::take(&mut rows.rescued));
+        let places = std::mem::take(&mut rows.places);
+        let addresses = places.into_iter().map(|place| Address::new(self.piece, place).0).collect();
+        self.send_columns(&columns, Some(rescued), addresses, std::mem::take(&mut rows.count))
     }
 
     fn send_columns(
         &self,
-        mut columns: Vec<ArrayRef>,
+        decoded: &[ArrayRef],
         rescued: Option<StringArray>,
+        addresses: UInt64Array,
         rows: usize,
     ) -> Result<Flow, Failure> {
-        if self.decoder.rescue.is_some() {
-            columns.push(Arc::new(rescued.unwrap_or_else(|| StringArray::new_null(rows))));
+        let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.scan.wanted.columns.len());
+        for origin in &self.scan.wanted.columns {
+            columns.push(match origin {
+                Origin::Decoded(index) => Arc::clone(&decoded[*index]),
+                Origin::Rescued => Arc::new(rescued.clone().unwrap_or_else(|| StringArray::new_null(rows))),
+                Origin::Metadata => Arc::new(self.metadata(rows)?),
+                Origin::Address => Arc::new(addresses.clone()),
+            });
         }
-        columns.push(Arc::new(self.metadata(rows)?));
-        if let Some(rejects) = self.rejects {
-            rejects.count(rows);
+        if self.reports {
+            self.scan.rejects.count(rows);
         }
-        let batch = RecordBatch::try_new(Arc::clone(self.schema), columns).map_err(|error| {
-            Error::new(Code::INTERNAL, "decoded columns do not fit their schema").because(error)
-        })?;
+        let options = datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(rows));
+        let batch = RecordBatch::try_new_with_options(Arc::clone(&self.scan.schema), columns, &options)
+            .map_err(|error| {
+                Error::new(Code::INTERNAL, "decoded columns do not fit their schema").because(error)
+            })?;
         Ok(if self.sender.blocking_send(Ok(batch)).is_ok() { Flow::Go } else { Flow::Stop })
     }
 
@@ -323,35 +404,48 @@ impl FileJob<'_> {
     }
 }
 
-/// Rows being collected.
+/// Rows being collected. Values are fitted to all columns, so that a bad one is found whatever the query
+/// reads, but kept only for those that somebody reads.
 struct Rows {
     columns: Vec<Column>,
     rescued: Vec<Option<String>>,
+    places: Vec<u64>,
+    keeps_rescued: bool,
+    keeps_places: bool,
     count: usize,
 }
 
 impl Rows {
-    fn new(decoder: &Decoder) -> Result<Self> {
-        let columns = decoder
-            .columns
-            .fields()
+    fn new(scan: &Scan, bytes: usize) -> Result<Self> {
+        let fields = scan.decoder.columns.fields();
+        let columns = fields
             .iter()
-            .map(|field| Column::new(field.data_type()))
+            .zip(&scan.wanted.decoded)
+            .map(|(field, wanted)| match wanted {
+                true => Column::new(field.data_type(), bytes / fields.len()),
+                false => Ok(Column::Unwanted),
+            })
             .collect::<Result<_>>()?;
-        Ok(Self { columns, rescued: Vec::new(), count: 0 })
+        Ok(Self {
+            columns,
+            rescued: Vec::new(),
+            places: Vec::new(),
+            keeps_rescued: scan.wanted.has(Origin::Rescued),
+            keeps_places: scan.wanted.has(Origin::Address),
+            count: 0,
+        })
     }
 
-    fn push(&mut self, values: Vec<crate::files::cells::Fitted<'_>>, rescued: Option<String>) {
-        for (column, value) in self.columns.iter_mut().zip(values) {
+    fn push(&mut self, values: &mut Vec<Fitted<'_>>, rescued: Option<String>, place: u64) {
+        for (column, value) in self.columns.iter_mut().zip(values.drain(..)) {
             column.push(value);
         }
-        self.rescued.push(rescued);
+        if self.keeps_rescued {
+            self.rescued.push(rescued);
+        }
+        if self.keeps_places {
+            self.places.push(place);
+        }
         self.count += 1;
-    }
-
-    fn take(&mut self) -> Result<(Vec<ArrayRef>, Option<StringArray>, usize)> {
-        let columns = self.columns.iter_mut().map(Column::finish).collect::<Result<_>>()?;
-        let rescued = std::mem::take(&mut self.rescued);
-        Ok((columns, Some(StringArray::from(rescued)), std::mem::take(&mut self.count)))
     }
 }

@@ -13,6 +13,7 @@ use crate::files::infer::{format_of, infer_schema};
 use crate::files::options::ReadFiles;
 use crate::files::scan::{Decoder, FileTable};
 use crate::files::seen::Seen;
+use crate::files::units::Cut;
 use crate::rejects::Rejects;
 use crate::source::{Limits, Range, Source, Standing};
 
@@ -52,11 +53,9 @@ impl FileSource {
         };
         let decoder = Arc::new(Decoder {
             project: options.project.clone(),
-            format,
+            cut: Cut { format, header: options.header, delimiter: options.delimiter },
             columns,
             rescue: options.rescue.clone(),
-            header: options.header,
-            delimiter: options.delimiter,
         });
         let schema = decoder.schema();
         Ok(Self { options, decoder, schema })
@@ -115,10 +114,15 @@ impl Source for FileSource {
             .collect())
     }
 
-    fn read(&self, range: &Range, rejects: Arc<Rejects>) -> Result<Arc<dyn TableProvider>> {
+    fn read(
+        &self,
+        range: &Range,
+        rejects: Arc<Rejects>,
+        first_piece: Option<u32>,
+    ) -> Result<Arc<dyn TableProvider>> {
         match range {
             Range::Files { files } => {
-                Ok(Arc::new(FileTable::new(Arc::clone(&self.decoder), files.clone(), rejects)))
+                Ok(Arc::new(FileTable::new(Arc::clone(&self.decoder), files.clone(), rejects, first_piece)))
             }
             Range::Table { .. } => {
                 Err(Error::new(Code::INTERNAL, "a range of a table was given to a file source"))

@@ -48,7 +48,7 @@ async fn read(source: &FileSource, columns: &str) -> Read {
     let planner = sessions.planner(catchment_sql::Moment { micros: 0, seed: 0 }).unwrap();
     let (rejects, mut sink) = Rejects::channel();
     let range = source.everything().await.unwrap().unwrap();
-    planner.bind("$0", source.read(&range, Arc::clone(&rejects)).unwrap()).unwrap();
+    planner.bind("$0", source.read(&range, Arc::clone(&rejects), None).unwrap()).unwrap();
     let text = SqlText::new("q.sql", format!("SELECT {columns} FROM t ORDER BY 1"));
     let query = catchment_sql::parse_single_query(&text).unwrap().bind(&text, &|_| None).unwrap();
     // A logical plan that lives on would hold the sending end of the rejects.
@@ -208,7 +208,7 @@ async fn a_file_that_vanishes_between_listing_and_reading_is_told() {
     })
     .unwrap();
     let planner = sessions.planner(catchment_sql::Moment { micros: 0, seed: 0 }).unwrap();
-    planner.bind("$0", source.read(&range, Arc::clone(&rejects)).unwrap()).unwrap();
+    planner.bind("$0", source.read(&range, Arc::clone(&rejects), None).unwrap()).unwrap();
     let text = SqlText::new("q.sql", "SELECT * FROM t");
     let query = catchment_sql::parse_single_query(&text).unwrap().bind(&text, &|_| None).unwrap();
     let plan = planner.physical(&planner.plan(&text, &query).await.unwrap()).await.unwrap();
@@ -286,5 +286,39 @@ proptest! {
         assert!(merged.files.windows(2).all(|pair| pair[0].file.path < pair[1].file.path));
         assert!(merged.files.iter().all(|seen| seen.taken_by.number == number + 1));
         assert_eq!(SeenRun::from_parquet(merged.to_parquet().unwrap()).unwrap(), merged);
+    }
+}
+
+/// Lines as machines write them, and what is easy to get wrong in them.
+fn line() -> impl proptest::strategy::Strategy<Value = String> {
+    use proptest::prelude::{Strategy, prop_oneof};
+    let value = prop_oneof![
+        "-?[0-9]{1,20}(\\.[0-9]{0,20})?([eE][+-]?[0-9]{1,3})?",
+        "\"[a-zé \\\\\"/\u{1}0-9]{0,20}\"",
+        "\"[0-9]{4}-[01][0-9]-[0-3][0-9]([T ][0-2][0-9]:[0-5][0-9]:[0-6][0-9](\\.[0-9]{0,9})?(Z|\\+01:00)?)?\"",
+        prop_oneof!["null", "true", "false", "\\[1\\]", "\\{\\}", "nul", "", "\"a\\\\n\""],
+    ];
+    let name = prop_oneof!["i", "n", "f", "t", "d", "s", "b", "x", "i\\\\u0031"];
+    let space = || "[ \t]?";
+    let field = (space(), name, space(), value, space())
+        .prop_map(|(a, name, b, value, c)| format!("{a}\"{name}\"{b}:{value}{c}"));
+    (prop::collection::vec(field, 0..8), "[ }a]?")
+        .prop_map(|(fields, tail)| format!("{{{}}}{tail}", fields.join(",")))
+}
+
+proptest! {
+    #![proptest_config(proptest::prelude::ProptestConfig::with_cases(4_000))]
+
+    /// The quick reader of JSON lines says what the general one says, or nothing.
+    #[test]
+    fn the_quick_reader_agrees_with_the_general_one(line in line()) {
+        let schema = crate::parse_schema("i BIGINT, n SMALLINT, f DOUBLE, t TIMESTAMPTZ, d DATE, s VARCHAR, b BOOLEAN").unwrap();
+        let (mut quick, mut general) = (Vec::new(), Vec::new());
+        if crate::files::quick::QuickReader::new(&schema).read(&line, &mut quick) {
+            let reader = crate::files::json::JsonReader::new(&schema, false);
+            let said = reader.read_any(&line, &mut general);
+            assert!(matches!(said, crate::files::json::Line::Row(None)), "{line}");
+            assert_eq!(format!("{quick:?}"), format!("{general:?}"), "{line}");
+        }
     }
 }

@@ -83,6 +83,11 @@ impl Victim {
     fn recover(&self, fault: &str) {
         let recovered = self.project.call(&["run", "--json"]);
         assert!(matches!(recovered.code, Some(0 | 2)), "after {fault}: {}\n{}", recovered.out, recovered.err);
+        self.check(fault);
+    }
+
+    /// Every record of all files is there once, in every table and in the books.
+    fn check(&self, fault: &str) {
         let rows = self.files * 3;
         let sum = (0..rows).sum::<u64>() * 7;
         let all = "SELECT
@@ -124,6 +129,21 @@ fn no_kill_at_any_step_loses_or_repeats_a_row() {
 #[test]
 fn no_power_cut_at_any_step_loses_or_repeats_a_row() {
     survive_all(true, 100..134);
+}
+
+#[test]
+fn what_a_run_has_reported_survives_a_power_cut() {
+    let mut victim = Victim::new(true);
+    victim.add_work();
+    let mut command = victim.project.command(&["run", "--json"]);
+    if let Some(disk) = &victim.disk {
+        disk.settle();
+        disk.below(&mut command);
+        assert_eq!(command.output().unwrap().status.code(), Some(2));
+        disk.lose_power();
+    }
+    // Nothing runs in between that could compute it again.
+    victim.check("a power cut after the end");
 }
 
 /// As many kills as `cargo xtask crash` asks for, every other one a power cut.
