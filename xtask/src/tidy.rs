@@ -18,6 +18,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("lake", 1),
     ("sql", 2),
     ("ingest", 3),
+    ("quality", 3),
     ("flows", 4),
     ("pipelines", 6),
     ("catchment", 8),

@@ -13,7 +13,8 @@ mod store;
 mod tests;
 
 pub use model::{
-    BatchRecord, ColumnSource, DatasetOutcome, DatasetStatus, InputVersion, LineageEdge, RunRecord, RunStatus,
+    BatchRecord, ColumnSource, DatasetOutcome, DatasetStatus, ExpectationCount, InputVersion, LineageEdge,
+    RunRecord, RunStatus,
 };
 pub use sqlite::SqliteStore;
 pub use store::Store;

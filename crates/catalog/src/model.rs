@@ -97,6 +97,8 @@ pub struct DatasetOutcome {
     pub rows_out: u64,
     /// Rows and files put into quarantine.
     pub quarantined: u64,
+    /// Rows left out by expectations that drop them.
+    pub dropped: u64,
     /// The version the table has afterwards, `None` while there is no table.
     pub version: Option<u64>,
     /// How long it took, in milliseconds.
@@ -124,6 +126,12 @@ pub struct BatchRecord {
     pub rows_out: u64,
     /// Rows and files put into quarantine.
     pub quarantined: u64,
+    /// Rows left out by expectations that drop them.
+    #[serde(default)]
+    pub dropped: u64,
+    /// Bytes written to disk for want of memory.
+    #[serde(default)]
+    pub spilled_bytes: u64,
     /// Files taken from file sources.
     pub files: u64,
     /// When the batch was planned, in microseconds since the Unix epoch.
@@ -134,6 +142,24 @@ pub struct BatchRecord {
     pub inputs: Vec<InputVersion>,
     /// Where the dataset's columns come from.
     pub columns: Vec<ColumnSource>,
+    /// How many rows met each expectation.
+    #[serde(default)]
+    pub expectations: Vec<ExpectationCount>,
+}
+
+/// How many rows of a batch met an expectation.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExpectationCount {
+    /// The expectation's name.
+    pub name: String,
+    /// What it asks for, as written.
+    pub rule: String,
+    /// What becomes of rows that do not meet it.
+    pub action: String,
+    /// Rows that met it.
+    pub passed: u64,
+    /// Rows that did not.
+    pub failed: u64,
 }
 
 /// A table that a batch read.

@@ -11,7 +11,7 @@ use crate::model::{BatchRecord, DatasetOutcome, RunRecord};
 use crate::store::Store;
 
 /// The version of the schema, in SQLite's `user_version`.
-const SCHEMA_VERSION: i64 = 1;
+const SCHEMA_VERSION: i64 = 2;
 
 const SCHEMA: &str = "
 CREATE TABLE runs (
@@ -28,6 +28,9 @@ CREATE TABLE batches (
 ) STRICT;
 CREATE INDEX batches_by_time ON batches (committed_at);
 ";
+
+/// What each version of the schema adds to the one before, from version 2 on.
+const MIGRATIONS: &[&str] = &["ALTER TABLE outcomes ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0;"];
 
 /// A catalog in a SQLite file.
 #[derive(Debug)]
@@ -59,9 +62,12 @@ impl SqliteStore {
         // FULL: a record that was acknowledged survives a power cut.
         connection.pragma_update(None, "synchronous", "FULL")?;
         let version: i64 = connection.pragma_query_value(None, "user_version", |row| row.get(0))?;
-        if version == 0 {
+        if version < SCHEMA_VERSION {
+            let first = if version == 0 { SCHEMA } else { "" };
+            let done = usize::try_from(version - 1).unwrap_or(0);
+            let rest: String = MIGRATIONS.iter().skip(done).copied().collect();
             connection.execute_batch(&format!(
-                "BEGIN IMMEDIATE; {SCHEMA} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
+                "BEGIN IMMEDIATE; {first} {rest} PRAGMA user_version = {SCHEMA_VERSION}; COMMIT;"
             ))?;
         } else if version != SCHEMA_VERSION {
             return Err(rusqlite::Error::InvalidParameterName(format!(
@@ -122,7 +128,7 @@ impl Store for SqliteStore {
         for outcome in outcomes {
             transaction
                 .execute(
-                    "INSERT OR REPLACE INTO outcomes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+                    "INSERT OR REPLACE INTO outcomes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
                     params![
                         outcome.run,
                         outcome.dataset.to_string(),
@@ -133,6 +139,7 @@ impl Store for SqliteStore {
                         outcome.version,
                         outcome.milliseconds,
                         outcome.error,
+                        outcome.dropped,
                     ],
                 )
                 .map_err(failed)?;
@@ -184,6 +191,7 @@ impl Store for SqliteStore {
                 version: row.get(6)?,
                 milliseconds: row.get(7)?,
                 error: row.get(8)?,
+                dropped: row.get(9)?,
             })
         })
     }

@@ -3,8 +3,8 @@
 use catchment_core::{Code, FlowName, Position, TableName};
 
 use crate::{
-    BatchRecord, ColumnSource, DatasetOutcome, DatasetStatus, InputVersion, RunRecord, RunStatus,
-    SqliteStore, Store,
+    BatchRecord, ColumnSource, DatasetOutcome, DatasetStatus, ExpectationCount, InputVersion, RunRecord,
+    RunStatus, SqliteStore, Store,
 };
 
 fn run(id: &str, status: RunStatus) -> RunRecord {
@@ -21,6 +21,8 @@ fn batch(number: u64) -> BatchRecord {
         rows_in: 10,
         rows_out: 9,
         quarantined: 1,
+        dropped: 0,
+        spilled_bytes: 0,
         files: 2,
         planned_at: 100,
         committed_at: 200 + number as i64,
@@ -32,6 +34,13 @@ fn batch(number: u64) -> BatchRecord {
             column: "day".to_owned(),
             input: "raw.flights".to_owned(),
             input_column: "time_hour".to_owned(),
+        }],
+        expectations: vec![ExpectationCount {
+            name: "e".to_owned(),
+            rule: "day > 0".to_owned(),
+            action: "warn".to_owned(),
+            passed: 8,
+            failed: 2,
         }],
     }
 }
@@ -68,6 +77,7 @@ fn store_suite(store: &dyn Store) {
         rows_in: 1,
         rows_out: 2,
         quarantined: 3,
+        dropped: 4,
         version: Some(7),
         milliseconds: 12,
         error: Some("x".to_owned()),

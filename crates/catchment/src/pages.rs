@@ -27,6 +27,7 @@ pub(crate) const PAGES: &[(&str, &str)] = &[
     ("C3003", include_str!("../../../docs/errors/C3003.md")),
     ("C3004", include_str!("../../../docs/errors/C3004.md")),
     ("C3005", include_str!("../../../docs/errors/C3005.md")),
+    ("C3006", include_str!("../../../docs/errors/C3006.md")),
     ("C4001", include_str!("../../../docs/errors/C4001.md")),
     ("C4002", include_str!("../../../docs/errors/C4002.md")),
     ("C4003", include_str!("../../../docs/errors/C4003.md")),

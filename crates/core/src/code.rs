@@ -62,6 +62,7 @@ codes! {
     FILE_VANISHED = "C3003", External, Never, "file vanished before it was read";
     FILE_CHANGED = "C3004", User, Never, "file changed after it was read";
     NO_INPUT = "C3005", User, Never, "no file to infer a schema from";
+    EXPECTATION_FAILED = "C3006", User, Never, "expectation failed a batch";
 
     LAKE_OWNED = "C4001", User, Never, "another process owns the lake";
     LEASE_LOST = "C4002", External, Never, "the lake was taken over by another process";

@@ -3,7 +3,10 @@
 //! **Never**: recomputes a batch that is staged, publishes one twice, or lets bookkeeping lead the data.
 
 mod bookmarks;
+mod carry;
 mod incremental;
+mod judge;
+mod ordered;
 mod passed;
 mod quarantine;
 mod records;
@@ -11,6 +14,7 @@ mod resume;
 mod runtime;
 mod spec;
 mod stage;
+mod unique;
 
 pub use bookmarks::{Bookmark, bookmarks};
 pub use incremental::require_incremental;

@@ -3,15 +3,20 @@
 use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result};
-use catchment_ingest::{BrokenFile, RejectSink};
+use catchment_ingest::{Address, BrokenFile, RejectSink, SourceRecord, first_piece};
 use catchment_lake::{FileWriter, TableSpec, WrittenFiles};
 use datafusion::arrow::array::{
-    ArrayRef, AsArray, Int64Array, ListArray, RecordBatch, StringArray, TimestampMicrosecondArray,
+    ArrayRef, Int64Array, ListArray, ListBuilder, RecordBatch, StringArray, StringBuilder,
+    TimestampMicrosecondArray, new_null_array,
 };
 use datafusion::arrow::buffer::OffsetBuffer;
-use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use tokio::sync::mpsc;
 
+use crate::judge::{BadRows, names};
 use crate::records::BatchPlan;
+use crate::spec::{FlowSpec, InputKind};
+use crate::stage::without;
 
 /// The rule that a record breaks when it cannot be decoded.
 const MALFORMED: &str = "malformed_record";
@@ -28,8 +33,10 @@ pub fn quarantine_spec(dataset: &catchment_core::TableName) -> TableSpec {
     let schema = Schema::new(vec![
         Field::new("rules", DataType::List(Arc::new(Field::new("element", DataType::Utf8, true))), true),
         text("reason"),
+        text("source"),
         text("file_path"),
         number("byte_offset"),
+        number("row_number"),
         text("record"),
         text("flow"),
         number("epoch"),
@@ -44,21 +51,145 @@ pub fn quarantine_spec(dataset: &catchment_core::TableName) -> TableSpec {
     }
 }
 
-/// Takes rejected records off their channel and writes them, until all senders are gone.
-pub(crate) async fn write_rejects(
-    mut sink: RejectSink,
-    mut open: impl FnMut() -> Result<FileWriter>,
-    plan: BatchPlan,
-) -> Result<Option<FileWriter>> {
-    let mut writer = None;
-    while let Some(rejects) = sink.recv().await {
-        let writer = match &mut writer {
-            Some(writer) => writer,
-            none => none.insert(open()?),
-        };
-        writer.write(&rows(&plan, MALFORMED, &rejects)?).await?;
+/// A row that broke expectations, and its record.
+pub(crate) struct BadRecord {
+    rules: u64,
+    pub(crate) record: SourceRecord,
+    source: Option<String>,
+}
+
+/// Looks up the records of rows in the sources of a flow.
+pub(crate) async fn look_up(
+    spec: &FlowSpec,
+    plan: &BatchPlan,
+    broken: &[BrokenFile],
+    mut rows: Vec<(u64, u64)>,
+) -> Result<Vec<BadRecord>> {
+    let mut inputs = Vec::new();
+    let mut pieces = 0;
+    for input in &spec.inputs {
+        if let (InputKind::Stream(source, _), Some(range)) = (&input.kind, plan.ranges.get(&input.name)) {
+            let range = without(range, broken);
+            let first = first_piece(pieces)?;
+            pieces += range.pieces();
+            inputs.push((input.name.clone(), Arc::clone(source), range, first));
+        }
     }
-    Ok(writer)
+    let looked = tokio::task::spawn_blocking(move || {
+        // A join makes several rows of one record.
+        rows.sort_unstable();
+        rows.dedup_by(|later, first| {
+            let same = later.0 == first.0;
+            first.1 |= if same { later.1 } else { 0 };
+            same
+        });
+        let addresses: Vec<Address> = rows.iter().map(|(address, _)| Address(*address)).collect();
+        let mut found = Vec::with_capacity(rows.len());
+        for (name, source, range, first) in inputs {
+            for record in source.records(&range, first, &addresses)? {
+                if let Ok(at) = rows.binary_search_by_key(&record.address.0, |(address, _)| *address) {
+                    found.push(BadRecord { rules: rows[at].1, record, source: Some(name.clone()) });
+                }
+            }
+        }
+        Ok(found)
+    });
+    looked.await.map_err(|error| Error::new(Code::INTERNAL, "a look-up ended early").because(error))?
+}
+
+/// Takes what cannot be published off its channels and writes it.
+pub(crate) struct Quarantine<F> {
+    spec: FlowSpec,
+    plan: BatchPlan,
+    /// Files that are left out of the batch.
+    broken: Vec<BrokenFile>,
+    open: F,
+    writer: Option<FileWriter>,
+}
+
+impl<F: FnMut() -> Result<FileWriter>> Quarantine<F> {
+    pub(crate) fn new(spec: &FlowSpec, plan: &BatchPlan, broken: &[BrokenFile], open: F) -> Self {
+        Self { spec: spec.clone(), plan: plan.clone(), broken: broken.to_vec(), open, writer: None }
+    }
+
+    /// Runs until all senders are gone.
+    pub(crate) async fn take(
+        mut self,
+        mut rejected: RejectSink,
+        mut bad: mpsc::Receiver<BadRows>,
+    ) -> Result<Option<FileWriter>> {
+        let mut open = true;
+        while open {
+            tokio::select! {
+                Some(rejects) = rejected.recv() => {
+                    let rows = rows(&self.plan, &[MALFORMED], &rejects)?;
+                    self.write(&rows).await?;
+                }
+                Some(rows) = bad.recv() => self.bad_rows(rows).await?,
+                else => open = false,
+            }
+        }
+        Ok(self.writer)
+    }
+
+    async fn bad_rows(&mut self, rows: BadRows) -> Result<()> {
+        let bad = match rows {
+            BadRows::Addresses(rows) => look_up(&self.spec, &self.plan, &self.broken, rows).await?,
+            BadRows::Records(rows) => rows
+                .into_iter()
+                .map(|(rules, record)| {
+                    let (file, byte_offset, row_number) = (String::new(), None, None);
+                    let record = SourceRecord { address: Address(0), file, byte_offset, row_number, record };
+                    BadRecord { rules, record, source: None }
+                })
+                .collect(),
+        };
+        for bad in bad.chunks(8_192) {
+            let rows = self.broken_rules(bad)?;
+            self.write(&rows).await?;
+        }
+        Ok(())
+    }
+
+    /// Rows of the quarantine table for rows that broke expectations.
+    fn broken_rules(&self, bad: &[BadRecord]) -> Result<RecordBatch> {
+        let number = |value: Option<u64>| value.and_then(|value| i64::try_from(value).ok());
+        let mut rules =
+            ListBuilder::new(StringBuilder::new()).with_field(Field::new("element", DataType::Utf8, true));
+        let mut reasons = StringBuilder::new();
+        for bad in bad {
+            let broken = names(&self.spec.expectations, bad.rules);
+            let reason: Vec<String> = broken.iter().map(|rule| rule.describe()).collect();
+            reasons.append_value(reason.join("; "));
+            broken.iter().for_each(|rule| rules.values().append_value(&rule.name));
+            rules.append(true);
+        }
+        let file = |bad: &BadRecord| (!bad.record.file.is_empty()).then(|| bad.record.file.clone());
+        let columns: Vec<(&str, ArrayRef)> = vec![
+            ("rules", Arc::new(rules.finish())),
+            ("reason", Arc::new(reasons.finish())),
+            ("source", Arc::new(bad.iter().map(|bad| bad.source.clone()).collect::<StringArray>())),
+            ("file_path", Arc::new(bad.iter().map(file).collect::<StringArray>())),
+            (
+                "byte_offset",
+                Arc::new(bad.iter().map(|bad| number(bad.record.byte_offset)).collect::<Int64Array>()),
+            ),
+            (
+                "row_number",
+                Arc::new(bad.iter().map(|bad| number(bad.record.row_number)).collect::<Int64Array>()),
+            ),
+            ("record", Arc::new(bad.iter().map(|bad| Some(&bad.record.record)).collect::<StringArray>())),
+        ];
+        stamped(&self.plan, columns, bad.len())
+    }
+
+    async fn write(&mut self, rows: &RecordBatch) -> Result<()> {
+        let writer = match &mut self.writer {
+            Some(writer) => writer,
+            none => none.insert((self.open)()?),
+        };
+        writer.write(rows).await
+    }
 }
 
 /// Adds the broken files, and finishes the quarantine's data files.
@@ -88,43 +219,52 @@ pub(crate) async fn finish(
             columns.into_iter().map(|(name, column)| (name, column, true)),
         )
         .map_err(internal)?;
-        writer.write(&rows(plan, BROKEN, &files)?).await?;
+        writer.write(&rows(plan, &[BROKEN], &files)?).await?;
     }
     writer.finish().await
 }
 
 /// Rejects as rows of the quarantine table.
-fn rows(plan: &BatchPlan, rule: &str, rejects: &RecordBatch) -> Result<RecordBatch> {
+fn rows(plan: &BatchPlan, rules: &[&str], rejects: &RecordBatch) -> Result<RecordBatch> {
     let count = rejects.num_rows();
-    let column = |name: &str| {
-        rejects
-            .column_by_name(name)
-            .cloned()
-            .ok_or_else(|| Error::new(Code::INTERNAL, format!("rejects lack {name}")))
-    };
-    let number =
-        |value: u64| Arc::new(Int64Array::from(vec![i64::try_from(value).unwrap_or(i64::MAX); count]));
-    let rules = ListArray::try_new(
+    let broken = ListArray::try_new(
         Arc::new(Field::new("element", DataType::Utf8, true)),
-        OffsetBuffer::from_lengths(std::iter::repeat_n(1, count)),
-        Arc::new(StringArray::from(vec![rule; count])),
+        OffsetBuffer::from_lengths(std::iter::repeat_n(rules.len(), count)),
+        Arc::new(StringArray::from(rules.repeat(count))),
         None,
     )
     .map_err(internal)?;
-    let offsets: Int64Array = column("byte_offset")?.as_primitive::<Int64Type>().clone();
-    let columns: Vec<ArrayRef> = vec![
-        Arc::new(rules),
-        column("reason")?,
-        column("file_path")?,
-        Arc::new(offsets),
-        column("record")?,
-        Arc::new(StringArray::from(vec![plan.flow.as_str(); count])),
-        number(u64::from(plan.position.epoch)),
-        number(plan.position.number),
-        Arc::new(TimestampMicrosecondArray::from(vec![plan.planned_at; count]).with_timezone("UTC")),
-    ];
-    let dataset = catchment_core::TableName::new("", "");
-    RecordBatch::try_new(quarantine_spec(&dataset).schema, columns).map_err(internal)
+    let mut columns: Vec<(&str, ArrayRef)> = vec![("rules", Arc::new(broken))];
+    for name in ["reason", "source", "file_path", "byte_offset", "record"] {
+        columns.extend(rejects.column_by_name(name).map(|column| (name, Arc::clone(column))));
+    }
+    stamped(plan, columns, count)
+}
+
+/// Rows of the quarantine table: the columns given, those of the batch, and null for the rest.
+fn stamped(plan: &BatchPlan, mut columns: Vec<(&str, ArrayRef)>, count: usize) -> Result<RecordBatch> {
+    let number =
+        |value: u64| Arc::new(Int64Array::from(vec![i64::try_from(value).unwrap_or(i64::MAX); count]));
+    columns.extend::<[(&str, ArrayRef); 4]>([
+        ("flow", Arc::new(StringArray::from(vec![plan.flow.as_str(); count]))),
+        ("epoch", number(u64::from(plan.position.epoch))),
+        ("batch", number(plan.position.number)),
+        (
+            "quarantined_at",
+            Arc::new(TimestampMicrosecondArray::from(vec![plan.planned_at; count]).with_timezone("UTC")),
+        ),
+    ]);
+    let schema = quarantine_spec(&catchment_core::TableName::new("", "")).schema;
+    let ordered = schema
+        .fields()
+        .iter()
+        .map(|field| {
+            let found =
+                columns.iter().find(|(name, _)| name == field.name()).map(|(_, column)| Arc::clone(column));
+            found.unwrap_or_else(|| new_null_array(field.data_type(), count))
+        })
+        .collect();
+    RecordBatch::try_new(schema, ordered).map_err(internal)
 }
 
 fn internal(error: datafusion::arrow::error::ArrowError) -> Error {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use catchment_catalog::{BatchRecord, ColumnSource, InputVersion};
+use catchment_catalog::{BatchRecord, ColumnSource, ExpectationCount, InputVersion};
 use catchment_core::{Code, Error, FlowName, Position, Result, TableName};
 use catchment_ingest::{BrokenFile, Range, TableStanding};
 use catchment_lake::{Add, Lake, Owner, TableSpec};
@@ -91,6 +91,12 @@ pub struct BatchSummary {
     pub rows_out: u64,
     /// Rows and files put into quarantine.
     pub quarantined: u64,
+    /// Rows left out by expectations that drop them.
+    #[serde(default)]
+    pub dropped: u64,
+    /// Bytes written to disk for want of memory.
+    #[serde(default)]
+    pub spilled_bytes: u64,
     /// Files taken from file sources.
     pub files: u64,
     /// When the batch was planned, in microseconds since the Unix epoch.
@@ -101,6 +107,9 @@ pub struct BatchSummary {
     pub inputs: Vec<InputVersion>,
     /// Where the columns come from.
     pub columns: Vec<ColumnSource>,
+    /// How many rows met each expectation.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub expectations: Vec<ExpectationCount>,
 }
 
 impl BatchSummary {
@@ -123,11 +132,14 @@ impl BatchSummary {
             rows_in: self.rows_in,
             rows_out: self.rows_out,
             quarantined: self.quarantined,
+            dropped: self.dropped,
+            spilled_bytes: self.spilled_bytes,
             files: self.files,
             planned_at: self.planned_at,
             committed_at,
             inputs: self.inputs.clone(),
             columns: self.columns.clone(),
+            expectations: self.expectations.clone(),
         }
     }
 }

@@ -16,6 +16,7 @@ use crate::quarantine::quarantine_spec;
 use crate::records::{BatchPlan, BatchSummary, Records, StagedBatch, StagedOutput};
 use crate::resume::{Resume, resume};
 use crate::spec::{FlowKind, FlowSpec, InputKind};
+use crate::unique::KnownKeys;
 
 /// Is told what flows do while they run.
 pub trait Progress: Send + Sync {
@@ -37,6 +38,8 @@ pub struct FlowReport {
     pub rows_out: u64,
     /// Rows and files put into quarantine.
     pub quarantined: u64,
+    /// Rows left out by expectations that drop them.
+    pub dropped: u64,
     /// Files that could not be read, with the reason.
     pub broken: Vec<(String, String)>,
     /// Files that changed after they were read, and are not read again.
@@ -54,6 +57,8 @@ pub struct RuntimeOptions {
     pub maintenance: MaintenanceOptions,
     /// Published plans of a flow that are kept as they are.
     pub kept_plans: usize,
+    /// Memory for the keys of one table that must be unique, in bytes.
+    pub key_bytes: usize,
 }
 
 /// What flows need to run.
@@ -65,6 +70,8 @@ pub struct Runtime {
     run: String,
     options: RuntimeOptions,
     maintenance: Mutex<BTreeMap<TableName, Arc<tokio::sync::Mutex<Maintenance>>>>,
+    /// Keys of tables, as far as batches staged by this process have seen them.
+    known_keys: Mutex<BTreeMap<TableName, KnownKeys>>,
 }
 
 impl Runtime {
@@ -78,7 +85,29 @@ impl Runtime {
         options: RuntimeOptions,
     ) -> Self {
         let clock = Arc::clone(owner.lake().clock());
-        Self { owner, sessions, store, clock, run, options, maintenance: Mutex::default() }
+        Self {
+            owner,
+            sessions,
+            store,
+            clock,
+            run,
+            options,
+            maintenance: Mutex::default(),
+            known_keys: Mutex::default(),
+        }
+    }
+
+    /// Takes the keys that are known of a table; whoever does not put them back has them forgotten.
+    pub(crate) fn take_known_keys(&self, table: &TableName) -> Option<KnownKeys> {
+        self.known_keys.lock().unwrap_or_else(PoisonError::into_inner).remove(table)
+    }
+
+    pub(crate) fn spill_folder(&self) -> std::path::PathBuf {
+        self.sessions.spill_folder().to_path_buf()
+    }
+
+    pub(crate) fn key_bytes(&self) -> usize {
+        self.options.key_bytes
     }
 
     fn lake(&self) -> &Lake {
@@ -266,9 +295,17 @@ impl Runtime {
     }
 
     async fn stage(&self, spec: &FlowSpec, records: &Records<'_>, plan: &BatchPlan) -> Result<StagedBatch> {
-        let staged =
-            if plan.is_reset() { self.reset(spec, plan).await? } else { self.compute(spec, plan).await? };
+        let (staged, known) = if plan.is_reset() {
+            self.take_known_keys(&spec.target);
+            (self.reset(spec, plan).await?, None)
+        } else {
+            self.compute(spec, plan).await?
+        };
         let staged = records.write_staged(&self.owner, staged).await?;
+        if let Some(known) = known {
+            let mut all = self.known_keys.lock().unwrap_or_else(PoisonError::into_inner);
+            all.insert(spec.target.clone(), known);
+        }
         self.lake().faults().reach(FaultPoint::StagedWritten)?;
         Ok(staged)
     }
@@ -321,6 +358,7 @@ impl Runtime {
             report.rows_in += record.rows_in;
             report.rows_out += record.rows_out;
             report.quarantined += record.quarantined;
+            report.dropped += record.dropped;
             let broken = staged.broken.iter().map(|broken| (broken.file.path.clone(), broken.reason.clone()));
             report.broken.extend(broken);
         }

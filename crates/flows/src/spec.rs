@@ -5,6 +5,7 @@ use std::sync::Arc;
 use catchment_core::{FlowName, TableName};
 use catchment_ingest::{Limits, Source};
 use catchment_lake::TableSpec;
+use catchment_quality::Expectation;
 use catchment_sql::{BoundQuery, SqlText};
 
 /// How a flow's result goes into its table.
@@ -33,6 +34,8 @@ pub struct FlowSpec {
     pub query: BoundQuery,
     /// What the query reads, one for each relation.
     pub inputs: Vec<Input>,
+    /// What its rows are held to.
+    pub expectations: Arc<Vec<Expectation>>,
     /// What the table is declared to be.
     pub table: TableSpec,
     /// The flow's definition as text; when it changes, a replaced table is computed anew.

@@ -1,24 +1,30 @@
 //! Computes a planned batch and writes its files: nothing is visible until it is published.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use catchment_catalog::{ColumnSource, InputVersion};
+use catchment_catalog::{ColumnSource, ExpectationCount, InputVersion};
 use catchment_core::{Code, Error, FaultPoint, Result};
-use catchment_ingest::{BrokenFile, Range, Rejects};
-use catchment_lake::{FileOptions, FileWriter, WrittenFiles};
+use catchment_ingest::{ADDRESS_COLUMN, BrokenFile, Range, Rejects, TableSource, address_field, first_piece};
+use catchment_lake::{FileOptions, FileWriter, WrittenFiles, to_stored};
+use catchment_quality::RowRules;
 use catchment_sql::{Moment, Planner, column_origins, query_error};
 use datafusion::arrow::array::{RecordBatch, new_null_array};
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
 use futures::TryStreamExt;
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
-use crate::quarantine::{finish, quarantine_spec, write_rejects};
+use crate::carry::{carry_addresses, in_source_order};
+use crate::judge::{self, BadRows, Judge, names, without_addresses};
+use crate::ordered::Ordered;
+use crate::quarantine::{Quarantine, finish, look_up, quarantine_spec};
 use crate::records::{BatchPlan, BatchSummary, StagedBatch, StagedOutput};
 use crate::runtime::Runtime;
 use crate::spec::{FlowKind, FlowSpec, Input, InputKind};
+use crate::unique::{KnownKeys, Looked, Uniqueness};
 
 /// The size of a data file, in bytes.
 const TARGET_BYTES: usize = 128 << 20;
@@ -28,7 +34,14 @@ const ATTEMPTS: usize = 8;
 
 impl Runtime {
     /// Computes a batch from its plan.
-    pub(crate) async fn compute(&self, spec: &FlowSpec, plan: &BatchPlan) -> Result<StagedBatch> {
+    ///
+    /// The keys that the batch adds may be kept once the batch is staged, and not before: a batch that is
+    /// computed again must not find its own.
+    pub(crate) async fn compute(
+        &self,
+        spec: &FlowSpec,
+        plan: &BatchPlan,
+    ) -> Result<(StagedBatch, Option<KnownKeys>)> {
         let mut broken: Vec<BrokenFile> = Vec::new();
         for _ in 0..ATTEMPTS {
             let attempt = self.attempt(spec, plan, &broken).await?;
@@ -47,55 +60,173 @@ impl Runtime {
 
     async fn attempt(&self, spec: &FlowSpec, plan: &BatchPlan, broken: &[BrokenFile]) -> Result<Attempt> {
         let (rejects, sink) = Rejects::channel();
-        let quarantine = self.quarantine_files(spec)?;
-        let rejected = tokio::spawn(write_rejects(sink, quarantine, plan.clone()));
-        let computed = self.rows(spec, plan, broken, &rejects).await;
+        let (bad, bad_sink) = mpsc::channel(8);
+        let quarantine = Quarantine::new(spec, plan, broken, self.quarantine_files(spec)?);
+        let rejected = tokio::spawn(quarantine.take(sink, bad_sink));
+        let computed = self.rows(spec, plan, broken, &rejects, bad).await;
         let (rows_in, newly_broken) = (rejects.rows(), rejects.broken());
-        // The last sender goes, and the writer of rejects comes to its end.
+        // The last sender goes, and the quarantine comes to its end.
         drop(rejects);
         let rejected = rejected.await.map_err(|error| {
             Error::new(Code::INTERNAL, "the writer of rejects ended early").because(error)
         })?;
-        let (written, columns) = computed?;
-        Ok(Attempt { written, columns, rejected: rejected?, rows_in, newly_broken })
+        let computed = match computed {
+            Ok(computed) => computed,
+            // What a broken file made of a query's rows does not matter.
+            Err(_) if !newly_broken.is_empty() => Computed::default(),
+            Err(error) => return Err(error),
+        };
+        let attempt = Attempt { computed, quarantine: rejected?, rows_in, newly_broken };
+        if attempt.newly_broken.is_empty() {
+            self.require_no_failure(spec, plan, broken, &attempt.computed).await?;
+        }
+        Ok(attempt)
     }
 
-    /// Runs the query and writes its result; all that holds a sender of rejects ends with this.
+    /// Fails when an expectation that lets the batch fail is broken.
+    async fn require_no_failure(
+        &self,
+        spec: &FlowSpec,
+        plan: &BatchPlan,
+        broken: &[BrokenFile],
+        computed: &Computed,
+    ) -> Result<()> {
+        let Some((address, rules)) = computed.failure else { return Ok(()) };
+        let records = look_up(spec, plan, broken, vec![(address, rules)]).await.unwrap_or_default();
+        let record = records.first().map(|found| {
+            let place = found.record.byte_offset.or(found.record.row_number).unwrap_or(0);
+            format!("{} in {:?} at {place}", found.record.record, found.record.file)
+        });
+        let broken = names(&spec.expectations, rules);
+        Err(judge::failed(&spec.target.to_string(), &computed.counts, &broken, record))
+    }
+
+    /// Runs the query, holds its rows to the expectations and writes those that stay; all that holds a
+    /// sender of rejects ends with this.
     async fn rows(
         &self,
         spec: &FlowSpec,
         plan: &BatchPlan,
         broken: &[BrokenFile],
         rejects: &Arc<Rejects>,
-    ) -> Result<(WrittenFiles, Vec<ColumnSource>)> {
+        bad: mpsc::Sender<BadRows>,
+    ) -> Result<Computed> {
         let planner = Arc::new(self.sessions.planner(Moment { micros: plan.planned_at, seed: plan.seed })?);
+        let mut carriers = BTreeMap::new();
+        let mut pieces = 0;
         for input in &spec.inputs {
-            self.bind(&planner, input, plan, broken, rejects).await?;
+            let range = self.bind(&planner, input, plan, broken, rejects).await?;
+            if let (InputKind::Stream(source, _), Some(range)) = (&input.kind, range) {
+                let table = source.read(&range, Arc::clone(rejects), Some(first_piece(pieces)?))?;
+                carriers.insert(input.key.clone(), table);
+                pieces += range.pieces();
+            }
         }
-        let logical = planner.plan(&spec.text, &spec.query).await?;
+        let rules = RowRules::plan(&planner, &spec.expectations, &spec.table.schema)?;
+        let judge = Arc::new(Judge::new(spec.expectations.as_ref().clone(), rules));
+        let mut logical = planner.plan(&spec.text, &spec.query).await?;
         let columns = lineage(&logical, &spec.inputs);
-        let physical = planner.physical(&logical).await?;
+        if !spec.expectations.is_empty() {
+            logical = carry_addresses(logical, &carriers)?;
+        }
+        drop(carriers);
+        let mut physical = planner.physical(&logical).await?;
+        drop(logical);
+        let unique = self.uniqueness(spec, &judge).await?;
+        if unique.is_some() && physical.schema().index_of(ADDRESS_COLUMN).is_ok() {
+            physical = in_source_order(physical)?;
+        }
         let streams = planner.run_partitioned(physical)?;
+        let written = self.write(spec, streams, unique, &judge, &bad).await?;
+        if let Some(rest) = judge.rest() {
+            // Nobody takes them only when the quarantine has failed, which is told there.
+            let _ = bad.send(rest).await;
+        }
+        Ok(Computed {
+            columns,
+            counts: judge.counts(),
+            dropped: judge.dropped(),
+            failure: judge.failure(),
+            ..written
+        })
+    }
+
+    /// Reads all streams at the same time and writes the rows that stay.
+    async fn write(
+        &self,
+        spec: &FlowSpec,
+        streams: Vec<SendableRecordBatchStream>,
+        unique: Option<Uniqueness>,
+        judge: &Arc<Judge>,
+        bad: &mpsc::Sender<BadRows>,
+    ) -> Result<Computed> {
         let mut tasks = JoinSet::new();
-        for stream in streams {
+        let mut computed = Computed::default();
+        let writers = streams.len();
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..writers).map(|_| mpsc::channel(2)).unzip();
+        for (stream, sender) in streams.into_iter().zip(senders) {
+            let judging = Judging {
+                judge: Arc::clone(judge),
+                schema: Arc::clone(&spec.table.schema),
+                bad: bad.clone(),
+            };
+            tasks
+                .spawn(async move { judging.stream(stream, sender).await.map(|()| WrittenFiles::default()) });
+        }
+        let mut finding = None;
+        let receivers = match unique {
+            None => receivers,
+            Some(unique) => {
+                let (senders, unique_receivers) = (0..writers).map(|_| mpsc::channel(2)).unzip();
+                let (judge, bad) = (Arc::clone(judge), bad.clone());
+                finding = Some(tokio::task::spawn_blocking(move || {
+                    find_duplicates(Ordered::new(receivers), unique, &judge, &bad, senders)
+                }));
+                unique_receivers
+            }
+        };
+        for receiver in receivers {
             let writer = self.owner.writer(&spec.target).files(FileOptions {
                 table: spec.target.clone(),
                 schema: Arc::clone(&spec.table.schema),
                 partition_columns: spec.table.partition_columns.clone(),
                 target_bytes: TARGET_BYTES,
             })?;
-            tasks.spawn(write_stream(stream, writer, Arc::clone(&spec.table.schema)));
+            tasks.spawn(write_rows(receiver, writer));
         }
-        let mut written = WrittenFiles::default();
+        let ended = |error: tokio::task::JoinError| {
+            Error::new(Code::INTERNAL, "a part of a batch ended early").because(error)
+        };
         while let Some(done) = tasks.join_next().await {
-            let part = done.map_err(|error| {
-                Error::new(Code::INTERNAL, "a writer of a batch ended early").because(error)
-            })??;
-            written.rows += part.rows;
-            written.adds.extend(part.adds);
+            let part = done.map_err(ended)??;
+            computed.written.rows += part.rows;
+            computed.written.adds.extend(part.adds);
         }
-        written.adds.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok((written, columns))
+        if let Some(finding) = finding {
+            let (mut known, spilled) = finding.await.map_err(ended)??;
+            computed.spilled_bytes = spilled;
+            known.wrote(&computed.written.adds);
+            computed.known = Some(known);
+        }
+        computed.written.adds.sort_by(|a, b| a.path.cmp(&b.path));
+        Ok(computed)
+    }
+
+    /// What finds duplicates in the batch, when an expectation asks for it.
+    async fn uniqueness(&self, spec: &FlowSpec, judge: &Judge) -> Result<Option<Uniqueness>> {
+        let Some((_, key, _)) = judge.unique() else { return Ok(None) };
+        let schema = &spec.table.schema;
+        let (folder, budget) = (self.spill_folder(), self.key_bytes());
+        let known = match self.take_known_keys(&spec.target).filter(|known| known.is_of(schema, key)) {
+            Some(known) if spec.kind != FlowKind::Replace => known,
+            _ => KnownKeys::new(schema, key, folder, budget)?,
+        };
+        let files = match self.owner.lake().table(&spec.target).latest().await? {
+            Some(snapshot) if spec.kind != FlowKind::Replace => snapshot.files()?,
+            _ => Vec::new(),
+        };
+        let source = TableSource::new(self.owner.lake(), &spec.target, Arc::clone(schema));
+        Ok(Some(Uniqueness::new(known, source, files)))
     }
 
     async fn bind(
@@ -105,11 +236,17 @@ impl Runtime {
         plan: &BatchPlan,
         broken: &[BrokenFile],
         rejects: &Arc<Rejects>,
-    ) -> Result<()> {
+    ) -> Result<Option<Range>> {
+        let mut read = None;
         let table = match &input.kind {
             InputKind::Stream(source, _) | InputKind::Everything(source) => {
                 match plan.ranges.get(&input.name) {
-                    Some(range) => source.read(&without(range, broken), Arc::clone(rejects), None)?,
+                    Some(range) => {
+                        let range = without(range, broken);
+                        let table = source.read(&range, Arc::clone(rejects), None)?;
+                        read = Some(range);
+                        table
+                    }
                     None => Arc::new(datafusion::datasource::empty::EmptyTable::new(source.schema())),
                 }
             }
@@ -126,7 +263,8 @@ impl Runtime {
                 snapshot.provider().await?
             }
         };
-        planner.bind(&input.key, table)
+        planner.bind(&input.key, table)?;
+        Ok(read)
     }
 
     fn quarantine_files(
@@ -150,9 +288,9 @@ impl Runtime {
         plan: &BatchPlan,
         attempt: Attempt,
         broken: Vec<BrokenFile>,
-    ) -> Result<StagedBatch> {
+    ) -> Result<(StagedBatch, Option<KnownKeys>)> {
         let mut quarantine = self.quarantine_files(spec)?;
-        let quarantined = finish(attempt.rejected, &mut quarantine, &broken, plan).await?;
+        let quarantined = finish(attempt.quarantine, &mut quarantine, &broken, plan).await?;
         self.owner.lake().faults().reach(FaultPoint::FilesWritten)?;
         let replace = spec.kind == FlowKind::Replace;
         let mut outputs = Vec::new();
@@ -168,34 +306,107 @@ impl Runtime {
             table: spec.target.clone(),
             spec: spec.table.clone(),
             replace,
-            adds: attempt.written.adds,
+            adds: attempt.computed.written.adds,
         });
         let files: usize = plan.ranges.values().map(|range| range.files().len()).sum();
         let vanished = broken.iter().filter(|broken| broken.vanished).count();
         let summary = BatchSummary {
             rows_in: attempt.rows_in,
-            rows_out: attempt.written.rows,
+            rows_out: attempt.computed.written.rows,
             quarantined: quarantined.rows,
+            dropped: attempt.computed.dropped,
+            spilled_bytes: attempt.computed.spilled_bytes,
             files: (files - vanished) as u64,
             planned_at: plan.planned_at,
             ranges: digest(&plan.ranges)?,
             inputs: inputs(spec, plan),
-            columns: attempt.columns,
+            columns: attempt.computed.columns,
+            expectations: attempt.computed.counts,
         };
-        Ok(StagedBatch { position: plan.position, outputs, broken, summary })
+        let known = attempt.computed.known;
+        let staged = StagedBatch { position: plan.position, outputs, broken, summary };
+        Ok((staged, known))
     }
 }
 
 struct Attempt {
-    written: WrittenFiles,
-    columns: Vec<ColumnSource>,
-    rejected: Option<FileWriter>,
+    computed: Computed,
+    quarantine: Option<FileWriter>,
     rows_in: u64,
     newly_broken: Vec<BrokenFile>,
 }
 
+/// What a query and the expectations made of a batch.
+#[derive(Default)]
+struct Computed {
+    written: WrittenFiles,
+    columns: Vec<ColumnSource>,
+    counts: Vec<ExpectationCount>,
+    dropped: u64,
+    spilled_bytes: u64,
+    /// The address of the first row that makes the batch fail, and the rules it breaks.
+    failure: Option<(u64, u64)>,
+    known: Option<KnownKeys>,
+}
+
+/// Holds the rows of one stream to the conditions.
+struct Judging {
+    judge: Arc<Judge>,
+    schema: SchemaRef,
+    bad: mpsc::Sender<BadRows>,
+}
+
+impl Judging {
+    async fn stream(
+        self,
+        mut rows: SendableRecordBatchStream,
+        kept: mpsc::Sender<RecordBatch>,
+    ) -> Result<()> {
+        while let Some(batch) = rows.try_next().await.map_err(query_error)? {
+            let judged = self.judge.conditions(by_name(&batch, &self.schema)?)?;
+            if let Some(bad) = judged.bad {
+                let _ = self.bad.send(bad).await;
+            }
+            if judged.kept.num_rows() > 0 && kept.send(judged.kept).await.is_err() {
+                // Whoever took the rows has failed, and tells why.
+                return Ok(());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Takes duplicates out of rows that come in source order, and hands the others to the writers in turn.
+fn find_duplicates(
+    mut rows: Ordered,
+    mut unique: Uniqueness,
+    judge: &Judge,
+    bad: &mpsc::Sender<BadRows>,
+    writers: Vec<mpsc::Sender<RecordBatch>>,
+) -> Result<(KnownKeys, u64)> {
+    let mut next = 0;
+    let mut pass_on = |looked: Looked| {
+        let judged = judge.duplicates(looked.rows, &looked.duplicate)?;
+        if let Some(bad_rows) = judged.bad {
+            let _ = bad.blocking_send(bad_rows);
+        }
+        if judged.kept.num_rows() > 0 {
+            // A writer that takes nothing has failed, and tells why.
+            let _ = writers[next % writers.len()].blocking_send(judged.kept);
+            next += 1;
+        }
+        Ok(())
+    };
+    while let Some(batch) = rows.next()? {
+        pass_on(unique.look(batch)?)?;
+    }
+    let (known, waiting) = unique.finish(&mut pass_on)?;
+    let spilled = waiting + Uniqueness::spilled_keys(&known);
+    Ok((known, spilled))
+}
+
 /// A range without the files that turned out to be broken.
-fn without(range: &Range, broken: &[BrokenFile]) -> Range {
+pub(crate) fn without(range: &Range, broken: &[BrokenFile]) -> Range {
     match range {
         Range::Files { files } => Range::Files {
             files: files
@@ -208,18 +419,15 @@ fn without(range: &Range, broken: &[BrokenFile]) -> Range {
     }
 }
 
-async fn write_stream(
-    mut rows: SendableRecordBatchStream,
-    mut writer: FileWriter,
-    schema: SchemaRef,
-) -> Result<WrittenFiles> {
-    while let Some(batch) = rows.try_next().await.map_err(query_error)? {
-        writer.write(&by_name(&batch, &schema)?).await?;
+async fn write_rows(mut rows: mpsc::Receiver<RecordBatch>, mut writer: FileWriter) -> Result<WrittenFiles> {
+    while let Some(batch) = rows.recv().await {
+        writer.write(&without_addresses(batch)).await?;
     }
     writer.finish().await
 }
 
-/// Puts the columns of a query into the order of its table; columns that the query lacks are null.
+/// Puts the columns of a query into the order and types of its table, the address behind them; columns
+/// that the query lacks are null.
 fn by_name(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let columns: Vec<_> = schema
         .fields()
@@ -230,9 +438,14 @@ fn by_name(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
             (field.name(), column, true)
         })
         .collect();
-    RecordBatch::try_from_iter_with_nullable(columns).map_err(|error| {
-        Error::new(Code::INTERNAL, "rows do not have the columns of their table").because(error)
-    })
+    let failed =
+        |error| Error::new(Code::INTERNAL, "rows do not have the columns of their table").because(error);
+    let rows = RecordBatch::try_from_iter_with_nullable(columns).map_err(failed)?;
+    let stored = to_stored(&rows, schema)?;
+    let Some(addresses) = batch.column_by_name(ADDRESS_COLUMN) else { return Ok(stored) };
+    let fields: Vec<_> = schema.fields().iter().cloned().chain([address_field()]).collect();
+    let columns = stored.columns().iter().chain([addresses]).cloned().collect();
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(failed)
 }
 
 fn digest(ranges: &impl serde::Serialize) -> Result<String> {

@@ -5,12 +5,14 @@
 
 mod address;
 pub mod files;
+mod records;
 mod rejects;
 mod source;
 mod table;
 mod types;
 
 pub use address::{ADDRESS_COLUMN, Address, address_field, first_piece};
+pub use records::{SourceRecord, json_lines};
 pub use rejects::{Reject, RejectSink, Rejects, reject_schema};
 pub use source::{AddedFile, BrokenFile, Limits, Range, Source, Standing, TableStanding};
 pub use table::TableSource;

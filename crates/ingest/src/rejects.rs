@@ -13,6 +13,8 @@ use crate::source::BrokenFile;
 /// One record that could not be decoded.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reject {
+    /// The source, as people know it.
+    pub source: String,
     /// The file.
     pub file: String,
     /// Where the record begins in the decompressed file, in bytes; `None` for a file as a whole.
@@ -23,10 +25,11 @@ pub struct Reject {
     pub record: Option<String>,
 }
 
-/// The columns in which rejects travel: `file_path`, `byte_offset`, `reason`, `record`.
+/// The columns in which rejects travel: `source`, `file_path`, `byte_offset`, `reason`, `record`.
 #[must_use]
 pub fn reject_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
+        Field::new("source", DataType::Utf8, true),
         Field::new("file_path", DataType::Utf8, true),
         Field::new("byte_offset", DataType::Int64, true),
         Field::new("reason", DataType::Utf8, true),
@@ -37,6 +40,7 @@ pub fn reject_schema() -> SchemaRef {
 /// Rows as [`reject_schema`] has them.
 pub(crate) fn reject_batch(rejects: &[Reject]) -> Result<RecordBatch> {
     let columns: Vec<ArrayRef> = vec![
+        Arc::new(rejects.iter().map(|reject| Some(reject.source.as_str())).collect::<StringArray>()),
         Arc::new(rejects.iter().map(|reject| Some(reject.file.as_str())).collect::<StringArray>()),
         Arc::new(
             rejects

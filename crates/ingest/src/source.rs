@@ -9,7 +9,9 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use serde::{Deserialize, Serialize};
 
+use crate::address::Address;
 use crate::files::{FileInfo, SeenFiles};
+use crate::records::SourceRecord;
 use crate::rejects::Rejects;
 
 /// Something that a flow reads a piece at a time, each piece once.
@@ -66,6 +68,13 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         rejects: Arc<Rejects>,
         first_piece: Option<u32>,
     ) -> Result<Arc<dyn TableProvider>>;
+
+    /// Records of a range as they stand in the source, by their addresses in ascending order; pieces are
+    /// numbered from `first_piece`. Addresses of other ranges are passed over.
+    ///
+    /// # Errors
+    /// Returns [`catchment_core::Code::FILE_VANISHED`] when the source no longer has them.
+    fn records(&self, range: &Range, first_piece: u32, wanted: &[Address]) -> Result<Vec<SourceRecord>>;
 
     /// Pieces that were taken and have changed since, though they are not read again.
     ///

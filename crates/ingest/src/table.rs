@@ -7,7 +7,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use catchment_core::{Code, Error, Result, TableName};
 use catchment_lake::{Add, Entry, Lake, Snapshot, Table};
-use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, new_null_array};
+use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, new_null_array};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
@@ -17,8 +17,9 @@ use datafusion::execution::{SendableRecordBatchStream, TaskContext};
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::PartitionStream;
 
-use crate::address::{ADDRESS_COLUMN, address_field, consecutive};
+use crate::address::{ADDRESS_COLUMN, Address, address_field, consecutive};
 use crate::files::{Body, Cut, Failure, FileFormat, Unit, UnitQueue, parquet};
+use crate::records::{SourceRecord, by_piece, look_up};
 use crate::rejects::Rejects;
 use crate::source::{AddedFile, Limits, Range, Source, Standing, TableStanding};
 
@@ -39,6 +40,42 @@ impl TableSource {
     #[must_use]
     pub fn new(lake: &Lake, name: &TableName, schema: SchemaRef) -> Self {
         Self { table: lake.table(name), folder: lake.layout().table_folder(name), schema }
+    }
+
+    /// Reads some columns of data files, a record batch at a time, without counting the rows as read.
+    ///
+    /// # Errors
+    /// Returns [`Code::HISTORY_GONE`] when a file is gone, and what `each` returns.
+    pub fn scan(
+        &self,
+        files: &[Add],
+        columns: &SchemaRef,
+        each: &mut dyn FnMut(RecordBatch) -> Result<()>,
+    ) -> Result<()> {
+        for file in files.iter().map(added) {
+            let path = self.folder.join(Path::new(&file.path));
+            let failed = |failure| unreadable(self.table.name(), &file, failure);
+            let units = UnitQueue::new(parquet_cut(), vec![path.clone()]);
+            while let Some(unit) = units.next().map_err(|(_, failure)| failed(failure))? {
+                let Body::RowGroup { metadata, group, .. } = unit.body else { break };
+                for rows in parquet::row_group(&path, metadata, group, 8_192, columns).map_err(failed)? {
+                    let rows = rows.map_err(|error| failed(Failure::Broken(error.to_string())))?;
+                    each(self.fit(columns, &file, &rows)?)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn fit(&self, schema: &SchemaRef, file: &AddedFile, rows: &RecordBatch) -> Result<RecordBatch> {
+        let columns = schema
+            .fields()
+            .iter()
+            .map(|field| table_column(self.table.name(), field, file, rows))
+            .collect::<Result<_>>()?;
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options)
+            .map_err(|error| unreadable(self.table.name(), file, Failure::Broken(error.to_string())))
     }
 
     async fn next_of_snapshot(
@@ -168,17 +205,55 @@ impl Source for TableSource {
             fields.push(address_field());
         }
         let paths = files.iter().map(|file| self.folder.join(Path::new(&file.path))).collect();
-        let cut = Cut { format: FileFormat::Parquet, header: false, delimiter: b',' };
         // The queue of units belongs to one scan, so a table read twice by a query is two tables here.
         TableScan::provider(Arc::new(Shared {
             table: self.table.name().clone(),
             folder: self.folder.clone(),
             schema: Arc::new(Schema::new(fields)),
             files: files.clone(),
-            units: UnitQueue::new(cut, paths),
+            units: UnitQueue::new(parquet_cut(), paths),
             rejects,
             first_piece: first_piece.unwrap_or(0),
         }))
+    }
+
+    fn records(&self, range: &Range, first_piece: u32, wanted: &[Address]) -> Result<Vec<SourceRecord>> {
+        let Range::Table { files, .. } = range else {
+            return Err(Error::new(Code::INTERNAL, "a range of files was given to a table source"));
+        };
+        let mut found = Vec::new();
+        for addresses in by_piece(wanted) {
+            let index = addresses[0].piece().checked_sub(first_piece.into());
+            let Some(file) = index.and_then(|index| files.get(usize::try_from(index).ok()?)) else {
+                continue;
+            };
+            let path = self.folder.join(Path::new(&file.path));
+            let fit = |rows: RecordBatch| self.fit(&self.schema, file, &rows);
+            let records = look_up(&path, &parquet_cut(), addresses, &fit)
+                .map_err(|failure| unreadable(self.table.name(), file, failure))?;
+            found.extend(records.into_iter().map(|(address, record)| SourceRecord {
+                address,
+                file: file.path.clone(),
+                byte_offset: None,
+                row_number: Some(address.place()),
+                record,
+            }));
+        }
+        Ok(found)
+    }
+}
+
+fn parquet_cut() -> Cut {
+    Cut { format: FileFormat::Parquet, header: false, delimiter: b',' }
+}
+
+fn unreadable(table: &TableName, file: &AddedFile, failure: Failure) -> Error {
+    let error =
+        Error::new(Code::HISTORY_GONE, format!("could not read file {:?} of table \"{table}\"", file.path));
+    match failure {
+        Failure::Vanished => error.because("the file is gone"),
+        Failure::Broken(reason) => error.because(reason),
+        Failure::Ours(ours) => ours,
     }
 }
 
@@ -241,31 +316,19 @@ impl PartitionStream for TableScan {
 
 impl Shared {
     fn next_unit(&self) -> Result<Option<Unit>> {
-        self.units.next().map_err(|(file, failure)| self.failed(&self.files[file], failure))
-    }
-
-    fn failed(&self, file: &AddedFile, failure: Failure) -> Error {
-        let error = Error::new(
-            Code::HISTORY_GONE,
-            format!("could not read file {:?} of table \"{}\"", file.path, self.table),
-        );
-        match failure {
-            Failure::Vanished => error.because("the file is gone"),
-            Failure::Broken(reason) => error.because(reason),
-            Failure::Ours(ours) => ours,
-        }
+        self.units.next().map_err(|(file, failure)| unreadable(&self.table, &self.files[file], failure))
     }
 
     /// Hands out the rows of a unit; returns whether more are wanted.
     fn send_unit(&self, unit: Unit, send: &mut dyn FnMut(RecordBatch) -> bool) -> Result<bool> {
         let file = &self.files[unit.file];
-        let failed = |error: String| self.failed(file, Failure::Broken(error));
+        let failed = |error: String| unreadable(&self.table, file, Failure::Broken(error));
         let Body::RowGroup { metadata, group, first_row } = unit.body else {
             return Err(failed("it is not a Parquet file".to_owned()));
         };
         let path = self.folder.join(Path::new(&file.path));
-        let reader =
-            parquet::row_group(&path, metadata, group, 8_192).map_err(|error| self.failed(file, error))?;
+        let reader = parquet::row_group(&path, metadata, group, 8_192, &self.schema)
+            .map_err(|failure| unreadable(&self.table, file, failure))?;
         let piece = self.first_piece + u32::try_from(unit.file).unwrap_or(u32::MAX);
         let mut row = first_row;
         for rows in reader {
@@ -278,7 +341,7 @@ impl Shared {
                 .iter()
                 .map(|field| match field.name().as_str() {
                     ADDRESS_COLUMN => Ok(Arc::clone(&addresses)),
-                    _ => self.column(field, file, &rows),
+                    _ => table_column(&self.table, field, file, &rows),
                 })
                 .collect::<Result<_>>()?;
             let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)
@@ -290,26 +353,27 @@ impl Shared {
         }
         Ok(true)
     }
+}
 
-    fn column(&self, field: &Field, file: &AddedFile, rows: &RecordBatch) -> Result<ArrayRef> {
-        if let Some(column) = rows.column_by_name(field.name())
-            && column.data_type() == field.data_type()
-        {
-            return Ok(Arc::clone(column));
-        }
-        let text: ArrayRef = match (file.partition.get(field.name()), rows.column_by_name(field.name())) {
-            (Some(Some(value)), _) => Arc::new(StringArray::from(vec![value.as_str(); rows.num_rows()])),
-            (_, Some(column)) => Arc::clone(column),
-            // The file is older than the column, or the value of the partition is null.
-            _ => return Ok(new_null_array(field.data_type(), rows.num_rows())),
-        };
-        let options = CastOptions { safe: false, ..CastOptions::default() };
-        cast_with_options(&text, field.data_type(), &options).map_err(|error| {
-            Error::new(
-                Code::LOG_CORRUPT,
-                format!("column \"{}\" of table \"{}\" cannot be read", field.name(), self.table),
-            )
-            .because(error)
-        })
+/// A column of a table's rows: from the file, or from the folder it lies in.
+fn table_column(table: &TableName, field: &Field, file: &AddedFile, rows: &RecordBatch) -> Result<ArrayRef> {
+    if let Some(column) = rows.column_by_name(field.name())
+        && column.data_type() == field.data_type()
+    {
+        return Ok(Arc::clone(column));
     }
+    let text: ArrayRef = match (file.partition.get(field.name()), rows.column_by_name(field.name())) {
+        (Some(Some(value)), _) => Arc::new(StringArray::from(vec![value.as_str(); rows.num_rows()])),
+        (_, Some(column)) => Arc::clone(column),
+        // The file is older than the column, or the value of the partition is null.
+        _ => return Ok(new_null_array(field.data_type(), rows.num_rows())),
+    };
+    let options = CastOptions { safe: false, ..CastOptions::default() };
+    cast_with_options(&text, field.data_type(), &options).map_err(|error| {
+        Error::new(
+            Code::LOG_CORRUPT,
+            format!("column \"{}\" of table \"{}\" cannot be read", field.name(), table),
+        )
+        .because(error)
+    })
 }

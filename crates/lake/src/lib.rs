@@ -34,6 +34,7 @@ pub use log::{BATCH_KEY, Entry, OWNER_APPLICATION};
 pub use maintain::{Maintenance, MaintenanceOptions};
 pub use merge::{Merge, merge_planner};
 pub use schema::{parse_schema_text, schema_text, storable_schema, to_stored};
+pub use stats::{ColumnRange, may_hold};
 pub use store::DurableStore;
 pub use table::{Snapshot, Table};
 pub use writer::{Outcome, Publication, TableSpec, TableWriter};

@@ -8,6 +8,7 @@ use arrow::array::{Array, ArrayRef, AsArray, Scalar};
 use arrow::compute::kernels::cmp;
 use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use chrono::DateTime;
+use deltalake::kernel::Add;
 use parquet::arrow::arrow_reader::statistics::StatisticsConverter;
 use parquet::file::metadata::ParquetMetaData;
 use serde_json::{Map, Value, json};
@@ -121,4 +122,51 @@ fn bound_text(value: &ArrayRef, bound: Bound) -> Option<Value> {
 
 fn finite(value: f64) -> Option<Value> {
     serde_json::Number::from_f64(value).map(Value::Number)
+}
+
+/// A range of values of a column, both ends included; each end is an array of one value.
+#[derive(Debug, Clone)]
+pub struct ColumnRange {
+    /// The column.
+    pub column: String,
+    /// The least value.
+    pub least: ArrayRef,
+    /// The greatest value.
+    pub most: ArrayRef,
+}
+
+/// Whether a data file may hold a row whose columns all lie in the ranges given. Without statistics it may.
+#[must_use]
+pub fn may_hold(file: &Add, ranges: &[ColumnRange]) -> bool {
+    let stats: Value =
+        file.stats.as_deref().and_then(|text| serde_json::from_str(text).ok()).unwrap_or_default();
+    ranges.iter().all(|range| {
+        let (least, most) = match file.partition_values.get(&range.column) {
+            // Rows with a null in a column have no value in any range.
+            Some(None) => return false,
+            Some(Some(value)) => (Value::from(value.as_str()), Value::from(value.as_str())),
+            None => (stats["minValues"][&range.column].clone(), stats["maxValues"][&range.column].clone()),
+        };
+        let bound = |value: &Value| parse_bound(value, range.least.data_type());
+        let above = |a: Option<ArrayRef>, b: &ArrayRef| {
+            let compared = a.and_then(|a| cmp::gt(&Scalar::new(a), &Scalar::new(Arc::clone(b))).ok());
+            compared.is_some_and(|compared| compared.is_valid(0) && compared.value(0))
+        };
+        let below = |a: Option<ArrayRef>, b: &ArrayRef| {
+            let compared = a.and_then(|a| cmp::lt(&Scalar::new(a), &Scalar::new(Arc::clone(b))).ok());
+            compared.is_some_and(|compared| compared.is_valid(0) && compared.value(0))
+        };
+        !above(bound(&least), &range.most) && !below(bound(&most), &range.least)
+    })
+}
+
+/// A bound as an array of one value of a type; `None` when it cannot be read as one.
+fn parse_bound(value: &Value, data_type: &DataType) -> Option<ArrayRef> {
+    let text = match value {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => return None,
+    };
+    let parsed = arrow::compute::cast(&arrow::array::StringArray::from(vec![text]), data_type).ok()?;
+    parsed.is_valid(0).then_some(parsed)
 }

@@ -13,6 +13,7 @@ use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::sql::sqlparser::tokenizer::Span;
 
+use crate::expectations;
 use crate::graph::{Graph, order};
 use crate::project::Project;
 use crate::statement::DatasetKind;
@@ -338,9 +339,20 @@ impl<'p> Checker<'p> {
             }
             partition_columns.push(column.clone());
         }
+        let schema: SchemaRef = Arc::new(Schema::new(columns));
+        if errors.is_empty() {
+            errors.extend(
+                expectations::check(self.sessions, declared, &schema)
+                    .err()
+                    .into_iter()
+                    .flat_map(Error::split),
+            );
+        }
         Error::join(errors)?;
+        let expectations = declared.body.expectations.iter().map(|(expectation, _)| expectation.clone());
+        let expectations = Arc::new(expectations.collect::<Vec<_>>());
         let table = TableSpec {
-            schema: Arc::new(Schema::new(columns)),
+            schema,
             partition_columns,
             comment: declared.body.comment.clone(),
             properties: declared.body.properties.clone(),
@@ -354,6 +366,7 @@ impl<'p> Checker<'p> {
                 text: Arc::clone(draft.text),
                 query: draft.query.clone(),
                 inputs,
+                expectations: Arc::clone(&expectations),
                 table: table.clone(),
                 definition: draft.definition.clone(),
             })

@@ -5,6 +5,7 @@
 mod access;
 mod check;
 mod config;
+mod expectations;
 mod graph;
 mod project;
 mod run;

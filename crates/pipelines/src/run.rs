@@ -127,6 +127,8 @@ impl Workspace {
                 target_bytes: config.maintenance.target_bytes()?,
             },
             kept_plans: config.maintenance.kept_plans,
+            // Operators of queries share the rest.
+            key_bytes: config.engine.memory_bytes()? / 4,
         };
         let runtime = Arc::new(Runtime::new(
             Arc::clone(owner),
@@ -171,6 +173,7 @@ impl Workspace {
                 rows_in: flow.rows_in,
                 rows_out: flow.rows_out,
                 quarantined: flow.quarantined,
+                dropped: flow.dropped,
                 version: flow.version,
                 milliseconds: u64::try_from(done.took.as_millis()).unwrap_or(u64::MAX),
                 error,
@@ -323,6 +326,7 @@ impl Worker {
             report.rows_in += one.rows_in;
             report.rows_out += one.rows_out;
             report.quarantined += one.quarantined;
+            report.dropped += one.dropped;
             report.broken.extend(one.broken);
             report.changed.extend(one.changed);
             report.version = one.version;

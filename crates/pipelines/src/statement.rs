@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result, TableName};
 use catchment_ingest::arrow_type;
+use catchment_quality::{Action, Condition, Expectation, Rule};
 use catchment_sql::{ParsedQuery, SqlText, nearest, parse_query, parser_for};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::sql::sqlparser::ast::{Ident, ObjectNamePart};
@@ -52,6 +53,8 @@ pub struct DatasetStatement {
     pub name: (TableName, Span),
     /// Declared columns.
     pub columns: Option<SchemaRef>,
+    /// What its rows are held to, each with the place of its name.
+    pub expectations: Vec<(Expectation, Span)>,
     /// The columns that split its files, and where they stand.
     pub partition_columns: Vec<(String, Span)>,
     /// A sentence for people.
@@ -137,7 +140,7 @@ fn next_statement(tokens: &Tokens) -> Option<(&Tokens, &Tokens)> {
 struct Reader<'a> {
     parser: Parser<'static>,
     streams: HashSet<Location>,
-    text: &'a SqlText,
+    text: &'a Arc<SqlText>,
     default_schema: &'a str,
 }
 
@@ -215,13 +218,14 @@ impl Reader<'_> {
             kind,
             name,
             columns: None,
+            expectations: Vec::new(),
             partition_columns: Vec::new(),
             comment: None,
             properties: Vec::new(),
             query: None,
         };
         if self.parser.consume_token(&Token::LParen) {
-            dataset.columns = Some(self.columns()?);
+            (dataset.columns, dataset.expectations) = self.columns()?;
         }
         loop {
             if self.parser.parse_keyword(Keyword::COMMENT) {
@@ -307,37 +311,104 @@ impl Reader<'_> {
         Ok(query)
     }
 
-    fn columns(&mut self) -> Result<SchemaRef> {
+    /// Columns and expectations up to the closing parenthesis; no columns when only expectations stand there.
+    fn columns(&mut self) -> Result<(Option<SchemaRef>, Vec<(Expectation, Span)>)> {
         let mut fields: Vec<Field> = Vec::new();
+        let mut expectations: Vec<(Expectation, Span)> = Vec::new();
         loop {
-            if self.peek_word("constraint") {
-                return Err(self.not_yet("CONSTRAINT ... EXPECT"));
-            }
-            let span = self.parser.peek_token_ref().span;
-            let name = normal(&self.parser.parse_identifier().map_err(|error| self.syntax(&error))?);
-            let at = self.parser.peek_token_ref().span;
-            let declared = self.parser.parse_data_type().map_err(|error| self.syntax(&error))?;
-            let data_type = arrow_type(&declared).ok_or_else(|| {
-                Error::new(Code::SQL_TYPE, format!("tables have no type {declared}")).at(self.text.place(at))
-            })?;
-            if fields.iter().any(|field| *field.name() == name) {
-                return Err(Error::new(Code::DEFINED_TWICE, format!("column \"{name}\" is declared twice"))
+            if self.parser.parse_keyword(Keyword::CONSTRAINT) {
+                let (expectation, span) = self.expectation()?;
+                if expectations.iter().any(|(known, _)| known.name == expectation.name) {
+                    return Err(Error::new(
+                        Code::DEFINED_TWICE,
+                        format!("expectation \"{}\" is declared twice", expectation.name),
+                    )
                     .at(self.text.place(span)));
-            }
-            fields.push(Field::new(name, data_type, true));
-            if self.parser.parse_keyword(Keyword::COMMENT) {
-                self.parser.parse_literal_string().map_err(|error| self.syntax(&error))?;
-            }
-            for word in ["not", "generated", "default", "mask", "primary", "references"] {
-                if self.peek_word(word) {
-                    return Err(self.not_yet(&format!("column property {}", word.to_uppercase())));
                 }
+                expectations.push((expectation, span));
+            } else {
+                self.column(&mut fields)?;
             }
             if self.parser.consume_token(&Token::RParen) {
-                return Ok(Arc::new(Schema::new(fields)));
+                let columns = (!fields.is_empty()).then(|| Arc::new(Schema::new(fields)));
+                return Ok((columns, expectations));
             }
             self.parser.expect_token(&Token::Comma).map_err(|error| self.syntax(&error))?;
         }
+    }
+
+    /// What follows `CONSTRAINT`: `name EXPECT ( condition ) | EXPECT UNIQUE ( columns ) [ON VIOLATION action]`.
+    fn expectation(&mut self) -> Result<(Expectation, Span)> {
+        let span = self.parser.peek_token_ref().span;
+        let name = normal(&self.parser.parse_identifier().map_err(|error| self.syntax(&error))?);
+        if !self.word("expect") {
+            return Err(self.unexpected("EXPECT"));
+        }
+        let rule = if self.word("unique") {
+            let columns = self.name_list()?.into_iter().map(|(column, _)| column).collect();
+            if self.peek_word("within") {
+                return Err(self.not_yet("EXPECT UNIQUE ... WITHIN"));
+            }
+            Rule::Unique(columns)
+        } else {
+            self.parser.expect_token(&Token::LParen).map_err(|error| self.syntax(&error))?;
+            let start = self.parser.peek_token_ref().span.start;
+            let expr = self.parser.parse_expr().map_err(|error| self.syntax(&error))?;
+            let end = match self.parser.index().checked_sub(1) {
+                Some(last) => self.parser.token_at(last).span.end,
+                None => start,
+            };
+            self.parser.expect_token(&Token::RParen).map_err(|error| self.syntax(&error))?;
+            Rule::Condition(Condition { text: Arc::clone(self.text), span: Span::new(start, end), expr })
+        };
+        let mut action = Action::Warn;
+        if self.parser.parse_keyword(Keyword::ON) {
+            if !self.word("violation") {
+                return Err(self.unexpected("VIOLATION"));
+            }
+            action = self.action()?;
+        }
+        Ok((Expectation { name, rule, action }, span))
+    }
+
+    fn action(&mut self) -> Result<Action> {
+        if self.word("warn") {
+            return Ok(Action::Warn);
+        }
+        if self.word("quarantine") {
+            return Ok(Action::Quarantine);
+        }
+        if self.word("drop") && self.word("row") {
+            return Ok(Action::Drop);
+        }
+        if self.word("fail") && self.word("update") {
+            return Ok(Action::Fail);
+        }
+        Err(self.unexpected("WARN, DROP ROW, FAIL UPDATE or QUARANTINE"))
+    }
+
+    fn column(&mut self, fields: &mut Vec<Field>) -> Result<()> {
+        let span = self.parser.peek_token_ref().span;
+        let name = normal(&self.parser.parse_identifier().map_err(|error| self.syntax(&error))?);
+        let at = self.parser.peek_token_ref().span;
+        let declared = self.parser.parse_data_type().map_err(|error| self.syntax(&error))?;
+        let data_type = arrow_type(&declared).ok_or_else(|| {
+            Error::new(Code::SQL_TYPE, format!("tables have no type {declared}")).at(self.text.place(at))
+        })?;
+        if fields.iter().any(|field| *field.name() == name) {
+            return Err(Error::new(Code::DEFINED_TWICE, format!("column \"{name}\" is declared twice"))
+                .at(self.text.place(span)));
+        }
+        fields.push(Field::new(name, data_type, true));
+        if self.parser.parse_keyword(Keyword::COMMENT) {
+            self.parser.parse_literal_string().map_err(|error| self.syntax(&error))?;
+        }
+        for word in ["not", "generated", "default", "mask", "primary", "references"] {
+            if self.peek_word(word) {
+                return Err(self.not_yet(&format!("column property {}", word.to_uppercase())));
+            }
+        }
+        Ok(())
     }
 
     fn name_list(&mut self) -> Result<Vec<(String, Span)>> {

@@ -6,20 +6,24 @@ use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result};
 use chrono::DateTime;
+use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::{
     CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider, SchemaProvider, TableProvider,
 };
+use datafusion::common::DFSchema;
+use datafusion::common::tree_node::TreeNode;
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{
     FunctionRegistry, SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext,
 };
-use datafusion::logical_expr::LogicalPlan;
-use datafusion::physical_plan::{ExecutionPlan, execute_stream, execute_stream_partitioned};
+use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr, execute_stream, execute_stream_partitioned};
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as PlannerStatement;
-use datafusion::sql::sqlparser::ast::Statement;
+use datafusion::sql::sqlparser::ast::{ExprWithAlias as SQLExprWithAlias, Statement};
+use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::functions;
 use crate::query::BoundQuery;
@@ -53,6 +57,7 @@ pub struct Moment {
 pub struct Sessions {
     runtime: Arc<RuntimeEnv>,
     threads: usize,
+    spill_folder: PathBuf,
 }
 
 impl Sessions {
@@ -76,7 +81,13 @@ impl Sessions {
                 )
                 .because(error)
             })?;
-        Ok(Self { runtime, threads: options.threads })
+        Ok(Self { runtime, threads: options.threads, spill_folder: options.spill_folder.clone() })
+    }
+
+    /// Where what does not fit in memory goes.
+    #[must_use]
+    pub fn spill_folder(&self) -> &std::path::Path {
+        &self.spill_folder
     }
 
     /// Makes a planner for one query at one moment.
@@ -152,6 +163,57 @@ impl Planner {
         self.state.optimize(plan).map_err(|error| text.plan_error(&error, query.span))
     }
 
+    /// Plans a condition over the rows of a schema.
+    ///
+    /// # Errors
+    /// Returns errors of names and types with their place in `text`, and [`Code::SQL_TYPE`] for an expression
+    /// that is no condition.
+    pub fn condition(
+        &self,
+        text: &SqlText,
+        expr: &datafusion::sql::sqlparser::ast::Expr,
+        span: Span,
+        schema: &SchemaRef,
+    ) -> Result<Arc<dyn PhysicalExpr>> {
+        let fields = DFSchema::try_from(Arc::clone(schema))
+            .map_err(|error| Error::new(Code::INTERNAL, "could not read a schema").because(error))?;
+        let written = SQLExprWithAlias { expr: expr.clone(), alias: None };
+        let logical = self
+            .state
+            .create_logical_expr_from_sql_expr(written, &fields)
+            .map_err(|error| text.plan_error(&error, span))?;
+        let refused = [
+            (
+                contains(&logical, |expr| {
+                    matches!(expr, Expr::AggregateFunction(_) | Expr::WindowFunction(_))
+                }),
+                "a condition looks at one row at a time",
+            ),
+            (
+                contains(&logical, |expr| {
+                    matches!(expr, Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_))
+                }),
+                "a condition cannot hold a query",
+            ),
+        ];
+        if let Some((_, why)) = refused.iter().find(|(found, _)| *found) {
+            return Err(Error::new(Code::NOT_SUPPORTED, *why).at(text.place(span)));
+        }
+        let physical = self
+            .state
+            .create_physical_expr(logical, &fields)
+            .map_err(|error| text.plan_error(&error, span))?;
+        let kind = physical.data_type(schema).map_err(|error| text.plan_error(&error, span))?;
+        if kind != DataType::Boolean {
+            return Err(Error::new(
+                Code::SQL_TYPE,
+                format!("the expression gives {kind}, not true or false"),
+            )
+            .at(text.place(span)));
+        }
+        Ok(physical)
+    }
+
     /// Turns a plan into one that runs.
     ///
     /// # Errors
@@ -182,6 +244,10 @@ impl Planner {
     fn task(&self) -> Arc<TaskContext> {
         Arc::new(TaskContext::from(&self.state))
     }
+}
+
+fn contains(expr: &Expr, wanted: impl Fn(&Expr) -> bool) -> bool {
+    expr.exists(|expr| Ok(wanted(expr))).unwrap_or(true)
 }
 
 /// Turns an error of a running query into ours; an error of ours that went through the engine comes out as it was.

@@ -99,6 +99,7 @@ pub fn system_tables(store: &Arc<dyn Store>) -> Vec<(&'static str, Arc<dyn Table
                     ("rows_in", count.clone()),
                     ("rows_out", count.clone()),
                     ("quarantined", count.clone()),
+                    ("dropped", count.clone()),
                     ("version", count.clone()),
                     ("milliseconds", count.clone()),
                     ("error", text.clone()),
@@ -119,11 +120,32 @@ pub fn system_tables(store: &Arc<dyn Store>) -> Vec<(&'static str, Arc<dyn Table
                     ("rows_in", count.clone()),
                     ("rows_out", count.clone()),
                     ("quarantined", count.clone()),
+                    ("dropped", count.clone()),
+                    ("spilled_bytes", count.clone()),
                     ("files", count.clone()),
                     ("planned_at", time.clone()),
-                    ("committed_at", time),
+                    ("committed_at", time.clone()),
                 ],
                 flows,
+            ),
+        ),
+        (
+            "expectations",
+            table(
+                &[
+                    ("dataset", text.clone()),
+                    ("flow", text.clone()),
+                    ("expectation", text.clone()),
+                    ("rule", text.clone()),
+                    ("action", text.clone()),
+                    ("passed", count.clone()),
+                    ("failed", count.clone()),
+                    ("version", count.clone()),
+                    ("epoch", count.clone()),
+                    ("number", count.clone()),
+                    ("committed_at", time),
+                ],
+                expectations,
             ),
         ),
         (
@@ -176,6 +198,7 @@ fn datasets(store: &dyn Store) -> Result<Vec<ArrayRef>> {
         counts(rows.iter().map(|row| Some(row.rows_in))),
         counts(rows.iter().map(|row| Some(row.rows_out))),
         counts(rows.iter().map(|row| Some(row.quarantined))),
+        counts(rows.iter().map(|row| Some(row.dropped))),
         counts(rows.iter().map(|row| row.version)),
         counts(rows.iter().map(|row| Some(row.milliseconds))),
         texts(rows.iter().map(|row| row.error.as_deref())),
@@ -194,9 +217,30 @@ fn flows(store: &dyn Store) -> Result<Vec<ArrayRef>> {
         counts(rows.iter().map(|row| Some(row.rows_in))),
         counts(rows.iter().map(|row| Some(row.rows_out))),
         counts(rows.iter().map(|row| Some(row.quarantined))),
+        counts(rows.iter().map(|row| Some(row.dropped))),
+        counts(rows.iter().map(|row| Some(row.spilled_bytes))),
         counts(rows.iter().map(|row| Some(row.files))),
         times(rows.iter().map(|row| Some(row.planned_at))),
         times(rows.iter().map(|row| Some(row.committed_at))),
+    ])
+}
+
+fn expectations(store: &dyn Store) -> Result<Vec<ArrayRef>> {
+    let batches = store.batches(usize::MAX)?;
+    let rows: Vec<_> =
+        batches.iter().flat_map(|batch| batch.expectations.iter().map(move |one| (batch, one))).collect();
+    Ok(vec![
+        texts(rows.iter().map(|(batch, _)| Some(batch.dataset.to_string()))),
+        texts(rows.iter().map(|(batch, _)| Some(batch.flow.as_str()))),
+        texts(rows.iter().map(|(_, one)| Some(one.name.as_str()))),
+        texts(rows.iter().map(|(_, one)| Some(one.rule.as_str()))),
+        texts(rows.iter().map(|(_, one)| Some(one.action.as_str()))),
+        counts(rows.iter().map(|(_, one)| Some(one.passed))),
+        counts(rows.iter().map(|(_, one)| Some(one.failed))),
+        counts(rows.iter().map(|(batch, _)| Some(batch.version))),
+        counts(rows.iter().map(|(batch, _)| Some(u64::from(batch.position.epoch)))),
+        counts(rows.iter().map(|(batch, _)| Some(batch.position.number))),
+        times(rows.iter().map(|(batch, _)| Some(batch.committed_at))),
     ])
 }
 

@@ -104,15 +104,16 @@ fn show_table(report: &RunReport, screen: Screen) {
                 dataset.status.to_string(),
                 format_count(dataset.rows_in),
                 format_count(dataset.rows_out),
+                format_count(dataset.dropped),
                 format_count(dataset.quarantined),
                 dataset.version.map_or_else(|| "-".to_owned(), |version| version.to_string()),
                 format!("{:.1}", dataset.milliseconds as f64 / 1_000.0),
             ]
         })
         .collect();
-    let head = ["DATASET", "STATUS", "ROWS IN", "ROWS OUT", "QUARANTINED", "VERSION", "SECONDS"];
+    let head = ["DATASET", "STATUS", "ROWS IN", "ROWS OUT", "DROPPED", "QUARANTINED", "VERSION", "SECONDS"];
     screen.line("");
-    let table = screen.table(&head, &rows, &[2, 3, 4, 5, 6]);
+    let table = screen.table(&head, &rows, &[2, 3, 4, 5, 6, 7]);
     let mut lines = table.lines();
     screen.line(lines.next().unwrap_or_default());
     for (line, dataset) in lines.zip(&report.datasets) {

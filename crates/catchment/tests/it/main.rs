@@ -14,4 +14,5 @@ mod examples;
 mod project;
 mod readers;
 mod slt;
+mod unique;
 mod upkeep;

@@ -21,5 +21,6 @@ pub use options::{FileFormat, ReadFiles};
 pub use seen::{SeenFile, SeenFiles, SeenRun};
 pub use source::FileSource;
 
-pub(crate) use reader::Failure;
-pub(crate) use units::{Body, Cut, Unit, UnitQueue};
+pub(crate) use csv::{CsvRecords, record_text};
+pub(crate) use reader::{Failure, is_compressed, open, readable};
+pub(crate) use units::{Body, Cut, Unit, UnitQueue, lines};

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use catchment_core::Result;
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, new_null_array};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
-use datafusion::arrow::datatypes::{DataType, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
+use parquet::arrow::ProjectionMask;
 use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
@@ -22,14 +23,20 @@ pub(crate) fn columns(path: &Path) -> Result<SchemaRef, Failure> {
     Ok(Arc::clone(builder.schema()))
 }
 
-/// Opens one row group of a file; `rows` is the size of its record batches.
+/// Opens one row group of a file; `rows` is the size of its record batches. Columns that `schema` does not
+/// name are left out.
 pub(crate) fn row_group(
     path: &Path,
     metadata: ArrowReaderMetadata,
     group: usize,
     rows: usize,
+    schema: &Schema,
 ) -> Result<ParquetRecordBatchReader, Failure> {
+    let columns = metadata.schema().fields().iter().enumerate();
+    let wanted = columns.filter(|(_, field)| schema.index_of(field.name()).is_ok()).map(|(index, _)| index);
+    let mask = ProjectionMask::roots(metadata.parquet_schema(), wanted);
     ParquetRecordBatchReaderBuilder::new_with_metadata(File::open(path)?, metadata)
+        .with_projection(mask)
         .with_row_groups(vec![group])
         .with_batch_size(rows)
         .build()

@@ -37,6 +37,13 @@ impl From<std::io::Error> for Failure {
     }
 }
 
+/// Whether a file is compressed, by its first bytes.
+pub(crate) fn is_compressed(path: &Path) -> Result<bool, Failure> {
+    let mut head = BufReader::with_capacity(8, File::open(path)?);
+    let head = head.fill_buf()?;
+    Ok(head.starts_with(&[0x1f, 0x8b]) || head.starts_with(&[0x28, 0xb5, 0x2f, 0xfd]))
+}
+
 /// Opens a file and decompresses it when its first bytes say gzip or Zstandard.
 pub(crate) fn open(path: &Path) -> Result<Box<dyn BufRead + Send>, Failure> {
     let mut plain = BufReader::with_capacity(BUFFER, File::open(path)?);

@@ -39,6 +39,8 @@ pub(crate) const METADATA_COLUMN: &str = "_metadata";
 /// What all scans of one source share.
 #[derive(Debug)]
 pub(crate) struct Decoder {
+    /// The path or pattern, as people know the source.
+    pub(crate) name: String,
     pub(crate) project: PathBuf,
     pub(crate) cut: Cut,
     /// The columns read from files.
@@ -269,7 +271,12 @@ impl<'a> UnitJob<'a> {
             Body::Records { header, records } => self.csv(header.as_deref().map(Vec::as_slice), &records),
             Body::RowGroup { metadata, group, first_row } => {
                 let path = self.file.location(&self.scan.decoder.project);
-                self.parquet(parquet::row_group(&path, metadata, group, BATCH_ROWS)?, first_row)
+                let columns = match self.scan.decoder.rescue {
+                    // What is not in the schema is rescued, so all is read.
+                    Some(_) => Arc::clone(metadata.schema()),
+                    None => Arc::clone(&self.scan.decoder.columns),
+                };
+                self.parquet(parquet::row_group(&path, metadata, group, BATCH_ROWS, &columns)?, first_row)
             }
         }?;
         self.flush_rejects()?;
@@ -340,8 +347,8 @@ impl<'a> UnitJob<'a> {
 
     fn reject(&mut self, offset: u64, reason: String, record: String) -> Result<()> {
         if self.reports {
-            let file = self.file.path.clone();
-            self.rejected.push(Reject { file, offset: Some(offset), reason, record: Some(record) });
+            let (source, file) = (self.scan.decoder.name.clone(), self.file.path.clone());
+            self.rejected.push(Reject { source, file, offset: Some(offset), reason, record: Some(record) });
             if self.rejected.len() == 1_024 {
                 self.flush_rejects()?;
             }

@@ -4,16 +4,20 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use catchment_core::{Code, Error, Result};
+use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 
+use crate::address::Address;
 use crate::files::FileInfo;
 use crate::files::discover::discover;
 use crate::files::infer::{format_of, infer_schema};
-use crate::files::options::ReadFiles;
+use crate::files::options::{FileFormat, ReadFiles};
+use crate::files::parquet;
 use crate::files::scan::{Decoder, FileTable};
 use crate::files::seen::Seen;
 use crate::files::units::Cut;
+use crate::records::{SourceRecord, by_piece, look_up};
 use crate::rejects::Rejects;
 use crate::source::{Limits, Range, Source, Standing};
 
@@ -52,6 +56,7 @@ impl FileSource {
             None => infer_schema(&files, format, &options)?,
         };
         let decoder = Arc::new(Decoder {
+            name: options.path.clone(),
             project: options.project.clone(),
             cut: Cut { format, header: options.header, delimiter: options.delimiter },
             columns,
@@ -72,6 +77,15 @@ impl FileSource {
     pub fn limits(&self) -> Limits {
         self.options.limits
     }
+}
+
+fn foreign() -> Error {
+    Error::new(Code::INTERNAL, "a range of a table was given to a file source")
+}
+
+fn gone(file: &FileInfo) -> Error {
+    Error::new(Code::FILE_VANISHED, format!("file {:?} changed while it was read", file.path))
+        .hint("run again: the file is then looked at anew")
 }
 
 #[async_trait]
@@ -124,9 +138,36 @@ impl Source for FileSource {
             Range::Files { files } => {
                 Ok(Arc::new(FileTable::new(Arc::clone(&self.decoder), files.clone(), rejects, first_piece)))
             }
-            Range::Table { .. } => {
-                Err(Error::new(Code::INTERNAL, "a range of a table was given to a file source"))
-            }
+            Range::Table { .. } => Err(foreign()),
         }
+    }
+
+    fn records(&self, range: &Range, first_piece: u32, wanted: &[Address]) -> Result<Vec<SourceRecord>> {
+        let Range::Files { files } = range else { return Err(foreign()) };
+        let mut found = Vec::new();
+        for addresses in by_piece(wanted) {
+            let index = addresses[0].piece().checked_sub(first_piece.into());
+            let Some(file) = index.and_then(|index| files.get(usize::try_from(index).ok()?)) else {
+                continue;
+            };
+            let decoder = &self.decoder;
+            let fit = |rows: RecordBatch| {
+                let (columns, _) =
+                    parquet::fit_rows(&rows, &decoder.columns, false).map_err(|_| gone(file))?;
+                RecordBatch::try_new(Arc::clone(&decoder.columns), columns)
+                    .map_err(|error| gone(file).because(error))
+            };
+            let records = look_up(&file.location(&decoder.project), &decoder.cut, addresses, &fit)
+                .map_err(|_| gone(file))?;
+            let is_rows = decoder.cut.format == FileFormat::Parquet;
+            found.extend(records.into_iter().map(|(address, record)| SourceRecord {
+                address,
+                file: file.path.clone(),
+                byte_offset: (!is_rows).then(|| address.place()),
+                row_number: is_rows.then(|| address.place()),
+                record,
+            }));
+        }
+        Ok(found)
     }
 }

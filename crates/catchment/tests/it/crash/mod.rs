@@ -8,16 +8,22 @@ use serde_json::json;
 use crate::crash::disk::Disk;
 use crate::project::Project;
 
-/// Streams, a join with a view, quarantine, and upkeep after every few versions.
+/// Streams, duplicates, quarantine of records and of rows, a view, and upkeep after every few versions.
 const PIPELINE: &str = "
 CREATE STREAMING TABLE raw.events AS
   SELECT id, amount, _metadata.file_name AS file
   FROM STREAM read_files('in', format => 'json', schema => 'id BIGINT, amount BIGINT', maxFilesPerTrigger => 2);
-CREATE STREAMING TABLE curated.events PARTITIONED BY (odd) AS
+CREATE STREAMING TABLE curated.events (
+  CONSTRAINT once EXPECT UNIQUE (id) ON VIOLATION DROP ROW,
+  CONSTRAINT odd_amount EXPECT (amount % 5 <> 0) ON VIOLATION QUARANTINE
+) PARTITIONED BY (odd) AS
   SELECT id, amount, id % 2 = 1 AS odd FROM STREAM raw.events;
 CREATE MATERIALIZED VIEW enriched.totals AS
   SELECT odd, count(*) AS events, sum(amount) AS amount FROM curated.events GROUP BY odd;
 ";
+
+/// A record that stands in every file; the first file has it twice.
+const AGAIN: &str = "{\"id\":1,\"amount\":7}\n";
 
 const CONFIG: &str = "
 [engine]
@@ -33,7 +39,7 @@ kept_plans = 2
 struct Victim {
     project: Project,
     disk: Option<Disk>,
-    /// Files written so far; each holds three good records and a bad one.
+    /// Files written so far; each holds three good records, one of file 0 again, and a malformed one.
     files: u64,
 }
 
@@ -50,7 +56,8 @@ impl Victim {
             let first = self.files * 3;
             let records: String =
                 (first..first + 3).map(|id| format!("{{\"id\":{id},\"amount\":{}}}\n", id * 7)).collect();
-            self.project.write(&format!("in/{:05}.jsonl", self.files), format!("{records}not a record\n"));
+            self.project
+                .write(&format!("in/{:05}.jsonl", self.files), format!("{records}{AGAIN}not a record\n"));
             self.files += 1;
         }
     }
@@ -88,18 +95,24 @@ impl Victim {
 
     /// Every record of all files is there once, in every table and in the books.
     fn check(&self, fault: &str) {
-        let rows = self.files * 3;
-        let sum = (0..rows).sum::<u64>() * 7;
+        let ids = self.files * 3;
+        let raw = ids + self.files;
+        let kept: Vec<u64> = (0..ids).filter(|id| id % 5 != 0).collect();
+        let (rows, sum) = (kept.len() as u64, kept.iter().sum::<u64>() * 7);
         let all = "SELECT
             (SELECT count(*) FROM raw.events) AS raw, (SELECT count(DISTINCT id) FROM raw.events) AS ids,
             (SELECT count(*) FROM curated.events) AS curated, (SELECT sum(amount) FROM curated.events) AS amount,
             (SELECT CAST(sum(events) AS BIGINT) FROM enriched.totals) AS events,
+            (SELECT count(*) FROM curated.events__quarantine) AS apart,
+            (SELECT count(DISTINCT record) FROM curated.events__quarantine) AS apart_once,
+            (SELECT CAST(sum(failed) AS BIGINT) FROM system.expectations WHERE expectation = 'once') AS again,
             (SELECT count(*) FROM raw.events__quarantine) AS bad,
             (SELECT count(DISTINCT file_path) FROM raw.events__quarantine) AS bad_files,
             (SELECT count(*) FROM system.files) AS files,
             (SELECT CAST(sum(rows_out) AS BIGINT) FROM system.flows WHERE flow = 'curated.events') AS books";
         let expected = json!([{
-            "raw": rows, "ids": rows, "curated": rows, "amount": sum, "events": rows,
+            "raw": raw, "ids": ids, "curated": rows, "amount": sum, "events": rows,
+            "apart": ids - rows, "apart_once": ids - rows, "again": self.files,
             "bad": self.files, "bad_files": self.files, "files": self.files, "books": rows,
         }]);
         assert_eq!(self.project.query(all), expected, "after {fault}");

@@ -1,0 +1,87 @@
+//! The first row of a key stays, whatever the threads, the batches and the memory.
+
+use std::collections::HashSet;
+
+use crate::project::Project;
+
+const QUERY: &str = "SELECT e.id, e.part, e.n FROM STREAM read_files('in', schema => 'id VARCHAR, part INT, n BIGINT', maxFilesPerTrigger => FILES) e";
+
+/// What is written: files of lines `(id, part, n)`, numbered as they are read.
+fn input(project: &Project, first_file: u64, files: u64) -> Vec<(String, i64, u64)> {
+    let mut rows = Vec::new();
+    for file in first_file..first_file + files {
+        let mut lines = String::new();
+        for line in 0..3_000_u64 {
+            let n = file * 3_000 + line;
+            // SplitMix64: about every second key comes again, some of them much later.
+            let mixed = (n ^ 0x9e37_79b9).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 20;
+            let id = format!("key-{}", mixed % 12_000);
+            let part = (mixed % 3) as i64;
+            lines.push_str(&format!("{{\"id\":\"{id}\",\"part\":{part},\"n\":{n}}}\n"));
+            rows.push((id, part, n));
+        }
+        project.write(&format!("in/{file:03}.jsonl"), lines);
+    }
+    rows
+}
+
+fn expected(rows: &[(String, i64, u64)]) -> Vec<u64> {
+    let mut seen = HashSet::new();
+    rows.iter().filter(|(id, ..)| seen.insert(id.clone())).map(|(.., n)| *n).collect()
+}
+
+/// Compares what stands in the table with a plain set; the message names one row and not all.
+#[track_caller]
+fn agree(project: &Project, rows: &[(String, i64, u64)], what: &str) {
+    let stored = project.query("SELECT n FROM curated.t");
+    let mut stored: Vec<u64> =
+        stored.as_array().unwrap().iter().map(|row| row["n"].as_u64().unwrap()).collect();
+    stored.sort_unstable();
+    let expected = expected(rows);
+    let first = stored.iter().zip(&expected).find(|(stored, expected)| stored != expected);
+    assert!(stored == expected, "{what}: {} rows, not {}; first {first:?}", stored.len(), expected.len());
+}
+
+/// Runs twice over growing input, with a process of its own each time, and compares with a plain set.
+fn first_of_each_key_stays(threads: usize, files_per_batch: usize, memory: &str, query: &str) -> u64 {
+    let query = query.replace("FILES", &files_per_batch.to_string());
+    let project = Project::new(&format!(
+        "CREATE STREAMING TABLE curated.t (CONSTRAINT once EXPECT UNIQUE (id) ON VIOLATION DROP ROW)
+         PARTITIONED BY (part) AS {query};
+         CREATE MATERIALIZED VIEW raw.parts AS SELECT * FROM (VALUES (0), (1), (2), (2)) AS v (part);"
+    ));
+    project.write("catchment.toml", format!("[engine]\nthreads = {threads}\nmemory = \"{memory}\"\n"));
+    let mut rows = input(&project, 0, 5);
+    project.run();
+    agree(&project, &rows, &format!("{threads} threads, {files_per_batch} files, {memory}"));
+    rows.extend(input(&project, 5, 4));
+    project.run();
+    agree(&project, &rows, &format!("{threads} threads, {files_per_batch} files, {memory}"));
+    let spilled = project.query(
+        "SELECT CAST(max(spilled_bytes) AS BIGINT) AS bytes FROM system.flows WHERE flow = 'curated.t'",
+    );
+    spilled[0]["bytes"].as_u64().unwrap()
+}
+
+#[test]
+fn whatever_the_threads_and_batches() {
+    for (threads, files) in [(1, 100), (4, 100), (3, 2), (2, 1)] {
+        assert_eq!(first_of_each_key_stays(threads, files, "256MB", QUERY), 0);
+    }
+}
+
+#[test]
+fn whatever_the_memory() {
+    // A quarter is for keys: of 12,000 keys of 16 bytes only some fit.
+    assert!(first_of_each_key_stays(2, 100, "1MB", QUERY) > 0);
+    assert!(first_of_each_key_stays(4, 2, "600KB", QUERY) > 0);
+}
+
+#[test]
+fn whatever_a_join_makes_of_the_order() {
+    let joined = QUERY.replace("SELECT e.id, e.part, e.n", "SELECT e.id, p.part, e.n")
+        + " JOIN raw.parts p ON p.part = e.part";
+    for threads in [1, 4] {
+        first_of_each_key_stays(threads, 3, "256MB", &joined);
+    }
+}

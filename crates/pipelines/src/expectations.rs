@@ -1,0 +1,70 @@
+//! Checks what a dataset's rows are held to, before there are any.
+
+use catchment_core::{Code, Error, Result};
+use catchment_quality::{Action, MOST_RULES, RowRules, Rule, require_key_type};
+use catchment_sql::{Moment, Sessions, nearest};
+use datafusion::arrow::datatypes::SchemaRef;
+
+use crate::project::Declared;
+use crate::statement::{DatasetKind, DatasetStatement};
+
+/// Checks names and types of a dataset's expectations against its columns.
+pub(crate) fn check(
+    sessions: &Sessions,
+    declared: &Declared<DatasetStatement>,
+    schema: &SchemaRef,
+) -> Result<()> {
+    let dataset = &declared.body;
+    if dataset.expectations.is_empty() {
+        return Ok(());
+    }
+    let place = |span| declared.text.place(span);
+    let mut errors = Vec::new();
+    if let Some((_, span)) = dataset.expectations.get(MOST_RULES) {
+        let error =
+            Error::new(Code::NOT_SUPPORTED, format!("a dataset has at most {MOST_RULES} expectations"));
+        errors.push(error.at(place(*span)));
+    }
+    let mut uniques = 0;
+    for (expectation, span) in &dataset.expectations {
+        let Rule::Unique(columns) = &expectation.rule else { continue };
+        uniques += 1;
+        if uniques > 1 {
+            let error = Error::new(Code::NOT_SUPPORTED, "a second EXPECT UNIQUE is not supported yet");
+            errors.push(error.at(place(*span)));
+        }
+        let takes_out = matches!(expectation.action, Action::Drop | Action::Quarantine);
+        if dataset.kind == DatasetKind::MaterializedView && takes_out {
+            let error = Error::new(
+                Code::NOT_SUPPORTED,
+                "rows of a materialized view have no order that tells the first of a key",
+            );
+            errors.push(
+                error
+                    .hint("say which row counts, with GROUP BY, or let the rule warn or fail")
+                    .at(place(*span)),
+            );
+        }
+        for column in columns {
+            errors.extend(key_column(column, schema).err().map(|error| error.at(place(*span))));
+        }
+    }
+    let planner = sessions.planner(Moment { micros: 0, seed: 0 })?;
+    let rules: Vec<_> = dataset.expectations.iter().map(|(expectation, _)| expectation.clone()).collect();
+    errors.extend(RowRules::plan(&planner, &rules, schema).err().into_iter().flat_map(Error::split));
+    Error::join(errors)
+}
+
+fn key_column(column: &str, schema: &SchemaRef) -> Result<()> {
+    match schema.field_with_name(column) {
+        Ok(field) => require_key_type(column, field.data_type()),
+        Err(_) => {
+            let names: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
+            let error = Error::new(Code::COLUMN_UNKNOWN, format!("no column \"{column}\" for a key"));
+            Err(match nearest(column, &names) {
+                Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+                None => error,
+            })
+        }
+    }
+}

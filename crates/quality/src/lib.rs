@@ -1,0 +1,17 @@
+//! What rows must be: expectations on single rows, keys that must be unique.
+//!
+//! **Never**: writes a table, decides what becomes of a flow, or lets one row's error take others down.
+
+mod expectation;
+mod key_filter;
+mod key_hash;
+mod key_set;
+mod row_rules;
+
+#[cfg(test)]
+mod tests;
+
+pub use expectation::{Action, Condition, Expectation, Rule};
+pub use key_hash::{KeyHasher, require_key_type};
+pub use key_set::{KeySet, Seen};
+pub use row_rules::{MOST_RULES, RowRules, Verdict};
