@@ -46,6 +46,13 @@ pub(crate) enum Command {
   catchment sql -p shop \"EXPLAIN SELECT * FROM curated.flights WHERE day = '2013-01-05'\"
   catchment sql -p shop \"DESCRIBE HISTORY curated.flights\"")]
     Sql(SqlArguments),
+    /// Send what a dataset has in quarantine through its current definition.
+    ///
+    /// Rows that pass are published and leave the quarantine in the same batch; the others stay, with the
+    /// reasons they have now. Exits as `run` does.
+    #[command(after_help = "Example:
+  catchment replay curated.orders shop      after the rule or the query was mended")]
+    Replay(ReplayArguments),
     /// Show how each dataset stands.
     Status(ProjectArguments),
     /// Show the versions of a table, newest first.
@@ -95,6 +102,16 @@ pub(crate) struct RunArguments {
     /// Empty the datasets and build them again from all their input.
     #[arg(long)]
     pub(crate) full_refresh: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReplayArguments {
+    /// The dataset, as schema.table.
+    pub(crate) dataset: String,
+
+    /// The project's folder.
+    #[arg(default_value = ".")]
+    pub(crate) project: PathBuf,
 }
 
 #[derive(Debug, Args)]

@@ -18,6 +18,8 @@ use crate::ordered::addresses;
 pub(crate) enum BadRows {
     /// Rows whose records are looked up in their source.
     Addresses(Vec<(u64, u64)>),
+    /// Records that could not be decoded.
+    Rejected(RecordBatch),
     /// Rows that have no source of their own, as JSON.
     Records(Vec<(u64, String)>),
 }

@@ -22,7 +22,7 @@ use crate::stage::without;
 const MALFORMED: &str = "malformed_record";
 
 /// The rule that a file breaks when it cannot be read as a whole.
-const BROKEN: &str = "broken_file";
+pub(crate) const BROKEN: &str = "broken_file";
 
 /// What a quarantine table is declared to be. Its columns are the same for every dataset, and all
 /// values are kept as text, so that any row can be stored.
@@ -122,7 +122,7 @@ impl<F: FnMut() -> Result<FileWriter>> Quarantine<F> {
         while open {
             tokio::select! {
                 Some(rejects) = rejected.recv() => {
-                    let rows = rows(&self.plan, &[MALFORMED], &rejects)?;
+                    let rows = rows_of(&self.plan, &[MALFORMED], &rejects)?;
                     self.write(&rows).await?;
                 }
                 Some(rows) = bad.recv() => self.bad_rows(rows).await?,
@@ -134,6 +134,10 @@ impl<F: FnMut() -> Result<FileWriter>> Quarantine<F> {
 
     async fn bad_rows(&mut self, rows: BadRows) -> Result<()> {
         let bad = match rows {
+            BadRows::Rejected(rejects) => {
+                let rows = rows_of(&self.plan, &[MALFORMED], &rejects)?;
+                return self.write(&rows).await;
+            }
             BadRows::Addresses(rows) => look_up(&self.spec, &self.plan, &self.broken, rows).await?,
             BadRows::Records(rows) => rows
                 .into_iter()
@@ -219,13 +223,13 @@ pub(crate) async fn finish(
             columns.into_iter().map(|(name, column)| (name, column, true)),
         )
         .map_err(internal)?;
-        writer.write(&rows(plan, &[BROKEN], &files)?).await?;
+        writer.write(&rows_of(plan, &[BROKEN], &files)?).await?;
     }
     writer.finish().await
 }
 
 /// Rejects as rows of the quarantine table.
-fn rows(plan: &BatchPlan, rules: &[&str], rejects: &RecordBatch) -> Result<RecordBatch> {
+fn rows_of(plan: &BatchPlan, rules: &[&str], rejects: &RecordBatch) -> Result<RecordBatch> {
     let count = rejects.num_rows();
     let broken = ListArray::try_new(
         Arc::new(Field::new("element", DataType::Utf8, true)),
@@ -245,8 +249,10 @@ fn rows(plan: &BatchPlan, rules: &[&str], rejects: &RecordBatch) -> Result<Recor
 fn stamped(plan: &BatchPlan, mut columns: Vec<(&str, ArrayRef)>, count: usize) -> Result<RecordBatch> {
     let number =
         |value: u64| Arc::new(Int64Array::from(vec![i64::try_from(value).unwrap_or(i64::MAX); count]));
+    // What a replay leaves behind is still the flow's.
+    let flow = plan.flow.as_str().trim_end_matches("@replay");
     columns.extend::<[(&str, ArrayRef); 4]>([
-        ("flow", Arc::new(StringArray::from(vec![plan.flow.as_str(); count]))),
+        ("flow", Arc::new(StringArray::from(vec![flow; count]))),
         ("epoch", number(u64::from(plan.position.epoch))),
         ("batch", number(plan.position.number)),
         (

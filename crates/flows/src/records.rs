@@ -80,6 +80,9 @@ pub struct StagedOutput {
     pub replace: bool,
     /// The data files.
     pub adds: Vec<Add>,
+    /// Files of the table that they take the place of.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removes: Vec<Add>,
 }
 
 /// What a batch did, apart from when and as which version.

@@ -102,6 +102,13 @@ impl Runtime {
         self.known_keys.lock().unwrap_or_else(PoisonError::into_inner).remove(table)
     }
 
+    /// Keeps the keys of a table once the batch that added some is staged.
+    pub(crate) fn keep_known_keys(&self, table: &TableName, known: Option<KnownKeys>) {
+        if let Some(known) = known {
+            self.known_keys.lock().unwrap_or_else(PoisonError::into_inner).insert(table.clone(), known);
+        }
+    }
+
     pub(crate) fn spill_folder(&self) -> std::path::PathBuf {
         self.sessions.spill_folder().to_path_buf()
     }
@@ -154,6 +161,7 @@ impl Runtime {
         report: &mut FlowReport,
     ) -> Result<()> {
         let mut refresh = refresh && report.batches == 0;
+        self.finish_replay(spec, progress, report).await?;
         let records = Records::new(self.lake(), &spec.name);
         let mut published = self.owner.writer(&spec.target).position(&spec.name).await?;
         self.reconcile(spec, published).await?;
@@ -302,17 +310,14 @@ impl Runtime {
             self.compute(spec, plan).await?
         };
         let staged = records.write_staged(&self.owner, staged).await?;
-        if let Some(known) = known {
-            let mut all = self.known_keys.lock().unwrap_or_else(PoisonError::into_inner);
-            all.insert(spec.target.clone(), known);
-        }
+        self.keep_known_keys(&spec.target, known);
         self.lake().faults().reach(FaultPoint::StagedWritten)?;
         Ok(staged)
     }
 
     /// Publishes every output that is not there yet; the flow's target comes last, so its position
     /// says that all others are published.
-    async fn publish(
+    pub(crate) async fn publish(
         &self,
         spec: &FlowSpec,
         plan: &BatchPlan,
@@ -335,10 +340,14 @@ impl Runtime {
                 position: Some((spec.name.clone(), plan.position)),
                 other_positions: plan.resets.iter().filter(|(flow, _)| *flow != spec.name).cloned().collect(),
                 adds: output.adds.clone(),
+                removes: output.removes.clone(),
                 batch: json!({ "dataset": spec.target, "flow": spec.name, "position": plan.position, "summary": staged.summary }),
             };
             let outcome = if output.replace {
                 writer.overwrite(&output.spec, publication).await?
+            } else if !output.removes.is_empty() {
+                writer.ensure(&output.spec).await?;
+                writer.swap(publication).await?
             } else {
                 writer.ensure(&output.spec).await?;
                 writer.append(publication).await?
@@ -395,7 +404,7 @@ impl Runtime {
         Ok(())
     }
 
-    async fn maintain(&self, table: &TableName) -> Result<()> {
+    pub(crate) async fn maintain(&self, table: &TableName) -> Result<()> {
         let maintenance = {
             let mut all = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
             Arc::clone(all.entry(table.clone()).or_insert_with(|| {
@@ -413,7 +422,13 @@ impl Runtime {
 
     /// The batch that begins an epoch: it empties the table and reads nothing.
     async fn reset(&self, spec: &FlowSpec, plan: &BatchPlan) -> Result<StagedBatch> {
-        let empty = |table: TableName, spec| StagedOutput { table, spec, replace: true, adds: Vec::new() };
+        let empty = |table: TableName, spec| StagedOutput {
+            table,
+            spec,
+            replace: true,
+            adds: Vec::new(),
+            removes: Vec::new(),
+        };
         let quarantine = spec.target.quarantine();
         let mut outputs = Vec::new();
         if self.lake().table(&quarantine).latest().await?.is_some() {
@@ -464,6 +479,6 @@ impl Runtime {
 }
 
 /// A hash of what decides a flow's result besides its input.
-fn definition_hash(spec: &FlowSpec) -> String {
+pub(crate) fn definition_hash(spec: &FlowSpec) -> String {
     format!("{:032x}", xxhash_rust::xxh3::xxh3_128(spec.definition.as_bytes()))
 }

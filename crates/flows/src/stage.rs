@@ -138,6 +138,9 @@ impl Runtime {
         }
         let streams = planner.run_partitioned(physical)?;
         let written = self.write(spec, streams, unique, &judge, &bad).await?;
+        if let Some(rejected) = rejects.take_kept()? {
+            let _ = bad.send(BadRows::Rejected(rejected)).await;
+        }
         if let Some(rest) = judge.rest() {
             // Nobody takes them only when the quarantine has failed, which is told there.
             let _ = bad.send(rest).await;
@@ -300,6 +303,7 @@ impl Runtime {
                 spec: quarantine_spec(&spec.target),
                 replace,
                 adds: quarantined.adds,
+                removes: Vec::new(),
             });
         }
         outputs.push(StagedOutput {
@@ -307,6 +311,7 @@ impl Runtime {
             spec: spec.table.clone(),
             replace,
             adds: attempt.computed.written.adds,
+            removes: Vec::new(),
         });
         let files: usize = plan.ranges.values().map(|range| range.files().len()).sum();
         let vanished = broken.iter().filter(|broken| broken.vanished).count();
@@ -415,7 +420,7 @@ pub(crate) fn without(range: &Range, broken: &[BrokenFile]) -> Range {
                 .cloned()
                 .collect(),
         },
-        table @ Range::Table { .. } => table.clone(),
+        other => other.clone(),
     }
 }
 

@@ -65,6 +65,8 @@ pub struct Rejects {
     claimed: Mutex<BTreeMap<String, usize>>,
     broken: Mutex<Vec<BrokenFile>>,
     rows: Mutex<u64>,
+    /// Records that were rejected where nothing may block.
+    kept: Mutex<Vec<Reject>>,
 }
 
 /// The receiving end of [`Rejects`].
@@ -75,8 +77,13 @@ impl Rejects {
     #[must_use]
     pub fn channel() -> (Arc<Self>, RejectSink) {
         let (sender, receiver) = mpsc::channel(8);
-        let rejects =
-            Self { sender, claimed: Mutex::default(), broken: Mutex::default(), rows: Mutex::default() };
+        let rejects = Self {
+            sender,
+            claimed: Mutex::default(),
+            broken: Mutex::default(),
+            rows: Mutex::default(),
+            kept: Mutex::default(),
+        };
         (Arc::new(rejects), receiver)
     }
 
@@ -94,6 +101,20 @@ impl Rejects {
         self.sender
             .blocking_send(reject_batch(rejects)?)
             .map_err(|error| Error::new(Code::INTERNAL, "nobody takes the rejected records").because(error))
+    }
+
+    /// Keeps a bounded number of records until [`Rejects::take_kept`].
+    pub(crate) fn keep(&self, rejects: Vec<Reject>) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).extend(rejects);
+    }
+
+    /// Records that were kept, as [`reject_schema`] has them; `None` when there are none.
+    ///
+    /// # Errors
+    /// Returns [`Code::INTERNAL`] when they cannot be collected.
+    pub fn take_kept(&self) -> Result<Option<RecordBatch>> {
+        let kept = std::mem::take(&mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        if kept.is_empty() { Ok(None) } else { reject_batch(&kept).map(Some) }
     }
 
     /// Reports a file that is broken as a whole.

@@ -13,6 +13,7 @@ use crate::address::Address;
 use crate::files::{FileInfo, SeenFiles};
 use crate::records::SourceRecord;
 use crate::rejects::Rejects;
+use crate::replay::RecordFormat;
 
 /// Something that a flow reads a piece at a time, each piece once.
 ///
@@ -75,6 +76,9 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// Returns [`catchment_core::Code::FILE_VANISHED`] when the source no longer has them.
     fn records(&self, range: &Range, first_piece: u32, wanted: &[Address]) -> Result<Vec<SourceRecord>>;
+
+    /// How a record of [`Source::records`] becomes a row again.
+    fn record_format(&self) -> RecordFormat;
 
     /// Pieces that were taken and have changed since, though they are not read again.
     ///
@@ -140,6 +144,13 @@ pub enum Range {
         /// The files.
         files: Vec<FileInfo>,
     },
+    /// Records out of quarantine.
+    Quarantine {
+        /// The version of the quarantine table that holds them.
+        version: u64,
+        /// How many there are.
+        records: usize,
+    },
     /// Data files that versions of a table added.
     Table {
         /// The last file of the range.
@@ -178,6 +189,7 @@ impl Range {
         match self {
             Range::Files { files } => Arc::make_mut(&mut standing.files).extend(files),
             Range::Table { upto, .. } => standing.table = Some(*upto),
+            Range::Quarantine { .. } => {}
         }
     }
 
@@ -187,6 +199,7 @@ impl Range {
         match self {
             Range::Files { files } => files.len(),
             Range::Table { files, .. } => files.len(),
+            Range::Quarantine { .. } => 1,
         }
     }
 
@@ -194,7 +207,7 @@ impl Range {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         match self {
-            Range::Files { .. } => false,
+            Range::Files { .. } | Range::Quarantine { .. } => false,
             Range::Table { files, .. } => files.is_empty(),
         }
     }
@@ -204,7 +217,7 @@ impl Range {
     pub fn files(&self) -> &[FileInfo] {
         match self {
             Range::Files { files } => files,
-            Range::Table { .. } => &[],
+            Range::Table { .. } | Range::Quarantine { .. } => &[],
         }
     }
 }

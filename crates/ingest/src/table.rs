@@ -21,6 +21,7 @@ use crate::address::{ADDRESS_COLUMN, Address, address_field, consecutive};
 use crate::files::{Body, Cut, Failure, FileFormat, Unit, UnitQueue, parquet};
 use crate::records::{SourceRecord, by_piece, look_up};
 use crate::rejects::Rejects;
+use crate::replay::RecordFormat;
 use crate::source::{AddedFile, Limits, Range, Source, Standing, TableStanding};
 
 /// A table of the lake, read as a stream.
@@ -215,6 +216,16 @@ impl Source for TableSource {
             rejects,
             first_piece: first_piece.unwrap_or(0),
         }))
+    }
+
+    fn record_format(&self) -> RecordFormat {
+        RecordFormat {
+            name: self.name(),
+            columns: Arc::clone(&self.schema),
+            cut: Cut { format: FileFormat::Json, ..parquet_cut() },
+            rescue: None,
+            project: PathBuf::new(),
+        }
     }
 
     fn records(&self, range: &Range, first_piece: u32, wanted: &[Address]) -> Result<Vec<SourceRecord>> {

@@ -50,6 +50,8 @@ pub struct Publication {
     pub other_positions: Vec<(FlowName, Position)>,
     /// New data files.
     pub adds: Vec<Add>,
+    /// Data files that the new ones take the place of.
+    pub removes: Vec<Add>,
     /// What the history keeps about the batch.
     pub batch: Value,
 }
@@ -174,6 +176,41 @@ impl TableWriter {
             parameters: parameters([("mode", "Append")]),
             batch: publication.batch.clone(),
             blind: true,
+            adds: publication.adds.clone(),
+            ..Draft::default()
+        };
+        self.commit(&mut tip, draft, &positions(&publication)).await
+    }
+
+    /// Puts new files in the place of some that the table has. Appends may come in between.
+    ///
+    /// # Errors
+    /// Returns [`Code::COMMIT_CONFLICT`] when a file to be replaced is not part of the table any more, and errors
+    /// as [`TableWriter::append`].
+    pub async fn swap(&self, publication: Publication) -> Result<Outcome> {
+        let mut tip = self.tip().await?;
+        if self.is_published(&mut tip, &publication).await? {
+            return Ok(Outcome::AlreadyPublished);
+        }
+        let held = self.existing(&tip).await?.files()?;
+        if let Some(gone) =
+            publication.removes.iter().find(|remove| held.iter().all(|add| add.path != remove.path))
+        {
+            return Err(Error::new(
+                Code::COMMIT_CONFLICT,
+                format!(
+                    "file {:?} of table \"{}\" was replaced by another commit",
+                    gone.path,
+                    self.table.name()
+                ),
+            ));
+        }
+        let now = self.clock.now_millis();
+        let draft = Draft {
+            operation: "DELETE".to_owned(),
+            parameters: parameters([("predicate", "replayed")]),
+            batch: publication.batch.clone(),
+            removes: publication.removes.iter().map(|add| remove_of(add, true, now)).collect(),
             adds: publication.adds.clone(),
             ..Draft::default()
         };

@@ -48,21 +48,21 @@ pub struct Checked {
 const TABLE_LIMITS: Limits = Limits { files: 1_000, bytes: 8 << 30 };
 
 /// One query of a dataset before it is planned.
-struct Draft<'p> {
-    flow: FlowName,
-    kind: FlowKind,
-    text: &'p Arc<SqlText>,
-    query: BoundQuery,
-    definition: String,
+pub(crate) struct Draft<'p> {
+    pub(crate) flow: FlowName,
+    pub(crate) kind: FlowKind,
+    pub(crate) text: &'p Arc<SqlText>,
+    pub(crate) query: BoundQuery,
+    pub(crate) definition: String,
 }
 
-struct Checker<'p> {
-    project: &'p Project,
+pub(crate) struct Checker<'p> {
+    pub(crate) project: &'p Project,
     lake: &'p Lake,
-    sessions: &'p Sessions,
+    pub(crate) sessions: &'p Sessions,
     /// Schemas of the datasets checked so far; `None` for one that has errors.
     schemas: BTreeMap<TableName, Option<SchemaRef>>,
-    errors: Vec<Error>,
+    pub(crate) errors: Vec<Error>,
 }
 
 /// Checks a project: names, cycles, types, and that streams read only what is appended to.
@@ -102,7 +102,7 @@ pub async fn check(project: &Project, lake: &Lake, sessions: &Sessions) -> Check
 }
 
 impl<'p> Checker<'p> {
-    fn bind(&mut self, text: &SqlText, query: &catchment_sql::ParsedQuery) -> Option<BoundQuery> {
+    pub(crate) fn bind(&mut self, text: &SqlText, query: &catchment_sql::ParsedQuery) -> Option<BoundQuery> {
         match query.bind(text, &|relation| self.project.view(relation, true)) {
             Ok(bound) => Some(bound),
             Err(error) => {
@@ -222,79 +222,6 @@ impl<'p> Checker<'p> {
             Some(near) => error.hint(format!("did you mean \"{near}\"?")),
             None => error,
         }
-    }
-
-    /// Plans every view on its own: one that no dataset reads is wrong all the same.
-    async fn views(&mut self) {
-        let project = self.project;
-        for (name, view) in &project.views {
-            let Some(query) = self.bind(&view.text, &view.body.query) else { continue };
-            let draft = Draft {
-                flow: FlowName::new(name.to_string()),
-                kind: FlowKind::Replace,
-                text: &view.text,
-                query,
-                definition: String::new(),
-            };
-            if let Err(error) = self.view(&draft, view.body.temporary).await {
-                self.errors.extend(error.split());
-            }
-        }
-    }
-
-    async fn view(&self, draft: &Draft<'_>, temporary: bool) -> Result<()> {
-        let planner = self.sessions.planner(Moment { micros: 0, seed: 0 })?;
-        for relation in &draft.query.relations {
-            let at = |error: Error| error.at(draft.text.place(relation.span));
-            if relation.streaming && !temporary {
-                return Err(at(Error::new(
-                    Code::FLOW_TARGET,
-                    "a view that others query cannot read a stream",
-                )
-                .hint("take STREAM away, or make it a TEMPORARY VIEW")));
-            }
-            let (_, schema) = self.input(draft, relation, &mut Vec::new()).await.map_err(at)?;
-            planner.bind(&relation.key, Arc::new(EmptyTable::new(schema)))?;
-        }
-        let plan = planner.plan(draft.text, &draft.query).await?;
-        planner.check(draft.text, &draft.query, &plan).map(|_| ())
-    }
-
-    fn view_cycles(&mut self) {
-        let project = self.project;
-        for view in project.views.values() {
-            let cycle = self.view_cycle(&view.body.name.0, &mut Vec::new());
-            if let Some(path) = cycle {
-                self.errors.push(
-                    Error::new(
-                        Code::GRAPH_CYCLE,
-                        format!("views read each other in a circle: {}", path.join(" -> ")),
-                    )
-                    .at(view.text.place(view.body.name.1)),
-                );
-            }
-        }
-    }
-
-    fn view_cycle(&self, name: &TableName, path: &mut Vec<String>) -> Option<Vec<String>> {
-        let text = name.to_string();
-        if path.contains(&text) {
-            path.push(text);
-            return Some(path.clone());
-        }
-        let view = self.project.views.get(name)?;
-        path.push(text);
-        let bound = view.body.query.bind(&view.text, &|_| None).ok()?;
-        for relation in &bound.relations {
-            if let Target::Table { parts, .. } = &relation.target
-                && let Some(next) = self.project.table_name(parts)
-                && let Some(cycle) = self.view_cycle(&next, path)
-            {
-                return Some(cycle);
-            }
-        }
-        path.pop();
-        None
     }
 
     /// Checks one dataset whose inputs were checked; `None` when an input has errors.
@@ -442,7 +369,7 @@ impl<'p> Checker<'p> {
         Ok(plan.schema().as_arrow().clone())
     }
 
-    async fn input(
+    pub(crate) async fn input(
         &self,
         draft: &Draft<'_>,
         relation: &Relation,

@@ -12,6 +12,7 @@ mod run;
 mod statement;
 #[cfg(test)]
 mod tests;
+mod views;
 
 pub use access::{Access, HistoryRow, pruned_files};
 pub use check::{Checked, Dataset, check};

@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::check::{Checked, Dataset, check, schema_record};
 use crate::project::Project;
+use crate::statement::DatasetKind;
 
 /// A project with its lake, catalog and engine: what every command works on.
 pub struct Workspace {
@@ -35,6 +36,8 @@ pub struct RunOptions {
     pub select: Vec<String>,
     /// Whether to rebuild them from the start.
     pub full_refresh: bool,
+    /// Whether to take rows out of quarantine instead of reading new input; see [`Workspace::replay`].
+    pub replay: bool,
 }
 
 /// What a run did.
@@ -103,6 +106,29 @@ impl Workspace {
         report
     }
 
+    /// Sends what a dataset has in quarantine through its current definition.
+    ///
+    /// # Errors
+    /// As [`Workspace::run`].
+    pub async fn replay(&self, dataset: &str, progress: Arc<dyn Progress>) -> Result<RunReport> {
+        let checked = self.check().await;
+        Error::join(checked.errors)?;
+        let datasets = select(checked.datasets, &[dataset.to_owned()])?;
+        if let Some(view) = datasets.iter().find(|dataset| dataset.kind == DatasetKind::MaterializedView) {
+            return Err(Error::new(
+                Code::FLOW_TARGET,
+                format!("\"{}\" is a materialized view, which is computed anew from its query", view.name),
+            )
+            .hint("mend what it reads and run it"));
+        }
+        let owner = Arc::new(self.lake.own()?);
+        let heartbeat = tokio::spawn(keep_lease(Arc::clone(&owner)));
+        let options = RunOptions { replay: true, ..RunOptions::default() };
+        let report = self.run_datasets(datasets, &options, &owner, progress).await;
+        heartbeat.abort();
+        report
+    }
+
     async fn run_datasets(
         &self,
         datasets: Vec<Dataset>,
@@ -142,6 +168,7 @@ impl Workspace {
             owner: Arc::clone(owner),
             progress,
             full_refresh: options.full_refresh,
+            replay: options.replay,
         });
         let done = schedule(datasets, &worker, self.project.config.config.engine.thread_count()).await?;
         let mut report = RunReport {
@@ -242,6 +269,7 @@ struct Worker {
     owner: Arc<Owner>,
     progress: Arc<dyn Progress>,
     full_refresh: bool,
+    replay: bool,
 }
 
 enum State {
@@ -321,7 +349,11 @@ impl Worker {
             self.runtime.begin_refresh(&flows).await?;
         }
         for flow in &dataset.flows {
-            let one = self.runtime.run_flow(flow, self.full_refresh, self.progress.as_ref()).await?;
+            let one = if self.replay {
+                self.runtime.replay(flow, self.progress.as_ref()).await?
+            } else {
+                self.runtime.run_flow(flow, self.full_refresh, self.progress.as_ref()).await?
+            };
             report.batches += one.batches;
             report.rows_in += one.rows_in;
             report.rows_out += one.rows_out;

@@ -137,6 +137,9 @@ fn next_statement(tokens: &Tokens) -> Option<(&Tokens, &Tokens)> {
     Some((&rest[..end], &rest[end..]))
 }
 
+/// Declared columns and expectations.
+type Columns = (Option<SchemaRef>, Vec<(Expectation, Span)>);
+
 struct Reader<'a> {
     parser: Parser<'static>,
     streams: HashSet<Location>,
@@ -312,7 +315,7 @@ impl Reader<'_> {
     }
 
     /// Columns and expectations up to the closing parenthesis; no columns when only expectations stand there.
-    fn columns(&mut self) -> Result<(Option<SchemaRef>, Vec<(Expectation, Span)>)> {
+    fn columns(&mut self) -> Result<Columns> {
         let mut fields: Vec<Field> = Vec::new();
         let mut expectations: Vec<(Expectation, Span)> = Vec::new();
         loop {
@@ -359,7 +362,11 @@ impl Reader<'_> {
                 None => start,
             };
             self.parser.expect_token(&Token::RParen).map_err(|error| self.syntax(&error))?;
-            Rule::Condition(Condition { text: Arc::clone(self.text), span: Span::new(start, end), expr })
+            Rule::Condition(Condition {
+                text: Arc::clone(self.text),
+                span: Span::new(start, end),
+                expr: Box::new(expr),
+            })
         };
         let mut action = Action::Warn;
         if self.parser.parse_keyword(Keyword::ON) {

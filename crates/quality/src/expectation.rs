@@ -35,7 +35,7 @@ pub struct Condition {
     /// Where it stands there.
     pub span: Span,
     /// Its syntax.
-    pub expr: Expr,
+    pub expr: Box<Expr>,
 }
 
 /// What becomes of rows that break a rule.

@@ -22,6 +22,7 @@ pub(crate) async fn run(arguments: &Arguments, screen: &Screen) -> Result<ExitCo
         Command::Check(command) => check::run(arguments, command, *screen).await,
         Command::Run(command) => Box::pin(run::run(arguments, command, *screen)).await,
         Command::Sql(command) => Box::pin(sql::run(arguments, command, *screen)).await,
+        Command::Replay(command) => Box::pin(run::replay(arguments, command, *screen)).await,
         Command::Status(command) => status::run(arguments, command, *screen).await,
         Command::History(command) => history::run(arguments, command, *screen).await,
         Command::Explain { code } => explain::run(code.as_deref(), *screen),

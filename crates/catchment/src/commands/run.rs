@@ -12,7 +12,7 @@ use catchment_pipelines::{RunOptions, RunReport};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::json;
 
-use crate::arguments::{Arguments, RunArguments};
+use crate::arguments::{Arguments, ReplayArguments, RunArguments};
 use crate::show::Screen;
 use crate::wiring;
 
@@ -21,21 +21,41 @@ const QUARANTINED: u8 = 2;
 
 pub(crate) async fn run(arguments: &Arguments, command: &RunArguments, screen: Screen) -> Result<ExitCode> {
     let workspace = wiring::workspace(&command.project, arguments)?;
-    let options = RunOptions { select: command.select.clone(), full_refresh: command.full_refresh };
+    let options = RunOptions {
+        select: command.select.clone(),
+        full_refresh: command.full_refresh,
+        ..RunOptions::default()
+    };
     let progress = Arc::new(Lines::new(screen));
     let report = workspace.run(&options, Arc::clone(&progress) as Arc<dyn Progress>).await;
     progress.clear();
-    let report = report?;
+    Ok(show(&report?, screen))
+}
+
+/// `catchment replay`
+pub(crate) async fn replay(
+    arguments: &Arguments,
+    command: &ReplayArguments,
+    screen: Screen,
+) -> Result<ExitCode> {
+    let workspace = wiring::workspace(&command.project, arguments)?;
+    let progress = Arc::new(Lines::new(screen));
+    let report = workspace.replay(&command.dataset, Arc::clone(&progress) as Arc<dyn Progress>).await;
+    progress.clear();
+    Ok(show(&report?, screen))
+}
+
+fn show(report: &RunReport, screen: Screen) -> ExitCode {
     if screen.json {
-        show_json(&report, screen);
+        show_json(report, screen);
     } else {
-        show_table(&report, screen);
+        show_table(report, screen);
     }
-    Ok(match report.status() {
+    match report.status() {
         RunStatus::Failed => ExitCode::from(1),
         RunStatus::Quarantined => ExitCode::from(QUARANTINED),
         RunStatus::Succeeded | RunStatus::Running => ExitCode::SUCCESS,
-    })
+    }
 }
 
 /// A line per dataset: living ones on a terminal, plain ones elsewhere.

@@ -1,7 +1,8 @@
 //! SQL behaviour as data: `tests/sql/**/*.slt`, each file in a project of its own.
 //!
 //! Besides queries a file may `PUT path` with the lines of an input file, declare datasets with
-//! `CREATE`, and `RUN` the project.
+//! `CREATE`, and `RUN` the project or `REPLAY` the quarantine of a dataset. A `CREATE OR REFRESH` takes the
+//! place of what was declared under the name before.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -10,7 +11,7 @@ use async_trait::async_trait;
 use catchment_catalog::{BatchRecord, RunStatus};
 use catchment_core::{Error, FlowName, NoFaults, SystemClock};
 use catchment_flows::Progress;
-use catchment_pipelines::{Access, RunOptions, Workspace};
+use catchment_pipelines::{Access, RunOptions, RunReport, Workspace};
 use catchment_sql::{SqlText, query_error};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -68,7 +69,10 @@ impl Database {
     }
 
     async fn run_project(&self) -> Result<(), Said> {
-        let report = self.workspace()?.run(&RunOptions::default(), Arc::new(Silent)).await?;
+        Self::outcome(self.workspace()?.run(&RunOptions::default(), Arc::new(Silent)).await?)
+    }
+
+    fn outcome(report: RunReport) -> Result<(), Said> {
         match report.status() {
             RunStatus::Failed => {
                 let errors = report.errors.into_iter().map(|(_, error)| error);
@@ -91,13 +95,20 @@ impl AsyncDB for Database {
             write(&self.project.path().join(path.trim()), format!("{rest}\n").as_bytes());
             return Ok(DBOutput::StatementComplete(0));
         }
+        if let Some(dataset) = sql.trim().strip_prefix("REPLAY ") {
+            let report = self.workspace()?.replay(dataset, Arc::new(Silent)).await?;
+            return Self::outcome(report).map(|()| DBOutput::StatementComplete(0));
+        }
         if sql.trim() == "RUN" {
             return self.run_project().await.map(|()| DBOutput::StatementComplete(0));
         }
         if first.trim_start().to_uppercase().starts_with("CREATE") {
             let before = self.pipeline.clone();
+            let others = before
+                .split_inclusive(";\n")
+                .filter(|other| !first.starts_with("CREATE OR REFRESH") || declares(other) != declares(sql));
             // The statement stands on the first line of a file of its own, so that places are easy to write.
-            self.pipeline = format!("{sql};\n{before}");
+            self.pipeline = format!("{sql};\n{}", others.collect::<String>());
             self.project.write("pipelines/all.sql", &self.pipeline);
             let checked = self.workspace()?.check().await;
             if let Err(error) = Error::join(checked.errors) {
@@ -116,6 +127,13 @@ impl AsyncDB for Database {
     }
 
     async fn shutdown(&mut self) {}
+}
+
+/// The kind and name that a statement declares.
+fn declares(statement: &str) -> Option<String> {
+    let words: Vec<&str> = statement.split(|c: char| c.is_whitespace() || c == '(').collect();
+    let at = words.iter().position(|word| ["TABLE", "VIEW", "FLOW"].contains(word))?;
+    words.get(at + 1).map(|name| (*name).to_owned())
 }
 
 fn output(rows: &[RecordBatch]) -> DBOutput<DefaultColumnType> {

@@ -140,3 +140,16 @@ pub(crate) fn record_text(record: &ByteRecord, delimiter: u8) -> Result<String> 
         .map_err(|error| Error::new(Code::INTERNAL, "could not keep a record").because(error.to_string()))?;
     Ok(crate::files::reader::readable(&bytes).trim_end_matches(['\r', '\n']).to_owned())
 }
+
+/// The text of a record as a record again.
+pub(crate) fn record_of(text: &str, delimiter: u8) -> ByteRecord {
+    let mut reader = ReaderBuilder::new()
+        .delimiter(delimiter)
+        .has_headers(false)
+        .flexible(true)
+        .from_reader(text.as_bytes());
+    let mut record = ByteRecord::new();
+    // Reading from memory does not fail; what is no record is an empty one, which has too few fields.
+    let _ = reader.read_byte_record(&mut record);
+    record
+}

@@ -21,6 +21,9 @@ pub use options::{FileFormat, ReadFiles};
 pub use seen::{SeenFile, SeenFiles, SeenRun};
 pub use source::FileSource;
 
-pub(crate) use csv::{CsvRecords, record_text};
+pub(crate) use cells::{Column, Fitted};
+pub(crate) use csv::{CsvReader, CsvRecords, record_of, record_text};
+pub(crate) use json::{JsonReader, Line};
 pub(crate) use reader::{Failure, is_compressed, open, readable};
+pub(crate) use scan::{METADATA_COLUMN, metadata_fields};
 pub(crate) use units::{Body, Cut, Unit, UnitQueue, lines};

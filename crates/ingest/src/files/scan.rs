@@ -58,7 +58,7 @@ impl Decoder {
     }
 }
 
-fn metadata_fields() -> Fields {
+pub(crate) fn metadata_fields() -> Fields {
     Fields::from(vec![
         Field::new("file_path", DataType::Utf8, true),
         Field::new("file_name", DataType::Utf8, true),

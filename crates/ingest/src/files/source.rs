@@ -19,6 +19,7 @@ use crate::files::seen::Seen;
 use crate::files::units::Cut;
 use crate::records::{SourceRecord, by_piece, look_up};
 use crate::rejects::Rejects;
+use crate::replay::RecordFormat;
 use crate::source::{Limits, Range, Source, Standing};
 
 /// Files that a path or pattern means, read once each.
@@ -138,7 +139,17 @@ impl Source for FileSource {
             Range::Files { files } => {
                 Ok(Arc::new(FileTable::new(Arc::clone(&self.decoder), files.clone(), rejects, first_piece)))
             }
-            Range::Table { .. } => Err(foreign()),
+            Range::Table { .. } | Range::Quarantine { .. } => Err(foreign()),
+        }
+    }
+
+    fn record_format(&self) -> RecordFormat {
+        RecordFormat {
+            name: self.decoder.name.clone(),
+            columns: Arc::clone(&self.decoder.columns),
+            cut: self.decoder.cut.clone(),
+            rescue: self.decoder.rescue.clone(),
+            project: self.decoder.project.clone(),
         }
     }
 

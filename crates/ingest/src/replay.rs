@@ -1,0 +1,191 @@
+//! Records out of quarantine, decoded again as their source would.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use catchment_core::{Code, Error, Result};
+use datafusion::arrow::array::{
+    ArrayRef, Int64Array, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray, UInt64Array,
+};
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::MemTable;
+
+use crate::address::{ADDRESS_COLUMN, Address, address_field};
+use crate::files::{
+    Column, CsvReader, CsvRecords, Cut, FileFormat, Fitted, JsonReader, Line, METADATA_COLUMN,
+    metadata_fields, open, record_of,
+};
+use crate::records::SourceRecord;
+use crate::rejects::{Reject, Rejects};
+use crate::source::{Limits, Range, Source, Standing};
+
+/// How the text of a record becomes a row.
+#[derive(Debug, Clone)]
+pub struct RecordFormat {
+    /// The source, as people know it.
+    pub(crate) name: String,
+    /// The columns read from records.
+    pub(crate) columns: SchemaRef,
+    /// Comma-separated text, or JSON.
+    pub(crate) cut: Cut,
+    pub(crate) rescue: Option<String>,
+    /// Where files lie, for the names of CSV columns.
+    pub(crate) project: std::path::PathBuf,
+}
+
+/// Some records of a source, as a source of their own: one range, one piece.
+#[derive(Debug)]
+pub struct ReplaySource {
+    inner: Arc<dyn Source>,
+    records: Arc<Vec<SourceRecord>>,
+}
+
+impl ReplaySource {
+    /// Makes a source of records that came from `inner`; a record's place is its index.
+    #[must_use]
+    pub fn new(inner: Arc<dyn Source>, records: Vec<SourceRecord>) -> Self {
+        Self { inner, records: Arc::new(records) }
+    }
+}
+
+#[async_trait]
+impl Source for ReplaySource {
+    fn name(&self) -> String {
+        self.inner.name()
+    }
+
+    fn schema(&self) -> SchemaRef {
+        self.inner.schema()
+    }
+
+    fn record_format(&self) -> RecordFormat {
+        self.inner.record_format()
+    }
+
+    async fn plan(&self, _: &Standing, _: Limits) -> Result<Option<Range>> {
+        Ok(None)
+    }
+
+    fn read(
+        &self,
+        _: &Range,
+        rejects: Arc<Rejects>,
+        first_piece: Option<u32>,
+    ) -> Result<Arc<dyn TableProvider>> {
+        let mut fields: Vec<_> = self.schema().fields().iter().cloned().collect();
+        if first_piece.is_some() {
+            fields.push(address_field());
+        }
+        let schema = Arc::new(Schema::new(fields));
+        // The table without addresses is planned with and never scanned.
+        let rows = match first_piece {
+            Some(piece) => decode(&self.record_format(), &self.records, &schema, piece, &rejects)?,
+            None => RecordBatch::new_empty(Arc::clone(&schema)),
+        };
+        let table = MemTable::try_new(schema, vec![vec![rows]])
+            .map_err(|error| Error::new(Code::INTERNAL, "could not read records again").because(error))?;
+        Ok(Arc::new(table))
+    }
+
+    fn records(&self, _: &Range, first_piece: u32, wanted: &[Address]) -> Result<Vec<SourceRecord>> {
+        Ok(wanted
+            .iter()
+            .filter(|address| address.piece() == u64::from(first_piece))
+            .filter_map(|address| {
+                let record = self.records.get(usize::try_from(address.place()).ok()?)?;
+                Some(SourceRecord { address: *address, ..record.clone() })
+            })
+            .collect())
+    }
+}
+
+/// Decodes records into rows of a schema; those that still cannot be decoded are rejected again.
+fn decode(
+    format: &RecordFormat,
+    records: &[SourceRecord],
+    schema: &SchemaRef,
+    piece: u32,
+    rejects: &Rejects,
+) -> Result<RecordBatch> {
+    let mut columns = format
+        .columns
+        .fields()
+        .iter()
+        .map(|field| Column::new(field.data_type(), 0))
+        .collect::<Result<Vec<_>>>()?;
+    let (mut rescued, mut kept, mut rejected) = (Vec::new(), Vec::new(), Vec::new());
+    let mut headers: HashMap<&str, Option<Vec<String>>> = HashMap::new();
+    let json = JsonReader::new(&format.columns, format.rescue.is_some());
+    for (index, record) in records.iter().enumerate() {
+        let mut values: Vec<Fitted<'_>> = Vec::new();
+        let csv;
+        let line = match format.cut.format {
+            FileFormat::Csv => {
+                let header = headers.entry(&record.file).or_insert_with(|| header_of(format, &record.file));
+                csv = record_of(&record.record, format.cut.delimiter);
+                match CsvReader::new(&format.columns, header.as_deref(), format.rescue.is_some()) {
+                    Ok(reader) => reader.read(&csv, &mut values),
+                    Err(_) => Line::Malformed("the header of its file names none of the columns".to_owned()),
+                }
+            }
+            _ => json.read(record.record.as_bytes(), &mut values),
+        };
+        match line {
+            Line::Row(rest) => {
+                columns.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
+                rescued.push(rest);
+                kept.push((index, record));
+            }
+            Line::Malformed(reason) => rejected.push(Reject {
+                source: format.name.clone(),
+                file: record.file.clone(),
+                offset: record.byte_offset,
+                reason,
+                record: Some(record.record.clone()),
+            }),
+        }
+    }
+    rejects.count(kept.len());
+    rejects.keep(rejected);
+    let arrays = schema
+        .fields()
+        .iter()
+        .map(|field| match field.name().as_str() {
+            METADATA_COLUMN if format.columns.index_of(METADATA_COLUMN).is_err() => metadata(&kept),
+            ADDRESS_COLUMN => {
+                let places = kept.iter().map(|(index, _)| Address::new(piece, *index as u64).0);
+                Ok(Arc::new(places.collect::<UInt64Array>()) as ArrayRef)
+            }
+            name => match format.columns.index_of(name) {
+                Ok(index) => columns[index].finish(),
+                Err(_) => Ok(Arc::new(StringArray::from(rescued.clone())) as ArrayRef),
+            },
+        })
+        .collect::<Result<Vec<_>>>()?;
+    RecordBatch::try_new(Arc::clone(schema), arrays)
+        .map_err(|error| Error::new(Code::INTERNAL, "records do not fit their columns").because(error))
+}
+
+/// The names in the first line of a file, when it is still there.
+fn header_of(format: &RecordFormat, file: &str) -> Option<Vec<String>> {
+    let path = if Path::new(file).is_absolute() { file.into() } else { format.project.join(file) };
+    let records = CsvRecords::new(open(&path).ok()?, format.cut.delimiter, format.cut.header).ok()?;
+    records.header
+}
+
+fn metadata(kept: &[(usize, &SourceRecord)]) -> Result<ArrayRef> {
+    let files = || kept.iter().map(|(_, record)| Some(record.file.as_str()));
+    let names = files().map(|file| file.and_then(|file| file.rsplit('/').next()));
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(files().collect::<StringArray>()),
+        Arc::new(names.collect::<StringArray>()),
+        Arc::new(Int64Array::new_null(kept.len())),
+        Arc::new(TimestampMicrosecondArray::new_null(kept.len()).with_timezone("UTC")),
+    ];
+    StructArray::try_new(metadata_fields(), columns, None)
+        .map(|metadata| Arc::new(metadata) as ArrayRef)
+        .map_err(|error| Error::new(Code::INTERNAL, "could not describe a file").because(error))
+}
