@@ -6,10 +6,13 @@ use std::process::Command;
 use crate::Outcome;
 use crate::repository::{command, program, root};
 
-/// Raw to curated over generated events, beside DuckDB.
-pub(crate) fn lakehouse(rows: u64) -> Outcome {
+/// What the peers are, as packages.
+const PEERS: &str = "duckdb==1.5.5 polars pyspark>=4,<5 pandas<3 pyarrow";
+
+/// Raw to curated over generated events, beside the peers that are named.
+pub(crate) fn lakehouse(rows: u64, peers: &str) -> Outcome {
     let program = program(true)?;
-    python("lakehouse.py", &[program.to_string_lossy().as_ref(), &rows.to_string()])
+    python("lakehouse.py", &[program.to_string_lossy().as_ref(), &rows.to_string(), peers])
 }
 
 /// Commits to one table at full speed, the maintainer running.
@@ -31,8 +34,24 @@ pub(crate) fn commits(commits: u64) -> Outcome {
     )
 }
 
+/// The Python with the peers: `CATCHMENT_BENCH_PYTHON`, or one that is made in the target folder.
+fn environment() -> Result<std::path::PathBuf, Box<dyn std::error::Error>> {
+    if let Some(python) = std::env::var_os("CATCHMENT_BENCH_PYTHON") {
+        return Ok(python.into());
+    }
+    let folder = root().join("target/bench-python");
+    let python = folder.join("bin/python");
+    if !python.exists() {
+        command("python3", &["-m", "venv", folder.to_string_lossy().as_ref()])?;
+        let mut install = vec!["-m", "pip", "install", "--quiet"];
+        install.extend(PEERS.split(' '));
+        command(python.to_string_lossy().as_ref(), &install)?;
+    }
+    Ok(python)
+}
+
 fn python(script: &str, arguments: &[&str]) -> Outcome {
-    let environment = std::env::var_os("CATCHMENT_TEST_PYTHON").unwrap_or_else(|| "python3".into());
+    let environment = environment()?;
     let script = root().join("xtask/bench").join(script);
     let status =
         Command::new(Path::new(&environment)).arg(script).args(arguments).current_dir(root()).status()?;

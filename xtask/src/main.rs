@@ -19,7 +19,7 @@ const HELP: &str = "cargo xtask TASK
   generate [--check]        pages made from the program: error pages, command line
   crash --kills N           kills and power cuts at random steps; each must lose and repeat nothing
   mutate                    takes safety out of the code, one piece at a time; a named test must fail
-  bench lakehouse [--rows N]   raw to curated beside DuckDB
+  bench lakehouse [--rows N] [--peers duckdb,polars,pyspark]   raw to curated beside its peers
   bench commits [--commits N]  whether commits to one table get slower
 ";
 
@@ -32,7 +32,10 @@ fn main() -> ExitCode {
         ["generate", "--check"] => generate::run(true),
         ["crash", rest @ ..] => crash::run(number(rest, "--kills", 100)),
         ["mutate"] => mutate::run(),
-        ["bench", "lakehouse", rest @ ..] => bench::lakehouse(number(rest, "--rows", 1_000_000)),
+        ["bench", "lakehouse", rest @ ..] => {
+            let peers = word(rest, "--peers", "duckdb,polars,pyspark");
+            bench::lakehouse(number(rest, "--rows", 10_000_000), peers)
+        }
         ["bench", "commits", rest @ ..] => bench::commits(number(rest, "--commits", 100_000)),
         _ => {
             eprint!("{HELP}");
@@ -46,6 +49,11 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// The word that follows a flag.
+fn word<'a>(words: &[&'a str], flag: &str, otherwise: &'a str) -> &'a str {
+    words.iter().position(|word| *word == flag).and_then(|at| words.get(at + 1)).unwrap_or(&otherwise)
 }
 
 /// The number that follows a flag.
