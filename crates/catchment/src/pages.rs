@@ -22,6 +22,7 @@ pub(crate) const PAGES: &[(&str, &str)] = &[
     ("C2013", include_str!("../../../docs/errors/C2013.md")),
     ("C2014", include_str!("../../../docs/errors/C2014.md")),
     ("C2015", include_str!("../../../docs/errors/C2015.md")),
+    ("C2016", include_str!("../../../docs/errors/C2016.md")),
     ("C3001", include_str!("../../../docs/errors/C3001.md")),
     ("C3002", include_str!("../../../docs/errors/C3002.md")),
     ("C3003", include_str!("../../../docs/errors/C3003.md")),

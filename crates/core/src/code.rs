@@ -56,6 +56,7 @@ codes! {
     SCHEMA_CHANGED = "C2013", User, Never, "schema does not fit the table";
     NAME_INVALID = "C2014", User, Never, "name cannot be used";
     NOT_STREAMING = "C2015", User, Never, "streaming table without a streaming source";
+    RULESET_INVALID = "C2016", User, Never, "invalid ruleset";
 
     FILE_BROKEN = "C3001", User, Never, "file is broken";
     RECORD_MALFORMED = "C3002", User, Never, "malformed record";

@@ -2,6 +2,7 @@
 //!
 //! **Never**: writes a table, decides what becomes of a flow, or lets one row's error take others down.
 
+pub mod dqdl;
 mod expectation;
 mod key_filter;
 mod key_hash;
