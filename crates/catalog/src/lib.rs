@@ -14,7 +14,7 @@ mod tests;
 
 pub use model::{
     BatchRecord, ColumnSource, DatasetOutcome, DatasetStatus, ExpectationCount, InputVersion, LineageEdge,
-    RunRecord, RunStatus,
+    RuleRecord, RunRecord, RunStatus,
 };
 pub use sqlite::SqliteStore;
 pub use store::Store;

@@ -145,7 +145,25 @@ pub struct BatchRecord {
     /// How many rows met each expectation.
     #[serde(default)]
     pub expectations: Vec<ExpectationCount>,
+    /// What became of the rules of the dataset's ruleset.
+    #[serde(default)]
+    pub rules: Vec<RuleRecord>,
 }
+
+/// What became of a rule of a ruleset.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RuleRecord {
+    /// The rule, as written.
+    pub rule: String,
+    /// Whether it held.
+    pub passed: bool,
+    /// The value that was judged, where there is one.
+    pub value: Option<f64>,
+    /// What a broken rule does.
+    pub action: String,
+}
+
+impl Eq for RuleRecord {}
 
 /// How many rows of a batch met an expectation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

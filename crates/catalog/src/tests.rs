@@ -3,8 +3,8 @@
 use catchment_core::{Code, FlowName, Position, TableName};
 
 use crate::{
-    BatchRecord, ColumnSource, DatasetOutcome, DatasetStatus, ExpectationCount, InputVersion, RunRecord,
-    RunStatus, SqliteStore, Store,
+    BatchRecord, ColumnSource, DatasetOutcome, DatasetStatus, ExpectationCount, InputVersion, RuleRecord,
+    RunRecord, RunStatus, SqliteStore, Store,
 };
 
 fn run(id: &str, status: RunStatus) -> RunRecord {
@@ -41,6 +41,12 @@ fn batch(number: u64) -> BatchRecord {
             action: "warn".to_owned(),
             passed: 8,
             failed: 2,
+        }],
+        rules: vec![RuleRecord {
+            rule: "RowCount > 0".to_owned(),
+            passed: true,
+            value: Some(9.0),
+            action: "warn".to_owned(),
         }],
     }
 }

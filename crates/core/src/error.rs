@@ -95,6 +95,14 @@ impl Error {
         self
     }
 
+    /// Forgets the places of this error and of those joined to it, which mean nothing to the user.
+    #[must_use]
+    pub fn without_place(mut self) -> Self {
+        self.0.place = None;
+        self.0.others.iter_mut().for_each(|other| other.0.place = None);
+        self
+    }
+
     /// Keeps the error below as the cause.
     #[must_use]
     pub fn because(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {

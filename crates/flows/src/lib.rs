@@ -12,6 +12,7 @@ mod quarantine;
 mod records;
 mod replay;
 mod resume;
+mod rules;
 mod runtime;
 mod spec;
 mod stage;

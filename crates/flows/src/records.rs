@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use catchment_catalog::{BatchRecord, ColumnSource, ExpectationCount, InputVersion};
+use catchment_catalog::{BatchRecord, ColumnSource, ExpectationCount, InputVersion, RuleRecord};
 use catchment_core::{Code, Error, FlowName, Position, Result, TableName};
 use catchment_ingest::{BrokenFile, Range, TableStanding};
 use catchment_lake::{Add, Lake, Owner, TableSpec};
@@ -113,6 +113,9 @@ pub struct BatchSummary {
     /// How many rows met each expectation.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub expectations: Vec<ExpectationCount>,
+    /// What became of the rules of the dataset's ruleset.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rules: Vec<RuleRecord>,
 }
 
 impl BatchSummary {
@@ -143,6 +146,7 @@ impl BatchSummary {
             inputs: self.inputs.clone(),
             columns: self.columns.clone(),
             expectations: self.expectations.clone(),
+            rules: self.rules.clone(),
         }
     }
 }

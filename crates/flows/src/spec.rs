@@ -6,6 +6,7 @@ use catchment_core::{FlowName, TableName};
 use catchment_ingest::{Limits, Source};
 use catchment_lake::TableSpec;
 use catchment_quality::Expectation;
+use catchment_quality::dqdl::Ruleset;
 use catchment_sql::{BoundQuery, SqlText};
 
 /// How a flow's result goes into its table.
@@ -36,6 +37,8 @@ pub struct FlowSpec {
     pub inputs: Vec<Input>,
     /// What its rows are held to.
     pub expectations: Arc<Vec<Expectation>>,
+    /// What each batch is held to as a whole.
+    pub ruleset: Option<Arc<Ruleset>>,
     /// What the table is declared to be.
     pub table: TableSpec,
     /// The flow's definition as text; when it changes, a replaced table is computed anew.

@@ -7,7 +7,7 @@ use catchment_catalog::{ColumnSource, ExpectationCount, InputVersion};
 use catchment_core::{Code, Error, FaultPoint, Result};
 use catchment_ingest::{ADDRESS_COLUMN, BrokenFile, Range, Rejects, TableSource, address_field, first_piece};
 use catchment_lake::{FileOptions, FileWriter, WrittenFiles, to_stored};
-use catchment_quality::RowRules;
+use catchment_quality::{RowRules, RuleOutcome, RulesetState};
 use catchment_sql::{Moment, Planner, column_origins, query_error};
 use datafusion::arrow::array::{RecordBatch, new_null_array};
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
@@ -22,6 +22,7 @@ use crate::judge::{self, BadRows, Judge, names, without_addresses};
 use crate::ordered::Ordered;
 use crate::quarantine::{Quarantine, finish, look_up, quarantine_spec};
 use crate::records::{BatchPlan, BatchSummary, StagedBatch, StagedOutput};
+use crate::rules::{self, BatchRules};
 use crate::runtime::Runtime;
 use crate::spec::{FlowKind, FlowSpec, Input, InputKind};
 use crate::unique::{KnownKeys, Looked, Uniqueness};
@@ -91,7 +92,9 @@ impl Runtime {
         broken: &[BrokenFile],
         computed: &Computed,
     ) -> Result<()> {
-        let Some((address, rules)) = computed.failure else { return Ok(()) };
+        let Some((address, rules)) = computed.failure else {
+            return rules::require_rules(&spec.target.to_string(), &computed.outcomes);
+        };
         let records = look_up(spec, plan, broken, vec![(address, rules)]).await.unwrap_or_default();
         let record = records.first().map(|found| {
             let place = found.record.byte_offset.or(found.record.row_number).unwrap_or(0);
@@ -123,6 +126,7 @@ impl Runtime {
             }
         }
         let rules = RowRules::plan(&planner, &spec.expectations, &spec.table.schema)?;
+        let batch_rules = self.batch_rules(spec, &planner)?;
         let judge = Arc::new(Judge::new(spec.expectations.as_ref().clone(), rules));
         let mut logical = planner.plan(&spec.text, &spec.query).await?;
         let columns = lineage(&logical, &spec.inputs);
@@ -137,7 +141,11 @@ impl Runtime {
             physical = in_source_order(physical)?;
         }
         let streams = planner.run_partitioned(physical)?;
-        let written = self.write(spec, streams, unique, &judge, &bad).await?;
+        let (written, seen) = self.write(spec, streams, unique, &judge, &bad, batch_rules.as_ref()).await?;
+        let outcomes = match &batch_rules {
+            Some(rules) => self.judge_rules(spec, plan, rules, seen, &written.written).await?,
+            None => Vec::new(),
+        };
         if let Some(rejected) = rejects.take_kept()? {
             let _ = bad.send(BadRows::Rejected(rejected)).await;
         }
@@ -150,6 +158,7 @@ impl Runtime {
             counts: judge.counts(),
             dropped: judge.dropped(),
             failure: judge.failure(),
+            outcomes,
             ..written
         })
     }
@@ -162,7 +171,9 @@ impl Runtime {
         unique: Option<Uniqueness>,
         judge: &Arc<Judge>,
         bad: &mpsc::Sender<BadRows>,
-    ) -> Result<Computed> {
+        rules: Option<&Arc<BatchRules>>,
+    ) -> Result<(Computed, Vec<RulesetState>)> {
+        let mut seen = Vec::new();
         let mut tasks = JoinSet::new();
         let mut computed = Computed::default();
         let writers = streams.len();
@@ -173,8 +184,9 @@ impl Runtime {
                 schema: Arc::clone(&spec.table.schema),
                 bad: bad.clone(),
             };
-            tasks
-                .spawn(async move { judging.stream(stream, sender).await.map(|()| WrittenFiles::default()) });
+            tasks.spawn(async move {
+                judging.stream(stream, sender).await.map(|()| (WrittenFiles::default(), None))
+            });
         }
         let mut finding = None;
         let receivers = match unique {
@@ -195,13 +207,14 @@ impl Runtime {
                 partition_columns: spec.table.partition_columns.clone(),
                 target_bytes: TARGET_BYTES,
             })?;
-            tasks.spawn(write_rows(receiver, writer));
+            tasks.spawn(write_rows(receiver, writer, rules.cloned()));
         }
         let ended = |error: tokio::task::JoinError| {
             Error::new(Code::INTERNAL, "a part of a batch ended early").because(error)
         };
         while let Some(done) = tasks.join_next().await {
-            let part = done.map_err(ended)??;
+            let (part, state) = done.map_err(ended)??;
+            seen.extend(state);
             computed.written.rows += part.rows;
             computed.written.adds.extend(part.adds);
         }
@@ -212,7 +225,7 @@ impl Runtime {
             computed.known = Some(known);
         }
         computed.written.adds.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok(computed)
+        Ok((computed, seen))
     }
 
     /// What finds duplicates in the batch, when an expectation asks for it.
@@ -327,6 +340,7 @@ impl Runtime {
             inputs: inputs(spec, plan),
             columns: attempt.computed.columns,
             expectations: attempt.computed.counts,
+            rules: rules::records(attempt.computed.outcomes),
         };
         let known = attempt.computed.known;
         let staged = StagedBatch { position: plan.position, outputs, broken, summary };
@@ -351,6 +365,7 @@ struct Computed {
     spilled_bytes: u64,
     /// The address of the first row that makes the batch fail, and the rules it breaks.
     failure: Option<(u64, u64)>,
+    outcomes: Vec<RuleOutcome>,
     known: Option<KnownKeys>,
 }
 
@@ -424,11 +439,20 @@ pub(crate) fn without(range: &Range, broken: &[BrokenFile]) -> Range {
     }
 }
 
-async fn write_rows(mut rows: mpsc::Receiver<RecordBatch>, mut writer: FileWriter) -> Result<WrittenFiles> {
+async fn write_rows(
+    mut rows: mpsc::Receiver<RecordBatch>,
+    mut writer: FileWriter,
+    rules: Option<Arc<BatchRules>>,
+) -> Result<(WrittenFiles, Option<RulesetState>)> {
+    let mut seen = rules.as_ref().map(|rules| rules.plan.start());
     while let Some(batch) = rows.recv().await {
-        writer.write(&without_addresses(batch)).await?;
+        let batch = without_addresses(batch);
+        if let (Some(rules), Some(seen)) = (&rules, &mut seen) {
+            rules.plan.see(seen, &batch)?;
+        }
+        writer.write(&batch).await?;
     }
-    writer.finish().await
+    Ok((writer.finish().await?, seen))
 }
 
 /// Puts the columns of a query into the order and types of its table, the address behind them; columns

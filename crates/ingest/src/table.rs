@@ -53,7 +53,7 @@ impl TableSource {
         columns: &SchemaRef,
         each: &mut dyn FnMut(RecordBatch) -> Result<()>,
     ) -> Result<()> {
-        for file in files.iter().map(added) {
+        for file in files.iter().map(AddedFile::of) {
             let path = self.folder.join(Path::new(&file.path));
             let failed = |failure| unreadable(self.table.name(), &file, failure);
             let units = UnitQueue::new(parquet_cut(), vec![path.clone()]);
@@ -88,7 +88,7 @@ impl TableSource {
     ) -> Result<Option<Range>> {
         let mut files = snapshot.files()?;
         files.sort_by(|a, b| a.path.cmp(&b.path));
-        let rest: Vec<AddedFile> = files.iter().skip(first).map(added).collect();
+        let rest: Vec<AddedFile> = files.iter().skip(first).map(AddedFile::of).collect();
         let taken = limits.take(rest.iter().map(|file| file.size));
         if rest.is_empty() {
             return Ok(None);
@@ -123,9 +123,9 @@ impl TableSource {
             let skipped =
                 if version == standing.version && !standing.snapshot { standing.last + 1 } else { 0 };
             found.extend(
-                files
-                    .skip(skipped)
-                    .map(|(last, add)| (TableStanding { version, last, snapshot: false }, added(add))),
+                files.skip(skipped).map(|(last, add)| {
+                    (TableStanding { version, last, snapshot: false }, AddedFile::of(add))
+                }),
             );
             if found.len() > limits.files {
                 break;
@@ -159,9 +159,13 @@ impl TableSource {
     }
 }
 
-fn added(add: &Add) -> AddedFile {
-    let partition: BTreeMap<_, _> = add.partition_values.clone().into_iter().collect();
-    AddedFile { path: add.path.clone(), size: u64::try_from(add.size).unwrap_or(0), partition }
+impl AddedFile {
+    /// The data file of an `add` action.
+    #[must_use]
+    pub fn of(add: &Add) -> Self {
+        let partition: BTreeMap<_, _> = add.partition_values.clone().into_iter().collect();
+        Self { path: add.path.clone(), size: u64::try_from(add.size).unwrap_or(0), partition }
+    }
 }
 
 #[async_trait]

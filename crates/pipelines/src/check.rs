@@ -16,6 +16,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use crate::expectations;
 use crate::graph::{Graph, order};
 use crate::project::Project;
+use crate::rulesets;
 use crate::statement::DatasetKind;
 
 /// A dataset, ready to run.
@@ -276,8 +277,12 @@ impl<'p> Checker<'p> {
             );
         }
         Error::join(errors)?;
+        let bound = rulesets::bind(&self.project.config.folder, self.sessions, declared, &schema).await?;
         let expectations = declared.body.expectations.iter().map(|(expectation, _)| expectation.clone());
-        let expectations = Arc::new(expectations.collect::<Vec<_>>());
+        let of_rules = bound.iter().flat_map(|bound| bound.expectations.iter().cloned());
+        let expectations = Arc::new(expectations.chain(of_rules).collect::<Vec<_>>());
+        let ruleset = bound.as_ref().map(|bound| Arc::clone(&bound.ruleset));
+        let rules = bound.map_or_else(String::new, |bound| format!("\n{}", bound.text));
         let table = TableSpec {
             schema,
             partition_columns,
@@ -294,8 +299,9 @@ impl<'p> Checker<'p> {
                 query: draft.query.clone(),
                 inputs,
                 expectations: Arc::clone(&expectations),
+                ruleset: ruleset.clone(),
                 table: table.clone(),
-                definition: draft.definition.clone(),
+                definition: format!("{}{rules}", draft.definition),
             })
             .collect();
         Ok(Some(Dataset {

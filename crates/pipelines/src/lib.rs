@@ -8,6 +8,7 @@ mod config;
 mod expectations;
 mod graph;
 mod project;
+mod rulesets;
 mod run;
 mod statement;
 #[cfg(test)]

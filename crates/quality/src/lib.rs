@@ -8,6 +8,8 @@ mod key_filter;
 mod key_hash;
 mod key_set;
 mod row_rules;
+mod rule_sql;
+mod ruleset;
 
 #[cfg(test)]
 mod tests;
@@ -16,3 +18,5 @@ pub use expectation::{Action, Condition, Expectation, Rule};
 pub use key_hash::{KeyHasher, require_key_type};
 pub use key_set::{KeySet, Seen};
 pub use row_rules::{MOST_RULES, RowRules, Verdict};
+pub use rule_sql::row_expectations;
+pub use ruleset::{RuleOutcome, RulesetPlan, RulesetState};

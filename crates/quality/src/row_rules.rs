@@ -87,7 +87,7 @@ impl Verdict {
 
 /// The rows for which a condition is true. When it fails with an error for some row, the rows are
 /// halved until that row is alone, so that it takes no other down.
-fn hold(expr: &dyn PhysicalExpr, rows: &RecordBatch) -> Result<BooleanBuffer> {
+pub(crate) fn hold(expr: &dyn PhysicalExpr, rows: &RecordBatch) -> Result<BooleanBuffer> {
     let count = rows.num_rows();
     let evaluated = expr.evaluate(rows).and_then(|value| value.into_array(count));
     match evaluated {

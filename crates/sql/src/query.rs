@@ -144,6 +144,26 @@ pub fn parse_single_query(text: &SqlText) -> Result<ParsedQuery> {
     Ok(query)
 }
 
+impl SqlText {
+    /// Parses a text that is one expression and nothing else.
+    ///
+    /// # Errors
+    /// Returns [`Code::SQL_SYNTAX`] with its place.
+    pub fn expression(&self) -> Result<(datafusion::sql::sqlparser::ast::Expr, Span)> {
+        let (mut parser, _) = parser_for(self.tokens()?);
+        let start = parser.peek_token_ref().span.start;
+        let expr =
+            parser.parse_expr().map_err(|error| self.syntax_error(&error, parser.peek_token_ref().span))?;
+        let next = parser.peek_token_ref();
+        if next.token != Token::EOF {
+            return Err(
+                Error::new(Code::SQL_SYNTAX, format!("unexpected {}", next.token)).at(self.place(next.span))
+            );
+        }
+        Ok((expr, Span::new(start, next.span.end)))
+    }
+}
+
 /// Takes `STREAM t`, `STREAM(t)` and `STREAM f(...)` after FROM and JOIN out of the tokens, since no
 /// parser knows them, and remembers where the relation begins.
 fn take_stream_words(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpan>, HashSet<Location>) {

@@ -18,11 +18,13 @@ use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
 use datafusion::execution::{
     FunctionRegistry, SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext,
 };
+use datafusion::logical_expr::simplify::SimplifyContext;
 use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr, execute_stream, execute_stream_partitioned};
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as PlannerStatement;
-use datafusion::sql::sqlparser::ast::{ExprWithAlias as SQLExprWithAlias, Statement};
+use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, ExprWithAlias as SQLExprWithAlias, Statement};
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::functions;
@@ -163,15 +165,14 @@ impl Planner {
         self.state.optimize(plan).map_err(|error| text.plan_error(&error, query.span))
     }
 
-    /// Plans a condition over the rows of a schema.
+    /// Plans an expression over single rows of a schema.
     ///
     /// # Errors
-    /// Returns errors of names and types with their place in `text`, and [`Code::SQL_TYPE`] for an expression
-    /// that is no condition.
-    pub fn condition(
+    /// Returns errors of names and types with their place in `text`.
+    pub fn expression(
         &self,
         text: &SqlText,
-        expr: &datafusion::sql::sqlparser::ast::Expr,
+        expr: &SqlExpr,
         span: Span,
         schema: &SchemaRef,
     ) -> Result<Arc<dyn PhysicalExpr>> {
@@ -182,27 +183,44 @@ impl Planner {
             .state
             .create_logical_expr_from_sql_expr(written, &fields)
             .map_err(|error| text.plan_error(&error, span))?;
+        let aggregates =
+            contains(&logical, |expr| matches!(expr, Expr::AggregateFunction(_) | Expr::WindowFunction(_)));
+        let queries = contains(&logical, |expr| {
+            matches!(expr, Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_))
+        });
         let refused = [
-            (
-                contains(&logical, |expr| {
-                    matches!(expr, Expr::AggregateFunction(_) | Expr::WindowFunction(_))
-                }),
-                "a condition looks at one row at a time",
-            ),
-            (
-                contains(&logical, |expr| {
-                    matches!(expr, Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_))
-                }),
-                "a condition cannot hold a query",
-            ),
+            (aggregates, "a condition looks at one row at a time"),
+            (queries, "a condition cannot hold a query"),
         ];
         if let Some((_, why)) = refused.iter().find(|(found, _)| *found) {
             return Err(Error::new(Code::NOT_SUPPORTED, *why).at(text.place(span)));
         }
-        let physical = self
-            .state
-            .create_physical_expr(logical, &fields)
-            .map_err(|error| text.plan_error(&error, span))?;
+        // Some functions, such as coalesce and now, exist only until an expression is simplified.
+        let context = SimplifyContext::builder()
+            .with_schema(Arc::new(fields.clone()))
+            .with_config_options(Arc::clone(self.state.config_options()))
+            .with_query_execution_start_time(self.state.execution_props().query_execution_start_time)
+            .build();
+        let simplifier = ExprSimplifier::new(context);
+        simplifier
+            .coerce(logical, &fields)
+            .and_then(|logical| simplifier.simplify(logical))
+            .and_then(|logical| self.state.create_physical_expr(logical, &fields))
+            .map_err(|error| text.plan_error(&error, span))
+    }
+
+    /// Plans a condition over single rows of a schema.
+    ///
+    /// # Errors
+    /// As [`Planner::expression`], and [`Code::SQL_TYPE`] for an expression that is no condition.
+    pub fn condition(
+        &self,
+        text: &SqlText,
+        expr: &SqlExpr,
+        span: Span,
+        schema: &SchemaRef,
+    ) -> Result<Arc<dyn PhysicalExpr>> {
+        let physical = self.expression(text, expr, span, schema)?;
         let kind = physical.data_type(schema).map_err(|error| text.plan_error(&error, span))?;
         if kind != DataType::Boolean {
             return Err(Error::new(

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use catchment_catalog::Store;
 use catchment_core::{Code, Error, Result};
-use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
+use datafusion::arrow::array::{
+    ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array,
+};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::{MemTable, Session, TableProvider};
 use datafusion::common::{DataFusionError, Result as EngineResult};
@@ -143,9 +145,27 @@ pub fn system_tables(store: &Arc<dyn Store>) -> Vec<(&'static str, Arc<dyn Table
                     ("version", count.clone()),
                     ("epoch", count.clone()),
                     ("number", count.clone()),
-                    ("committed_at", time),
+                    ("committed_at", time.clone()),
                 ],
                 expectations,
+            ),
+        ),
+        (
+            "rules",
+            table(
+                &[
+                    ("dataset", text.clone()),
+                    ("flow", text.clone()),
+                    ("rule", text.clone()),
+                    ("outcome", text.clone()),
+                    ("value", DataType::Float64),
+                    ("action", text.clone()),
+                    ("version", count.clone()),
+                    ("epoch", count.clone()),
+                    ("number", count.clone()),
+                    ("committed_at", time),
+                ],
+                rules,
             ),
         ),
         (
@@ -237,6 +257,25 @@ fn expectations(store: &dyn Store) -> Result<Vec<ArrayRef>> {
         texts(rows.iter().map(|(_, one)| Some(one.action.as_str()))),
         counts(rows.iter().map(|(_, one)| Some(one.passed))),
         counts(rows.iter().map(|(_, one)| Some(one.failed))),
+        counts(rows.iter().map(|(batch, _)| Some(batch.version))),
+        counts(rows.iter().map(|(batch, _)| Some(u64::from(batch.position.epoch)))),
+        counts(rows.iter().map(|(batch, _)| Some(batch.position.number))),
+        times(rows.iter().map(|(batch, _)| Some(batch.committed_at))),
+    ])
+}
+
+fn rules(store: &dyn Store) -> Result<Vec<ArrayRef>> {
+    let batches = store.batches(usize::MAX)?;
+    let rows: Vec<_> =
+        batches.iter().flat_map(|batch| batch.rules.iter().map(move |rule| (batch, rule))).collect();
+    let outcome = |passed| if passed { "passed" } else { "failed" };
+    Ok(vec![
+        texts(rows.iter().map(|(batch, _)| Some(batch.dataset.to_string()))),
+        texts(rows.iter().map(|(batch, _)| Some(batch.flow.as_str()))),
+        texts(rows.iter().map(|(_, rule)| Some(rule.rule.as_str()))),
+        texts(rows.iter().map(|(_, rule)| Some(outcome(rule.passed)))),
+        Arc::new(rows.iter().map(|(_, rule)| rule.value).collect::<Float64Array>()),
+        texts(rows.iter().map(|(_, rule)| Some(rule.action.as_str()))),
         counts(rows.iter().map(|(batch, _)| Some(batch.version))),
         counts(rows.iter().map(|(batch, _)| Some(u64::from(batch.position.epoch)))),
         counts(rows.iter().map(|(batch, _)| Some(batch.position.number))),
