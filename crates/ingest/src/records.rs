@@ -11,6 +11,7 @@ use parquet::arrow::arrow_reader::{ParquetRecordBatchReaderBuilder, RowSelection
 
 use crate::address::Address;
 use crate::files::{Body, CsvRecords, Cut, Failure, FileFormat, UnitQueue, is_compressed, lines, readable};
+use crate::files::{avro, json_records};
 use crate::files::{open, record_text};
 
 /// A record as it stands in its source.
@@ -39,8 +40,10 @@ pub(crate) fn look_up(
     fit: &dyn Fn(RecordBatch) -> Result<RecordBatch>,
 ) -> Result<Vec<(Address, String)>, Failure> {
     match cut.format {
-        FileFormat::Json if is_compressed(path)? => scan_lines(path, cut, wanted),
-        FileFormat::Json => seek_lines(path, wanted),
+        FileFormat::Json if cut.multi_line => find_records(path, cut, wanted),
+        FileFormat::Json | FileFormat::Text if is_compressed(path)? => scan_lines(path, cut, wanted),
+        FileFormat::Json | FileFormat::Text => seek_lines(path, wanted),
+        FileFormat::Avro => select_avro(path, wanted, fit),
         FileFormat::Csv => scan_records(path, cut, wanted),
         FileFormat::Parquet => select_rows(path, cut, wanted, fit),
     }
@@ -59,6 +62,43 @@ fn seek_lines(path: &Path, wanted: Wanted<'_>) -> Result<Vec<(Address, String)>,
         line.clear();
         at = address.place() + file.read_until(b'\n', &mut line)? as u64;
         found.push((*address, readable(line.trim_ascii_end())));
+    }
+    Ok(found)
+}
+
+fn find_records(path: &Path, cut: &Cut, wanted: Wanted<'_>) -> Result<Vec<(Address, String)>, Failure> {
+    let units = UnitQueue::new(cut.clone(), vec![path.to_path_buf()]);
+    let Some(unit) = units.next().map_err(|(_, failure)| failure)? else { return Ok(Vec::new()) };
+    let Body::Document { text } = unit.body else { return Ok(Vec::new()) };
+    let mut rest = wanted.iter().peekable();
+    let mut found = Vec::with_capacity(wanted.len());
+    for (at, record) in json_records(&text)? {
+        if let Some(address) = rest.next_if(|address| address.place() == at) {
+            // A record on several lines is kept on one.
+            let one: serde_json::Value = serde_json::from_slice(record).unwrap_or_default();
+            found.push((*address, one.to_string()));
+        }
+    }
+    Ok(found)
+}
+
+fn select_avro(
+    path: &Path,
+    wanted: Wanted<'_>,
+    fit: &dyn Fn(RecordBatch) -> Result<RecordBatch>,
+) -> Result<Vec<(Address, String)>, Failure> {
+    let mut found = Vec::with_capacity(wanted.len());
+    let mut rest = wanted.iter().peekable();
+    let mut row = 0;
+    for rows in avro::open(path, 8_192)? {
+        let rows = rows.map_err(|error| Failure::Broken(error.to_string()))?;
+        let count = rows.num_rows() as u64;
+        while let Some(address) = rest.next_if(|address| address.place() < row + count) {
+            let at = usize::try_from(address.place() - row).unwrap_or(usize::MAX);
+            let lines = json_lines(&fit(rows.slice(at, 1))?)?;
+            found.extend(lines.into_iter().map(|line| (*address, line)));
+        }
+        row += count;
     }
     Ok(found)
 }

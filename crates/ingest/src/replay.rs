@@ -131,6 +131,10 @@ fn decode(
                     Err(_) => Line::Malformed("the header of its file names none of the columns".to_owned()),
                 }
             }
+            FileFormat::Text => {
+                values.push(Fitted::Text(record.record.as_str().into()));
+                Line::Row(None)
+            }
             _ => json.read(record.record.as_bytes(), &mut values),
         };
         match line {
@@ -139,6 +143,13 @@ fn decode(
                 rescued.push(rest);
                 kept.push((index, record));
             }
+            Line::New(names) => rejected.push(Reject {
+                source: format.name.clone(),
+                file: record.file.clone(),
+                offset: record.byte_offset,
+                reason: format!("no columns: {}", names.join(", ")),
+                record: Some(record.record.clone()),
+            }),
             Line::Malformed(reason) => rejected.push(Reject {
                 source: format.name.clone(),
                 file: record.file.clone(),

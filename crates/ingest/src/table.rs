@@ -259,7 +259,7 @@ impl Source for TableSource {
 }
 
 fn parquet_cut() -> Cut {
-    Cut { format: FileFormat::Parquet, header: false, delimiter: b',' }
+    Cut { format: FileFormat::Parquet, header: false, delimiter: b',', multi_line: false }
 }
 
 fn unreadable(table: &TableName, file: &AddedFile, failure: Failure) -> Error {

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use catchment_core::{Code, Error, FlowName, Result, TableName};
+use catchment_flows::bookmarks;
 use catchment_flows::{FlowKind, FlowSpec, Input, InputKind, require_incremental};
 use catchment_ingest::files::{FileSource, ReadFiles};
 use catchment_ingest::{Limits, Source, TableSource};
@@ -243,7 +244,7 @@ impl<'p> Checker<'p> {
         let has_columns = declared.body.columns.is_some();
         let mut errors = Vec::new();
         for draft in drafts {
-            match self.flow(draft, &mut inferred).await {
+            match self.flow(name, draft, &mut inferred).await {
                 Ok((inputs, schema)) => {
                     if let Err(error) = merge_columns(&mut columns, &schema, has_columns, draft) {
                         errors.extend(error.split());
@@ -317,6 +318,7 @@ impl<'p> Checker<'p> {
     /// Resolves what a flow reads, and plans its query over empty tables.
     async fn flow(
         &self,
+        target: &TableName,
         draft: &Draft<'_>,
         inferred: &mut Vec<(FlowName, String, SchemaRef)>,
     ) -> Result<(Vec<Input>, SchemaRef)> {
@@ -325,7 +327,7 @@ impl<'p> Checker<'p> {
         let mut errors = Vec::new();
         let mut streams = BTreeSet::new();
         for relation in &draft.query.relations {
-            match self.input(draft, relation, inferred).await {
+            match self.input(Some(target), draft, relation, inferred).await {
                 Ok((input, schema)) => {
                     if matches!(input.kind, InputKind::Stream(..)) {
                         streams.insert(relation.key.clone());
@@ -377,6 +379,7 @@ impl<'p> Checker<'p> {
 
     pub(crate) async fn input(
         &self,
+        target: Option<&TableName>,
         draft: &Draft<'_>,
         relation: &Relation,
         inferred: &mut Vec<(FlowName, String, SchemaRef)>,
@@ -389,6 +392,7 @@ impl<'p> Checker<'p> {
                 let path = options.path.clone();
                 let remembered = remembered_schema(self.lake, &draft.flow, &path).await?;
                 let source = FileSource::open(options, remembered)?;
+                let source = source.grown(&taken_files(self.lake, target, &draft.flow).await?)?;
                 if let Some(schema) = source.inferred() {
                     inferred.push((draft.flow.clone(), path.clone(), schema));
                 }
@@ -443,6 +447,15 @@ impl<'p> Checker<'p> {
             None => Err(self.unknown(name)),
         }
     }
+}
+
+/// The files that a flow has taken, by their paths.
+async fn taken_files(lake: &Lake, target: Option<&TableName>, flow: &FlowName) -> Result<BTreeSet<String>> {
+    let Some(target) = target else { return Ok(BTreeSet::new()) };
+    let Some(snapshot) = lake.table(target).latest().await? else { return Ok(BTreeSet::new()) };
+    let Some(published) = snapshot.position(flow.as_str()).await? else { return Ok(BTreeSet::new()) };
+    let taken = bookmarks(lake, flow, published).await?;
+    Ok(taken.into_iter().map(|bookmark| bookmark.seen.file.path).collect())
 }
 
 /// Reads the call of a source function.

@@ -370,8 +370,10 @@ impl Worker {
     async fn remember_schemas(&self, dataset: &Dataset) -> Result<()> {
         for (flow, path, schema) in &dataset.inferred {
             let record = schema_record(self.owner.lake(), flow, path);
-            if self.owner.lake().read_record(&record).await?.is_none() {
-                self.owner.write_record(&record, schema_text(schema)?.into_bytes(), true).await?;
+            let text = schema_text(schema)?.into_bytes();
+            // Inferred columns may have grown with files that are still to be read.
+            if self.owner.lake().read_record(&record).await?.as_ref() != Some(&text) {
+                self.owner.write_record(&record, text, false).await?;
             }
         }
         Ok(())

@@ -39,7 +39,7 @@ impl Checker<'_> {
                 )
                 .hint("take STREAM away, or make it a TEMPORARY VIEW")));
             }
-            let (_, schema) = self.input(draft, relation, &mut Vec::new()).await.map_err(at)?;
+            let (_, schema) = self.input(None, draft, relation, &mut Vec::new()).await.map_err(at)?;
             planner.bind(&relation.key, Arc::new(EmptyTable::new(schema)))?;
         }
         let plan = planner.plan(draft.text, &draft.query).await?;

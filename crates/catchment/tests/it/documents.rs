@@ -51,6 +51,11 @@ fn run(document: &Path) {
         match block {
             Block::Shell(text) if NOT_HERE.contains(&text.trim()) => printed.clear(),
             Block::Shell(text) => {
+                // 2 is what a run with something in quarantine says.
+                let text = text.replace(
+                    "cargo run -- run examples/lakehouse",
+                    "catchment run examples/lakehouse || [ $? = 2 ]",
+                );
                 let script = format!("set -e\n{}", text.replace("cargo run --", "catchment"));
                 let done: Done = Command::new("bash")
                     .args(["-c", &script])

@@ -9,10 +9,11 @@ use serde_json::Value;
 
 use crate::files::cells::{Cell, fit};
 use crate::files::csv::CsvRecords;
+use crate::files::json::json_records;
 use crate::files::options::{FileFormat, ReadFiles};
 use crate::files::reader::{Failure, open};
 use crate::files::units::{Body, Cut, UnitQueue, lines};
-use crate::files::{FileInfo, parquet};
+use crate::files::{FileInfo, avro, parquet};
 
 /// Records looked at in each file of the sample.
 const RECORDS: usize = 2_000;
@@ -25,6 +26,8 @@ pub(crate) fn format_of(path: &str) -> Option<FileFormat> {
         Some("json" | "jsonl" | "ndjson") => Some(FileFormat::Json),
         Some("csv") => Some(FileFormat::Csv),
         Some("parquet") => Some(FileFormat::Parquet),
+        Some("avro") => Some(FileFormat::Avro),
+        Some("txt" | "log") => Some(FileFormat::Text),
         _ => None,
     }
 }
@@ -32,14 +35,19 @@ pub(crate) fn format_of(path: &str) -> Option<FileFormat> {
 /// The columns of the files, from a sample spread over them. Files that cannot be read are left out here;
 /// reading them will tell.
 pub(crate) fn infer_schema(files: &[FileInfo], format: FileFormat, options: &ReadFiles) -> Result<SchemaRef> {
+    if format == FileFormat::Text {
+        return Ok(Arc::new(Schema::new(vec![Field::new("value", DataType::Utf8, true)])));
+    }
     let mut guess = Guess::default();
     let step = files.len().div_ceil(options.sample_files).max(1);
     for file in files.iter().step_by(step) {
         let path = file.location(&options.project);
         let looked = match format {
-            FileFormat::Json => json(&path, &mut guess),
+            FileFormat::Json => json(&path, options, &mut guess),
             FileFormat::Csv => csv(&path, options, &mut guess),
-            FileFormat::Parquet => columns(&path, &mut guess),
+            FileFormat::Parquet => parquet::columns(&path).and_then(|found| stored(&found, &mut guess)),
+            FileFormat::Avro => avro::columns(&path).and_then(|found| stored(&found, &mut guess)),
+            FileFormat::Text => Ok(()),
         };
         match looked {
             Ok(()) | Err(Failure::Vanished | Failure::Broken(_)) => {}
@@ -100,16 +108,25 @@ fn join(a: DataType, b: DataType) -> DataType {
     }
 }
 
-fn json(path: &Path, guess: &mut Guess) -> Result<(), Failure> {
+fn json(path: &Path, options: &ReadFiles, guess: &mut Guess) -> Result<(), Failure> {
     // The lines of one block are a large enough sample of a file.
-    let cut = Cut { format: FileFormat::Json, header: false, delimiter: b',' };
+    let multi_line = options.multi_line;
+    let cut = Cut { format: FileFormat::Json, header: false, delimiter: b',', multi_line };
     let units = UnitQueue::new(cut, vec![path.to_path_buf()]);
     let Some(unit) = units.next().map_err(|(_, failure)| failure)? else { return Ok(()) };
-    let Body::Lines { offset, bytes } = unit.body else { return Ok(()) };
-    for (_, line) in lines(offset, &bytes).take(RECORDS) {
+    let mut look = |line: &[u8]| {
         if let Ok(Value::Object(fields)) = serde_json::from_slice(line) {
             fields.iter().for_each(|(name, value)| guess.add(name, json_type(value)));
         }
+    };
+    match &unit.body {
+        Body::Lines { offset, bytes } => {
+            lines(*offset, bytes).take(RECORDS).for_each(|(_, line)| look(line));
+        }
+        Body::Document { text } => {
+            json_records(text)?.iter().take(RECORDS).for_each(|(_, record)| look(record));
+        }
+        _ => {}
     }
     Ok(())
 }
@@ -180,9 +197,8 @@ fn text_type(text: &str) -> Option<DataType> {
     Some(found)
 }
 
-fn columns(path: &Path, guess: &mut Guess) -> Result<(), Failure> {
-    let schema = parquet::columns(path)?;
-    let stored = catchment_lake::storable_schema(&schema)?;
+fn stored(schema: &Schema, guess: &mut Guess) -> Result<(), Failure> {
+    let stored = catchment_lake::storable_schema(schema)?;
     stored.fields().iter().for_each(|field| guess.add(field.name(), Some(field.data_type().clone())));
     Ok(())
 }

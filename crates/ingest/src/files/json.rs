@@ -12,6 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::files::cells::{Cell, Fitted, fit, needs_raw};
 use crate::files::quick::QuickReader;
+use crate::files::reader::Failure;
 
 /// What became of a record.
 pub(crate) enum Line {
@@ -19,6 +20,22 @@ pub(crate) enum Line {
     Row(Option<String>),
     /// It has none, for this reason.
     Malformed(String),
+    /// It has fields with these names that have no column, which is not to be.
+    New(Vec<String>),
+}
+
+/// The records of a file that holds one value: the items of an array, or the value itself; each with its
+/// offset in the text.
+pub(crate) fn json_records(text: &str) -> Result<Vec<(u64, &[u8])>, Failure> {
+    let broken = |error: serde_json::Error| Failure::Broken(format!("invalid JSON: {error}"));
+    let value: &RawValue = serde_json::from_str(text).map_err(broken)?;
+    let items: Vec<&RawValue> = match value.get().starts_with('[') {
+        true => serde_json::from_str(value.get()).map_err(broken)?,
+        false => vec![value],
+    };
+    // Raw values are parts of the text.
+    let offset = |item: &RawValue| (item.get().as_ptr() as usize - text.as_ptr() as usize) as u64;
+    Ok(items.into_iter().map(|item| (offset(item), item.get().as_bytes())).collect())
 }
 
 /// Reads lines into values of a schema's columns.
@@ -26,13 +43,19 @@ pub(crate) struct JsonReader<'s> {
     schema: &'s Schema,
     raw: Vec<bool>,
     rescue: bool,
+    fails_on_new: bool,
     quick: QuickReader,
 }
 
 impl<'s> JsonReader<'s> {
     pub(crate) fn new(schema: &'s Schema, rescue: bool) -> Self {
         let raw = schema.fields().iter().map(|field| needs_raw(field.data_type())).collect();
-        Self { schema, raw, rescue, quick: QuickReader::new(schema) }
+        Self { schema, raw, rescue, fails_on_new: false, quick: QuickReader::new(schema) }
+    }
+
+    /// Tells of fields that have no column instead of leaving them out.
+    pub(crate) fn failing_on_new(self, fails_on_new: bool) -> Self {
+        Self { fails_on_new, ..self }
     }
 
     /// Reads one line, and adds its values to `values`, which is empty before.
@@ -62,6 +85,9 @@ impl<'s> JsonReader<'s> {
                 Ok(row) => row,
                 Err(error) => return Line::Malformed(json_reason(&error)),
             };
+        if unknown && self.fails_on_new {
+            return Line::New(self.new_names(text));
+        }
         let mut misfits = Vec::new();
         for (cell, field) in cells.into_iter().zip(self.schema.fields()) {
             match fit(cell, field.data_type()) {
@@ -77,6 +103,12 @@ impl<'s> JsonReader<'s> {
         let rescued =
             (self.rescue && (unknown || !misfits.is_empty())).then(|| self.rescued(text, &misfits)).flatten();
         Line::Row(rescued)
+    }
+
+    fn new_names(&self, text: &str) -> Vec<String> {
+        let fields: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(text).unwrap_or_default();
+        fields.into_iter().map(|(name, _)| name).filter(|name| self.schema.index_of(name).is_err()).collect()
     }
 
     /// The fields of a line that have no column, or a column they do not fit, as a JSON object.

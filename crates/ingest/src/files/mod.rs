@@ -1,5 +1,6 @@
 //! Files as a source: `read_files(...)`.
 
+pub(crate) mod avro;
 mod cells;
 mod csv;
 mod discover;
@@ -17,13 +18,13 @@ mod tests;
 mod units;
 
 pub use discover::FileInfo;
-pub use options::{FileFormat, ReadFiles};
+pub use options::{FileFormat, ReadFiles, SchemaEvolution};
 pub use seen::{SeenFile, SeenFiles, SeenRun};
 pub use source::FileSource;
 
 pub(crate) use cells::{Column, Fitted};
 pub(crate) use csv::{CsvReader, CsvRecords, record_of, record_text};
-pub(crate) use json::{JsonReader, Line};
+pub(crate) use json::{JsonReader, Line, json_records};
 pub(crate) use reader::{Failure, is_compressed, open, readable};
 pub(crate) use scan::{METADATA_COLUMN, metadata_fields};
 pub(crate) use units::{Body, Cut, Unit, UnitQueue, lines};

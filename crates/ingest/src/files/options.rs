@@ -6,7 +6,11 @@ use catchment_core::{Code, Error, Result, parse_bytes};
 use catchment_sql::{Argument, SqlText, nearest};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::sql::sqlparser::tokenizer::Span;
+use globset::{GlobBuilder, GlobMatcher};
 
+use crate::files::FileInfo;
+use crate::files::discover::discover;
+use crate::files::quick::{quick_date, quick_timestamp};
 use crate::source::Limits;
 use crate::types::parse_schema;
 
@@ -25,6 +29,23 @@ pub enum FileFormat {
     Csv,
     /// Apache Parquet.
     Parquet,
+    /// Apache Avro object container files.
+    Avro,
+    /// Lines of text, each in column `value`.
+    Text,
+}
+
+/// What becomes of fields that have no column.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SchemaEvolution {
+    /// They become columns: inferred columns grow with the files that are still to be read.
+    AddNewColumns,
+    /// They are kept in the rescue column.
+    Rescue,
+    /// The flow fails and reads nothing of them.
+    FailOnNewColumns,
+    /// They are left out.
+    None,
 }
 
 /// A call of `read_files`, checked.
@@ -38,6 +59,18 @@ pub struct ReadFiles {
     pub format: Option<FileFormat>,
     /// Columns as declared; by default they are inferred.
     pub schema: Option<SchemaRef>,
+    /// Types of some columns, whatever is inferred.
+    pub hints: Option<SchemaRef>,
+    /// What becomes of fields that have no column.
+    pub evolution: SchemaEvolution,
+    /// Whether a JSON file holds one value, an array of records or a record, over any number of lines.
+    pub multi_line: bool,
+    /// The files whose names match; by default all.
+    pub name_filter: Option<GlobMatcher>,
+    /// Only files changed after this, in microseconds since the Unix epoch.
+    pub modified_after: Option<i64>,
+    /// Only files changed before this, in microseconds since the Unix epoch.
+    pub modified_before: Option<i64>,
     /// Whether the first line of a CSV file names the columns.
     pub header: bool,
     /// What separates the fields of a CSV line.
@@ -56,19 +89,11 @@ pub struct ReadFiles {
 
 /// Options of the reference that are known and not there yet.
 const NOT_YET: &[&str] = &[
-    "schemaHints",
-    "schemaEvolutionMode",
-    "schemaLocation",
-    "multiLine",
-    "mergeSchema",
     "useNotifications",
     "useManagedFileEvents",
     "queueUrl",
     "region",
     "backfillInterval",
-    "pathGlobFilter",
-    "modifiedAfter",
-    "modifiedBefore",
     "partitionColumns",
     "cleanSource",
     "includeExistingFiles",
@@ -87,6 +112,18 @@ const KNOWN: &[&str] = &[
     "inferColumnTypes",
     "maxFilesPerTrigger",
     "maxBytesPerTrigger",
+    "schemaHints",
+    "schemaEvolutionMode",
+    "multiLine",
+    "pathGlobFilter",
+    "modifiedAfter",
+    "modifiedBefore",
+];
+
+/// Options of other tools that have no meaning here, and why.
+const NEEDLESS: &[(&str, &str)] = &[
+    ("schemaLocation", "inferred columns are remembered with the flow"),
+    ("mergeSchema", "columns of all files looked at are always merged"),
 ];
 
 impl ReadFiles {
@@ -102,6 +139,12 @@ impl ReadFiles {
             project: project.to_path_buf(),
             format: None,
             schema: None,
+            hints: None,
+            evolution: SchemaEvolution::Rescue,
+            multi_line: false,
+            name_filter: None,
+            modified_after: None,
+            modified_before: None,
             header: true,
             delimiter: b',',
             rescue: None,
@@ -128,11 +171,32 @@ impl ReadFiles {
             _ => errors.push(invalid("read_files needs a path".to_owned()).at(text.place(span))),
         }
         Error::join(errors)?;
-        if call.schema.is_none() && call.rescue.is_none() {
+        let keeps = matches!(call.evolution, SchemaEvolution::Rescue | SchemaEvolution::AddNewColumns);
+        if call.schema.is_none() && call.rescue.is_none() && keeps && call.format != Some(FileFormat::Text) {
             // A schema that was guessed may be wrong: what does not fit it is kept.
             call.rescue = Some("_rescued_data".to_owned());
         }
+        if call.schema.is_some() && call.evolution == SchemaEvolution::AddNewColumns {
+            return Err(invalid("a declared schema does not grow with the files".to_owned())
+                .hint("leave schema out, or give some types with schemaHints")
+                .at(text.place(span)));
+        }
         Ok(call)
+    }
+
+    /// Lists the files that are meant, in the order of their paths.
+    ///
+    /// # Errors
+    /// Returns errors of listing.
+    pub(crate) fn discover(&self) -> Result<Vec<FileInfo>> {
+        let mut files = discover(&self.path, &self.project)?;
+        files.retain(|file| {
+            let name = file.path.rsplit('/').next().unwrap_or(&file.path);
+            self.name_filter.as_ref().is_none_or(|filter| filter.is_match(name))
+                && self.modified_after.is_none_or(|after| file.modified > after)
+                && self.modified_before.is_none_or(|before| file.modified < before)
+        });
+        Ok(files)
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<()> {
@@ -140,6 +204,12 @@ impl ReadFiles {
         match known.copied() {
             Some("format") => self.format = Some(format_of(value)?),
             Some("schema") => self.schema = Some(parse_schema(value)?),
+            Some("schemaHints") => self.hints = Some(parse_schema(value)?),
+            Some("schemaEvolutionMode") => self.evolution = evolution_of(value)?,
+            Some("multiLine") => self.multi_line = boolean(name, value)?,
+            Some("pathGlobFilter") => self.name_filter = Some(glob(name, value)?),
+            Some("modifiedAfter") => self.modified_after = Some(time(name, value)?),
+            Some("modifiedBefore") => self.modified_before = Some(time(name, value)?),
             Some("header") => self.header = boolean(name, value)?,
             Some("delimiter" | "sep") => self.delimiter = one_byte(name, value)?,
             Some("rescuedDataColumn") => self.rescue = Some(value.to_owned()),
@@ -151,6 +221,11 @@ impl ReadFiles {
                 self.limits.bytes = parse_bytes(value).filter(|bytes| *bytes > 0).ok_or_else(|| {
                     invalid(format!("option \"{name}\" is {value:?}, not a size such as '512MB'"))
                 })?;
+            }
+            _ if NEEDLESS.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)) => {
+                let why = NEEDLESS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+                return Err(invalid(format!("option \"{name}\" has no meaning here"))
+                    .hint(format!("leave it out: {}", why.map_or("", |(_, why)| why))));
             }
             _ if NOT_YET.iter().any(|known| known.eq_ignore_ascii_case(name)) => {
                 return Err(Error::new(
@@ -179,11 +254,39 @@ fn format_of(value: &str) -> Result<FileFormat> {
         "json" | "jsonl" | "ndjson" => Ok(FileFormat::Json),
         "csv" => Ok(FileFormat::Csv),
         "parquet" => Ok(FileFormat::Parquet),
-        "avro" | "text" | "xml" | "orc" | "binaryfile" => {
+        "avro" => Ok(FileFormat::Avro),
+        "text" => Ok(FileFormat::Text),
+        "xml" | "orc" | "binaryfile" => {
             Err(Error::new(Code::NOT_SUPPORTED, format!("format {value:?} is not supported yet")))
         }
-        _ => Err(invalid(format!("no format {value:?}")).hint("formats: json, csv, parquet")),
+        _ => Err(invalid(format!("no format {value:?}")).hint("formats: json, csv, parquet, avro, text")),
     }
+}
+
+fn evolution_of(value: &str) -> Result<SchemaEvolution> {
+    match value.to_lowercase().as_str() {
+        "addnewcolumns" => Ok(SchemaEvolution::AddNewColumns),
+        "rescue" => Ok(SchemaEvolution::Rescue),
+        "failonnewcolumns" => Ok(SchemaEvolution::FailOnNewColumns),
+        "none" => Ok(SchemaEvolution::None),
+        _ => Err(invalid(format!("no schema evolution mode {value:?}"))
+            .hint("modes: addNewColumns, rescue, failOnNewColumns, none")),
+    }
+}
+
+fn glob(name: &str, value: &str) -> Result<GlobMatcher> {
+    let built = GlobBuilder::new(value).literal_separator(true).build();
+    built
+        .map(|glob| glob.compile_matcher())
+        .map_err(|error| invalid(format!("option \"{name}\" is {value:?}, not a pattern")).because(error))
+}
+
+fn time(name: &str, value: &str) -> Result<i64> {
+    quick_timestamp(value.as_bytes())
+        .or_else(|| quick_date(value.as_bytes()).map(|days| i64::from(days) * 86_400_000_000))
+        .ok_or_else(|| {
+            invalid(format!("option \"{name}\" is {value:?}, not a time such as '2024-01-31T10:00:00Z'"))
+        })
 }
 
 fn boolean(name: &str, value: &str) -> Result<bool> {

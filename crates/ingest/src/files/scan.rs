@@ -23,10 +23,11 @@ use tokio::sync::mpsc::Sender;
 use crate::address::{Address, address_field, consecutive};
 use crate::files::cells::{Column, Fitted};
 use crate::files::csv::{CsvReader, record_text};
-use crate::files::json::{JsonReader, Line};
+use crate::files::json::{JsonReader, Line, json_records};
+use crate::files::options::FileFormat;
 use crate::files::reader::{Failure, readable};
 use crate::files::units::{Body, Cut, Unit, UnitQueue, lines};
-use crate::files::{FileInfo, parquet};
+use crate::files::{FileInfo, avro, parquet};
 use crate::rejects::{Reject, Rejects};
 use crate::source::BrokenFile;
 
@@ -46,6 +47,8 @@ pub(crate) struct Decoder {
     /// The columns read from files.
     pub(crate) columns: SchemaRef,
     pub(crate) rescue: Option<String>,
+    /// Whether fields that have no column let the flow fail.
+    pub(crate) fails_on_new: bool,
 }
 
 impl Decoder {
@@ -267,7 +270,12 @@ impl<'a> UnitJob<'a> {
 
     fn run(&mut self, unit: Unit) -> Result<Flow, Failure> {
         let flow = match unit.body {
-            Body::Lines { offset, bytes } => self.json(offset, &bytes),
+            Body::Lines { offset, bytes } if self.scan.decoder.cut.format == FileFormat::Text => {
+                self.text(offset, &bytes)
+            }
+            Body::Lines { offset, bytes } => self.json(lines(offset, &bytes), bytes.len()),
+            Body::Document { text } => self.json(json_records(&text)?.into_iter(), text.len()),
+            Body::Container => self.avro(),
             Body::Records { header, records } => self.csv(header.as_deref().map(Vec::as_slice), &records),
             Body::RowGroup { metadata, group, first_row } => {
                 let path = self.file.location(&self.scan.decoder.project);
@@ -276,6 +284,7 @@ impl<'a> UnitJob<'a> {
                     Some(_) => Arc::clone(metadata.schema()),
                     None => Arc::clone(&self.scan.decoder.columns),
                 };
+                self.require_known(metadata.schema().fields().iter().map(|field| field.name().as_str()))?;
                 self.parquet(parquet::row_group(&path, metadata, group, BATCH_ROWS, &columns)?, first_row)
             }
         }?;
@@ -283,11 +292,36 @@ impl<'a> UnitJob<'a> {
         Ok(flow)
     }
 
-    fn json(&mut self, offset: u64, bytes: &[u8]) -> Result<Flow, Failure> {
-        let reader = JsonReader::new(&self.scan.decoder.columns, self.scan.decoder.rescue.is_some());
+    /// Lines of text: the one column is the line.
+    fn text(&mut self, offset: u64, bytes: &[u8]) -> Result<Flow, Failure> {
         let mut rows = Rows::new(self.scan, bytes.len())?;
         let mut values = Vec::new();
         for (at, line) in lines(offset, bytes) {
+            match simdutf8::basic::from_utf8(line) {
+                Ok(line) => {
+                    values.push(Fitted::Text(line.into()));
+                    rows.push(&mut values, None, at);
+                }
+                Err(_) => self.reject(at, "invalid UTF-8".to_owned(), readable(line))?,
+            }
+            if rows.count == BATCH_ROWS && self.send(&mut rows)? == Flow::Stop {
+                return Ok(Flow::Stop);
+            }
+        }
+        self.send(&mut rows)
+    }
+
+    fn json<'r>(
+        &mut self,
+        records: impl Iterator<Item = (u64, &'r [u8])>,
+        bytes: usize,
+    ) -> Result<Flow, Failure> {
+        let decoder = &self.scan.decoder;
+        let reader =
+            JsonReader::new(&decoder.columns, decoder.rescue.is_some()).failing_on_new(decoder.fails_on_new);
+        let mut rows = Rows::new(self.scan, bytes)?;
+        let mut values = Vec::new();
+        for (at, line) in records {
             if line.trim_ascii().is_empty() {
                 continue;
             }
@@ -295,6 +329,7 @@ impl<'a> UnitJob<'a> {
             match reader.read(line, &mut values) {
                 Line::Row(rescued) => rows.push(&mut values, rescued, at),
                 Line::Malformed(reason) => self.reject(at, reason, readable(line))?,
+                Line::New(names) => return Err(self.new_columns(&names).into()),
             }
             if rows.count == BATCH_ROWS && self.send(&mut rows)? == Flow::Stop {
                 return Ok(Flow::Stop);
@@ -309,6 +344,9 @@ impl<'a> UnitJob<'a> {
         records: &[(u64, ::csv::ByteRecord)],
     ) -> Result<Flow, Failure> {
         let decoder = &self.scan.decoder;
+        if let Some(header) = header {
+            self.require_known(header.iter().map(String::as_str))?;
+        }
         let reader = CsvReader::new(&decoder.columns, header, decoder.rescue.is_some())?;
         let mut rows = Rows::new(self.scan, 0)?;
         let mut values = Vec::new();
@@ -316,6 +354,7 @@ impl<'a> UnitJob<'a> {
             values.clear();
             match reader.read(record, &mut values) {
                 Line::Row(rescued) => rows.push(&mut values, rescued, *at),
+                Line::New(names) => return Err(self.new_columns(&names).into()),
                 Line::Malformed(reason) => {
                     let text = record_text(record, decoder.cut.delimiter)?;
                     self.reject(*at, reason, text)?;
@@ -343,6 +382,46 @@ impl<'a> UnitJob<'a> {
             }
         }
         Ok(Flow::Go)
+    }
+
+    /// The rows of an Avro file, their columns matched by name.
+    fn avro(&mut self) -> Result<Flow, Failure> {
+        let broken = |error: datafusion::arrow::error::ArrowError| Failure::Broken(error.to_string());
+        let decoder = &self.scan.decoder;
+        let mut row = 0;
+        for rows in avro::open(&self.file.location(&decoder.project), BATCH_ROWS)? {
+            let rows = rows.map_err(broken)?;
+            self.require_known(rows.schema().fields().iter().map(|field| field.name().as_str()))?;
+            let (columns, rescued) = parquet::fit_rows(&rows, &decoder.columns, decoder.rescue.is_some())?;
+            let count = rows.num_rows();
+            let addresses = consecutive(self.piece, row, count);
+            row += count as u64;
+            if self.send_columns(&columns, rescued, addresses, count)? == Flow::Stop {
+                return Ok(Flow::Stop);
+            }
+        }
+        Ok(Flow::Go)
+    }
+
+    /// Fails when a file has columns that the source does not know, and is not to have.
+    fn require_known<'n>(&self, names: impl Iterator<Item = &'n str>) -> Result<()> {
+        if !self.scan.decoder.fails_on_new {
+            return Ok(());
+        }
+        let new: Vec<String> = names
+            .filter(|name| self.scan.decoder.columns.index_of(name).is_err())
+            .map(str::to_owned)
+            .collect();
+        if new.is_empty() { Ok(()) } else { Err(self.new_columns(&new)) }
+    }
+
+    fn new_columns(&self, names: &[String]) -> Error {
+        let lines: Vec<String> = names.iter().map(|name| format!("+ {name}")).collect();
+        Error::new(
+            Code::SCHEMA_CHANGED,
+            format!("file {:?} has columns that {:?} does not have: {}", self.file.path, self.scan.decoder.name, lines.join(", ")),
+        )
+        .hint("nothing of the batch was published; declare the columns, or choose schemaEvolutionMode 'addNewColumns' or 'rescue'")
     }
 
     fn reject(&mut self, offset: u64, reason: String, record: String) -> Result<()> {

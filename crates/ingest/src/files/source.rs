@@ -1,18 +1,18 @@
 //! `read_files(...)` as a source.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use catchment_core::{Code, Error, Result};
 use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 
 use crate::address::Address;
 use crate::files::FileInfo;
-use crate::files::discover::discover;
 use crate::files::infer::{format_of, infer_schema};
-use crate::files::options::{FileFormat, ReadFiles};
+use crate::files::options::{FileFormat, ReadFiles, SchemaEvolution};
 use crate::files::parquet;
 use crate::files::scan::{Decoder, FileTable};
 use crate::files::seen::Seen;
@@ -40,7 +40,7 @@ impl FileSource {
         let format = options.format.or_else(|| format_of(&options.path));
         let files = match (&known, format) {
             (Some(_), Some(_)) => Vec::new(),
-            _ => discover(&options.path, &options.project)?,
+            _ => options.discover()?,
         };
         let format = match format.or_else(|| files.iter().find_map(|file| format_of(&file.path))) {
             Some(format) => format,
@@ -49,22 +49,51 @@ impl FileSource {
                     Code::NO_INPUT,
                     format!("no file of {:?} tells its format", options.path),
                 )
-                .hint("say it with format => 'json', 'csv' or 'parquet'"));
+                .hint("say it with format => 'json', 'csv', 'parquet', 'avro' or 'text'"));
             }
         };
         let columns = match known {
             Some(columns) => columns,
-            None => infer_schema(&files, format, &options)?,
+            None => hinted(&infer_schema(&files, format, &options)?, options.hints.as_ref()),
         };
         let decoder = Arc::new(Decoder {
             name: options.path.clone(),
             project: options.project.clone(),
-            cut: Cut { format, header: options.header, delimiter: options.delimiter },
+            cut: Cut {
+                format,
+                header: options.header,
+                delimiter: options.delimiter,
+                multi_line: options.multi_line,
+            },
+            fails_on_new: options.evolution == SchemaEvolution::FailOnNewColumns,
             columns,
             rescue: options.rescue.clone(),
         });
         let schema = decoder.schema();
         Ok(Self { options, decoder, schema })
+    }
+
+    /// The source with the columns that files not read so far add, when it is to grow with them.
+    ///
+    /// # Errors
+    /// Returns errors of listing and reading.
+    pub fn grown(self, taken: &BTreeSet<String>) -> Result<Self> {
+        if self.options.evolution != SchemaEvolution::AddNewColumns {
+            return Ok(self);
+        }
+        let mut files = self.options.discover()?;
+        files.retain(|file| !taken.contains(&file.path));
+        if files.is_empty() {
+            return Ok(self);
+        }
+        let found = hinted(
+            &infer_schema(&files, self.decoder.cut.format, &self.options)?,
+            self.options.hints.as_ref(),
+        );
+        let known = &self.decoder.columns;
+        let new = found.fields().iter().filter(|field| known.index_of(field.name()).is_err());
+        let fields: Vec<_> = known.fields().iter().chain(new).cloned().collect();
+        Self::open(self.options, Some(Arc::new(Schema::new(fields))))
     }
 
     /// The columns read from files, to be remembered when they were inferred.
@@ -78,6 +107,17 @@ impl FileSource {
     pub fn limits(&self) -> Limits {
         self.options.limits
     }
+}
+
+/// Columns with the types that hints give them; hints for columns that no file showed come last.
+fn hinted(columns: &SchemaRef, hints: Option<&SchemaRef>) -> SchemaRef {
+    let Some(hints) = hints else { return Arc::clone(columns) };
+    let typed = columns.fields().iter().map(|field| match hints.field_with_name(field.name()) {
+        Ok(hint) => Arc::new(hint.clone()),
+        Err(_) => Arc::clone(field),
+    });
+    let missing = hints.fields().iter().filter(|hint| columns.index_of(hint.name()).is_err()).cloned();
+    Arc::new(Schema::new(typed.chain(missing).collect::<Vec<_>>()))
 }
 
 fn foreign() -> Error {
@@ -100,8 +140,8 @@ impl Source for FileSource {
     }
 
     async fn plan(&self, standing: &Standing, limits: Limits) -> Result<Option<Range>> {
-        let (path, project) = (self.options.path.clone(), self.options.project.clone());
-        let listed = tokio::task::spawn_blocking(move || discover(&path, &project))
+        let options = self.options.clone();
+        let listed = tokio::task::spawn_blocking(move || options.discover())
             .await
             .map_err(|error| Error::new(Code::INTERNAL, "listing ended early").because(error))??;
         let mut fresh: Vec<FileInfo> = listed
@@ -121,7 +161,7 @@ impl Source for FileSource {
         if self.options.allow_overwrites || standing.files.is_empty() {
             return Ok(Vec::new());
         }
-        let listed = discover(&self.options.path, &self.options.project)?;
+        let listed = self.options.discover()?;
         Ok(listed
             .into_iter()
             .filter(|file| standing.files.look(file) == Seen::Changed)
@@ -170,7 +210,7 @@ impl Source for FileSource {
             };
             let records = look_up(&file.location(&decoder.project), &decoder.cut, addresses, &fit)
                 .map_err(|_| gone(file))?;
-            let is_rows = decoder.cut.format == FileFormat::Parquet;
+            let is_rows = matches!(decoder.cut.format, FileFormat::Parquet | FileFormat::Avro);
             found.extend(records.into_iter().map(|(address, record)| SourceRecord {
                 address,
                 file: file.path.clone(),

@@ -239,11 +239,40 @@ async fn a_late_file_with_an_old_time_is_found_and_a_changed_one_is_counted() {
     assert_eq!(again.plan(&standing, Limits::NONE).await.unwrap().unwrap().files().len(), 1);
 }
 
+#[tokio::test]
+async fn avro_files_are_read_and_their_rows_are_found_again() {
+    use crate::{Address, Source};
+    use datafusion::arrow::array::{ArrayRef, Int64Array, StringArray};
+    let folder = tempfile::tempdir().unwrap();
+    let ids: ArrayRef = Arc::new(Int64Array::from_iter_values(0..20_000));
+    let names: ArrayRef =
+        Arc::new(StringArray::from_iter((0..20_000).map(|id| (id % 3 > 0).then(|| format!("n{id}")))));
+    let rows = RecordBatch::try_from_iter_with_nullable([("id", ids, true), ("name", names, true)]).unwrap();
+    let file = File::create(folder.path().join("a.avro")).unwrap();
+    let mut writer = arrow_avro::writer::AvroWriter::new(file, rows.schema().as_ref().clone()).unwrap();
+    writer.write(&rows).unwrap();
+    writer.finish().unwrap();
+    let avro = source(folder.path(), "*.avro", &[]).unwrap();
+    let found = read(&avro, "count(*) AS n, count(name) AS names, sum(id) AS sum FROM t --").await;
+    assert!(found.rows.contains("| 20000 | 13333 | 199990000 |"), "{}", found.rows);
+    let range = avro.everything().await.unwrap().unwrap();
+    let records = avro.records(&range, 3, &[Address::new(3, 7), Address::new(3, 12_345)]).unwrap();
+    let said: Vec<_> = records.iter().map(|record| (record.row_number, record.record.as_str())).collect();
+    assert_eq!(said, [(Some(7), r#"{"id":7,"name":"n7"}"#), (Some(12_345), r#"{"id":12345}"#)]);
+    let whole = std::fs::read(folder.path().join("a.avro")).unwrap();
+    write(folder.path(), "b.avro", &whole[..whole.len() / 2]);
+    assert_eq!(
+        read(&source(folder.path(), "b.avro", &[("schema", "id BIGINT")]).unwrap(), "id").await.broken.len(),
+        1
+    );
+}
+
 #[test]
 fn options_that_are_wrong_are_all_named() {
     let folder = tempfile::tempdir().unwrap();
-    let error = source(folder.path(), "x", &[("formt", "json"), ("header", "maybe"), ("multiLine", "true")])
-        .unwrap_err();
+    let error =
+        source(folder.path(), "x", &[("formt", "json"), ("header", "maybe"), ("cleanSource", "true")])
+            .unwrap_err();
     let messages: Vec<_> = error.each().map(|error| (error.code().id, error.hint_text())).collect();
     assert_eq!(messages, [("C2011", Some("did you mean \"format\"?")), ("C2011", None), ("C2002", None)]);
 }

@@ -34,6 +34,10 @@ pub(crate) enum Body {
     Lines { offset: u64, bytes: Vec<u8> },
     /// Records of a CSV file, each with its offset.
     Records { header: Option<Arc<Vec<String>>>, records: Vec<(u64, ByteRecord)> },
+    /// The whole text of a JSON file that holds one value.
+    Document { text: String },
+    /// An Avro file that is still to be read.
+    Container,
     /// A row group of a Parquet file that is still to be read, and the number of its first row.
     RowGroup { metadata: ArrowReaderMetadata, group: usize, first_row: u64 },
 }
@@ -44,6 +48,7 @@ pub(crate) struct Cut {
     pub(crate) format: FileFormat,
     pub(crate) header: bool,
     pub(crate) delimiter: u8,
+    pub(crate) multi_line: bool,
 }
 
 /// The units of some files, in source order.
@@ -61,9 +66,22 @@ struct State {
 }
 
 enum Reader {
-    Lines { source: Box<dyn BufRead + Send>, rest: Vec<u8>, offset: u64 },
-    Records { records: CsvRecords, header: Option<Arc<Vec<String>>> },
-    RowGroups { metadata: ArrowReaderMetadata, next: usize, first_row: u64 },
+    Lines {
+        source: Box<dyn BufRead + Send>,
+        rest: Vec<u8>,
+        offset: u64,
+    },
+    Records {
+        records: CsvRecords,
+        header: Option<Arc<Vec<String>>>,
+    },
+    RowGroups {
+        metadata: ArrowReaderMetadata,
+        next: usize,
+        first_row: u64,
+    },
+    /// A file that is one unit, unless it has been handed out.
+    Whole(Option<Body>),
 }
 
 impl UnitQueue {
@@ -107,7 +125,14 @@ impl std::fmt::Debug for UnitQueue {
 impl Reader {
     fn open(path: &std::path::Path, cut: &Cut) -> Result<Self, Failure> {
         Ok(match cut.format {
-            FileFormat::Json => Self::Lines { source: open(path)?, rest: Vec::new(), offset: 0 },
+            FileFormat::Json if cut.multi_line => Self::Whole(Some(document(path)?)),
+            FileFormat::Avro => {
+                File::open(path)?;
+                Self::Whole(Some(Body::Container))
+            }
+            FileFormat::Json | FileFormat::Text => {
+                Self::Lines { source: open(path)?, rest: Vec::new(), offset: 0 }
+            }
             FileFormat::Csv => {
                 let records = CsvRecords::new(open(path)?, cut.delimiter, cut.header)?;
                 let header = records.header.clone().map(Arc::new);
@@ -123,6 +148,7 @@ impl Reader {
 
     fn next(&mut self) -> Result<Option<Body>, Failure> {
         match self {
+            Self::Whole(body) => Ok(body.take()),
             Self::Lines { source, rest, offset } => {
                 let Some(bytes) = next_block(source, rest, *offset)? else { return Ok(None) };
                 let begin = *offset;
@@ -148,6 +174,23 @@ impl Reader {
                 *first_row += u64::try_from(rows).unwrap_or(0);
                 Ok(Some(body))
             }
+        }
+    }
+}
+
+/// The longest JSON file that may hold one value, in bytes.
+const LONGEST_DOCUMENT: u64 = 1 << 30;
+
+fn document(path: &std::path::Path) -> Result<Body, Failure> {
+    let mut bytes = Vec::new();
+    open(path)?.take(LONGEST_DOCUMENT + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > LONGEST_DOCUMENT {
+        return Err(Failure::Broken(format!("a JSON value is longer than {LONGEST_DOCUMENT} bytes")));
+    }
+    match String::from_utf8(bytes) {
+        Ok(text) => Ok(Body::Document { text }),
+        Err(error) => {
+            Err(Failure::Broken(format!("invalid UTF-8 at byte {}", error.utf8_error().valid_up_to())))
         }
     }
 }
