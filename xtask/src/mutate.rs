@@ -55,6 +55,20 @@ const MUTATIONS: &[Mutation] = &[
         replace: "                    Some(_) | None => return Err(error),",
         test: ("catchment-lake", "tests::an_error_after_a_durable_commit_is_not_a_failure"),
     },
+    Mutation {
+        name: "the source order of rows",
+        file: "crates/flows/src/ordered.rs",
+        find: "partition_point(|address| *address <= limit)",
+        replace: "partition_point(|address| *address <= limit || true)",
+        test: ("catchment", "unique::whatever_the_threads_and_batches"),
+    },
+    Mutation {
+        name: "the look for duplicates in the table",
+        file: "crates/flows/src/unique.rs",
+        find: "                    mark(keys, key);\n",
+        replace: "",
+        test: ("catchment", "unique::whatever_the_threads_and_batches"),
+    },
 ];
 
 pub(crate) fn run() -> Outcome {

@@ -18,13 +18,12 @@ pub fn row_expectations(ruleset: &Ruleset, schema: &SchemaRef) -> Result<Vec<Exp
     let mut errors = Vec::new();
     for node in &ruleset.rules {
         let RuleNode::One(rule) = node else { continue };
-        match action(ruleset, node) {
-            Ok(Action::Quarantine) => match expectation(rule, schema) {
+        // Other actions, and labels that are none, are told when the ruleset is planned.
+        if action(ruleset, node).is_ok_and(|action| action == Action::Quarantine) {
+            match expectation(rule, schema) {
                 Ok(expectation) => expectations.push(expectation),
                 Err(error) => errors.push(error.at(rule.place.clone())),
-            },
-            // Told when the ruleset is planned.
-            Ok(_) | Err(_) => {}
+            }
         }
     }
     Error::join(errors)?;

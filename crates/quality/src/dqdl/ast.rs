@@ -30,7 +30,7 @@ pub struct Sources {
 #[derive(Debug, Clone, PartialEq)]
 pub enum RuleNode {
     /// One rule.
-    One(Rule),
+    One(Box<Rule>),
     /// All must hold.
     And(Vec<RuleNode>),
     /// One must hold.

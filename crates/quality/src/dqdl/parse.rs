@@ -170,7 +170,7 @@ impl Parser {
             return Err(self.wrong("rules are nested too deeply"));
         }
         if !self.peek_sign("(") {
-            return self.rule().map(RuleNode::One);
+            return self.rule().map(|rule| RuleNode::One(Box::new(rule)));
         }
         let mut any = vec![self.all(depth)?];
         while self.keyword("or") {

@@ -13,11 +13,7 @@ const EXCLUDED: &[(&str, &str)] = &[(
     "half of a test string: the value it names is defined in the other half",
 )];
 
-#[expect(
-    clippy::disallowed_methods,
-    clippy::print_stderr,
-    reason = "tests are told where the recorded cases are"
-)]
+#[expect(clippy::disallowed_methods, reason = "tests are told where the recorded cases are")]
 fn cases() -> Option<Vec<serde_json::Value>> {
     let folder = std::env::var_os("CATCHMENT_CONFORMANCE").map_or_else(
         || PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../../shared/conformance"),
