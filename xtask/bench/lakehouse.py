@@ -65,6 +65,7 @@ MORE_RULES = RULES + """
   CONSTRAINT r7 EXPECT (event_timestamp > '2023-01-01T00:00:00Z'), CONSTRAINT r8 EXPECT (length(event_id) = 36),
   CONSTRAINT r9 EXPECT (user_agent IS NOT NULL), CONSTRAINT r10 EXPECT (event_id <> ''),"""
 
+# The cheapest of the forms tried: grouping by the key beats DISTINCT ON and DISTINCT, and parsing once beats twice.
 DUCKDB = """
 import duckdb
 con = duckdb.connect('{folder}/peer.duckdb')
@@ -72,8 +73,10 @@ con.execute("SET TimeZone = 'UTC'; SET threads = {threads}; SET temp_directory =
 con.execute(\"\"\"CREATE TEMP TABLE raw AS SELECT *, user_id IS NOT NULL AND event_type IN ({types}) AS good
   FROM read_json('{folder}/events/*.json', format = 'newline_delimited', columns = {columns})\"\"\")
 con.execute("COPY (SELECT * EXCLUDE good FROM raw WHERE NOT coalesce(good, false)) TO '{folder}/bad.parquet' (FORMAT parquet, COMPRESSION snappy)")
-con.execute(\"\"\"COPY (SELECT DISTINCT ON (event_id) * EXCLUDE good, year(event_timestamp) AS year, month(event_timestamp) AS month,
-    day(event_timestamp) AS day, hour(event_timestamp) AS hour FROM raw WHERE good)
+any = ', '.join(f'any_value({{c}}) AS {{c}}' for c in {columns} if c not in ('event_id', 'event_timestamp'))
+con.execute(f\"\"\"COPY (SELECT *, year(event_timestamp) AS year, month(event_timestamp) AS month,
+    day(event_timestamp) AS day, hour(event_timestamp) AS hour FROM
+      (SELECT event_id, any_value(event_timestamp) AS event_timestamp, {{any}} FROM raw WHERE good GROUP BY event_id))
   TO '{folder}/out' (FORMAT parquet, COMPRESSION snappy, PARTITION_BY (year, month, day, hour))\"\"\")
 """
 

@@ -9,6 +9,7 @@ use catchment_flows::{FlowKind, FlowSpec, Input, InputKind, require_incremental}
 use catchment_ingest::files::{FileSource, ReadFiles};
 use catchment_ingest::{Limits, Source, TableSource};
 use catchment_lake::{Lake, TableSpec, parse_schema_text, storable_schema};
+use catchment_quality::Expectation;
 use catchment_sql::{BoundQuery, Moment, Planner, Relation, Sessions, SqlText, Target, nearest};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::datasource::empty::EmptyTable;
@@ -56,6 +57,8 @@ pub(crate) struct Draft<'p> {
     pub(crate) text: &'p Arc<SqlText>,
     pub(crate) query: BoundQuery,
     pub(crate) definition: String,
+    /// What `DISTINCT ON` asks for, over a stream.
+    pub(crate) distinct: Option<Expectation>,
 }
 
 pub(crate) struct Checker<'p> {
@@ -114,6 +117,20 @@ impl<'p> Checker<'p> {
         }
     }
 
+    /// `DISTINCT ON` over a stream is an expectation; elsewhere it stays in the query.
+    fn distinct(&mut self, kind: FlowKind, text: &SqlText, bound: &mut BoundQuery) -> Option<Expectation> {
+        if kind != FlowKind::Append {
+            return None;
+        }
+        match bound.take_distinct_on(text) {
+            Ok(columns) => columns.map(expectations::distinct_on),
+            Err(error) => {
+                self.errors.push(error);
+                None
+            }
+        }
+    }
+
     /// The queries of every dataset: its own, and those of flows into it.
     fn drafts(&mut self) -> BTreeMap<TableName, Vec<Draft<'p>>> {
         let mut drafts: BTreeMap<TableName, Vec<Draft<'p>>> = BTreeMap::new();
@@ -121,11 +138,12 @@ impl<'p> Checker<'p> {
         for (name, declared) in &project.datasets {
             let entry = drafts.entry(name.clone()).or_default();
             let Some(query) = &declared.body.query else { continue };
-            let Some(bound) = self.bind(&declared.text, query) else { continue };
+            let Some(mut bound) = self.bind(&declared.text, query) else { continue };
             let kind = match declared.body.kind {
                 DatasetKind::StreamingTable => FlowKind::Append,
                 DatasetKind::MaterializedView => FlowKind::Replace,
             };
+            let distinct = self.distinct(kind, &declared.text, &mut bound);
             let definition = declared.text.slice(declared.span.start, declared.span.end);
             entry.push(Draft {
                 flow: FlowName::new(name.to_string()),
@@ -133,6 +151,7 @@ impl<'p> Checker<'p> {
                 text: &declared.text,
                 query: bound,
                 definition,
+                distinct,
             });
         }
         for (name, declared) in &project.flows {
@@ -150,8 +169,9 @@ impl<'p> Checker<'p> {
                 self.errors.push(error.at(declared.text.place(*at)));
                 continue;
             }
-            let Some(bound) = self.bind(&declared.text, &declared.body.query) else { continue };
+            let Some(mut bound) = self.bind(&declared.text, &declared.body.query) else { continue };
             let kind = if declared.body.once { FlowKind::AppendOnce } else { FlowKind::Append };
+            let distinct = self.distinct(kind, &declared.text, &mut bound);
             let definition = declared.text.slice(declared.span.start, declared.span.end);
             let flow = FlowName::new(name.clone());
             drafts.entry(target.clone()).or_default().push(Draft {
@@ -160,6 +180,7 @@ impl<'p> Checker<'p> {
                 text: &declared.text,
                 query: bound,
                 definition,
+                distinct,
             });
         }
         for (name, declared) in &project.datasets {
@@ -270,6 +291,9 @@ impl<'p> Checker<'p> {
         }
         let schema: SchemaRef = Arc::new(Schema::new(columns));
         if errors.is_empty() {
+            for draft in drafts {
+                errors.extend(expectations::check_distinct(draft, &declared.body, &schema).err());
+            }
             errors.extend(
                 expectations::check(self.sessions, declared, &schema)
                     .err()
@@ -299,7 +323,7 @@ impl<'p> Checker<'p> {
                 text: Arc::clone(draft.text),
                 query: draft.query.clone(),
                 inputs,
-                expectations: Arc::clone(&expectations),
+                expectations: expectations::with(&expectations, draft.distinct.as_ref()),
                 ruleset: ruleset.clone(),
                 table: table.clone(),
                 definition: format!("{}{rules}", draft.definition),

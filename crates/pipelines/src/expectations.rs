@@ -1,10 +1,13 @@
 //! Checks what a dataset's rows are held to, before there are any.
 
+use std::sync::Arc;
+
 use catchment_core::{Code, Error, Result};
-use catchment_quality::{Action, MOST_RULES, RowRules, Rule, require_key_type};
+use catchment_quality::{Action, Expectation, MOST_RULES, RowRules, Rule, require_key_type};
 use catchment_sql::{Moment, Sessions, nearest};
 use datafusion::arrow::datatypes::SchemaRef;
 
+use crate::check::Draft;
 use crate::project::Declared;
 use crate::statement::{DatasetKind, DatasetStatement};
 
@@ -53,6 +56,35 @@ pub(crate) fn check(
     let rules: Vec<_> = dataset.expectations.iter().map(|(expectation, _)| expectation.clone()).collect();
     errors.extend(RowRules::plan(&planner, &rules, schema).err().into_iter().flat_map(Error::split));
     Error::join(errors)
+}
+
+/// What `DISTINCT ON (columns)` over a stream asks for.
+pub(crate) fn distinct_on(columns: Vec<String>) -> Expectation {
+    Expectation { name: "distinct_on".to_owned(), rule: Rule::Unique(columns), action: Action::Drop }
+}
+
+/// Expectations of a dataset and of one of its queries.
+pub(crate) fn with(all: &Arc<Vec<Expectation>>, one: Option<&Expectation>) -> Arc<Vec<Expectation>> {
+    match one {
+        Some(one) => Arc::new(all.iter().chain([one]).cloned().collect()),
+        None => Arc::clone(all),
+    }
+}
+
+/// Checks the columns of `DISTINCT ON`, and that no other rule asks for unique keys.
+pub(crate) fn check_distinct(
+    draft: &Draft<'_>,
+    declared: &DatasetStatement,
+    schema: &SchemaRef,
+) -> Result<()> {
+    let Some(Expectation { rule: Rule::Unique(columns), .. }) = &draft.distinct else { return Ok(()) };
+    let place = draft.text.place(draft.query.span);
+    if declared.expectations.iter().any(|(other, _)| matches!(other.rule, Rule::Unique(_))) {
+        let error = Error::new(Code::NOT_SUPPORTED, "DISTINCT ON beside EXPECT UNIQUE is not supported yet");
+        return Err(error.at(place));
+    }
+    let errors = columns.iter().filter_map(|column| key_column(column, schema).err());
+    Error::join(errors.map(|error| error.at(place.clone())))
 }
 
 fn key_column(column: &str, schema: &SchemaRef) -> Result<()> {

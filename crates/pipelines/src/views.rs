@@ -21,6 +21,7 @@ impl Checker<'_> {
                 text: &view.text,
                 query,
                 definition: String::new(),
+                distinct: None,
             };
             if let Err(error) = self.view(&draft, view.body.temporary).await {
                 self.errors.extend(error.split());

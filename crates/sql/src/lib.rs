@@ -4,6 +4,7 @@
 //! [`Sessions`].
 
 mod dialect;
+mod distinct;
 mod functions;
 mod lineage;
 mod query;
