@@ -17,21 +17,13 @@ pub(crate) fn lakehouse(rows: u64, peers: &str) -> Outcome {
 
 /// Commits to one table at full speed, the maintainer running.
 pub(crate) fn commits(commits: u64) -> Outcome {
-    let commits = commits.to_string();
-    command(
-        "cargo",
-        &[
-            "run",
-            "--release",
-            "--quiet",
-            "--package",
-            "catchment-lake",
-            "--example",
-            "commits",
-            "--",
-            &commits,
-        ],
-    )
+    // Together with the program, so that dependencies have the features that they have there.
+    let packages = ["--package", "catchment", "--package", "catchment-lake"];
+    let mut arguments = vec!["build", "--release", "--quiet", "--example", "commits"];
+    arguments.extend(packages);
+    command("cargo", &arguments)?;
+    let example = program(true)?.with_file_name("examples").join("commits");
+    command(example.to_string_lossy().as_ref(), &[&commits.to_string()])
 }
 
 /// The Python with the peers: `CATCHMENT_BENCH_PYTHON`, or one that is made in the target folder.

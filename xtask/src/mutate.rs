@@ -58,8 +58,8 @@ const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "the source order of rows",
         file: "crates/flows/src/ordered.rs",
-        find: "partition_point(|address| *address <= limit)",
-        replace: "partition_point(|address| *address <= limit || true)",
+        find: "Some((_, least)) if begins >= least =>",
+        replace: "Some((_, least)) if begins >= least || least > 0 =>",
         test: ("catchment", "unique::whatever_the_threads_and_batches"),
     },
     Mutation {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result};
-use catchment_ingest::ADDRESS_COLUMN;
+use catchment_ingest::{ADDRESS_COLUMN, Address};
 use datafusion::catalog::TableProvider;
 use datafusion::common::{Column, DataFusionError, TableReference};
 use datafusion::datasource::provider_as_source;
@@ -78,9 +78,9 @@ fn carry(
     Ok((plan, true))
 }
 
-/// A branch of a union whose last column is the address; rows that have none come first.
+/// A branch of a union whose last column is the address; rows that have none come last.
 fn branch(input: LogicalPlan, carries: bool) -> Result<Arc<LogicalPlan>, DataFusionError> {
-    let address = if carries { address_of(&input)? } else { lit(0_u64) };
+    let address = if carries { address_of(&input)? } else { lit(Address::without_source(0).0) };
     let mut expressions: Vec<Expr> =
         input.schema().iter().filter(|(_, field)| field.name() != ADDRESS_COLUMN).map(Expr::from).collect();
     expressions.push(match address {

@@ -52,6 +52,10 @@ fn visit(plan: &LogicalPlan, streams: &BTreeSet<String>) -> Result<bool> {
             ) => {}
             (_, kind) => return refuse(&format!("a {kind} join of a stream that keeps rows of the table")),
         },
+        // Rows of the table would be added again with each piece of the stream.
+        LogicalPlan::Union(_) if any && inputs.iter().any(|streaming| !streaming) => {
+            return refuse("a union of a stream with a table");
+        }
         LogicalPlan::Aggregate(_) if any => return refuse("an aggregate over a stream"),
         LogicalPlan::Distinct(_) if any => return refuse("DISTINCT over a stream"),
         LogicalPlan::Window(_) if any => return refuse("a window function over a stream"),

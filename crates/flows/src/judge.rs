@@ -1,11 +1,12 @@
 //! Holds the rows of a batch to the dataset's expectations, and counts.
 
+use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use catchment_catalog::ExpectationCount;
 use catchment_core::{Error, Result};
-use catchment_ingest::{ADDRESS_COLUMN, json_lines};
+use catchment_ingest::{ADDRESS_COLUMN, Address, json_lines};
 use catchment_quality::{Action, Expectation, RowRules, Rule};
 use catchment_sql::query_error;
 use datafusion::arrow::array::{BooleanArray, RecordBatch, UInt64Array};
@@ -35,6 +36,8 @@ pub(crate) struct Judge {
     rows: AtomicU64,
     failed: Vec<AtomicU64>,
     dropped: AtomicU64,
+    /// Rows that the rule about keys has looked at.
+    compared: AtomicU64,
     gathered: Mutex<Vec<(u64, u64)>>,
     /// The first row, by address, that makes the batch fail.
     failure: Mutex<Option<(u64, u64)>>,
@@ -45,7 +48,7 @@ pub(crate) struct Judged {
     /// The rows that stay.
     pub(crate) kept: RecordBatch,
     /// Rows for quarantine, when enough have come together.
-    pub(crate) bad: Option<BadRows>,
+    pub(crate) bad: Vec<BadRows>,
 }
 
 impl Judge {
@@ -56,6 +59,7 @@ impl Judge {
             rules,
             rows: AtomicU64::new(0),
             dropped: AtomicU64::new(0),
+            compared: AtomicU64::new(0),
             gathered: Mutex::default(),
             failure: Mutex::default(),
         }
@@ -73,27 +77,28 @@ impl Judge {
     pub(crate) fn conditions(&self, rows: RecordBatch) -> Result<Judged> {
         self.rows.fetch_add(rows.num_rows() as u64, Ordering::Relaxed);
         if self.rules.is_empty() {
-            return Ok(Judged { kept: rows, bad: None });
+            return Ok(Judged { kept: rows, bad: Vec::new() });
         }
         let verdict = self.rules.evaluate(&rows)?;
         for (index, broken) in verdict.broken_counts() {
             self.failed[index].fetch_add(broken, Ordering::Relaxed);
         }
         if verdict.kept.true_count() == rows.num_rows() {
-            return Ok(Judged { kept: rows, bad: None });
+            return Ok(Judged { kept: rows, bad: Vec::new() });
         }
         self.part(rows, &verdict.kept, |row| verdict.broken_by(row))
     }
 
     /// Notes that rows break the rule that keys are unique, and returns those that stay all the same.
     pub(crate) fn duplicates(&self, rows: RecordBatch, duplicate: &BooleanArray) -> Result<Judged> {
+        self.compared.fetch_add(rows.num_rows() as u64, Ordering::Relaxed);
         let count = duplicate.true_count() as u64;
         let Some((index, _, action)) = self.unique().filter(|_| count > 0) else {
-            return Ok(Judged { kept: rows, bad: None });
+            return Ok(Judged { kept: rows, bad: Vec::new() });
         };
         self.failed[index].fetch_add(count, Ordering::Relaxed);
         if action == Action::Warn {
-            return Ok(Judged { kept: rows, bad: None });
+            return Ok(Judged { kept: rows, bad: Vec::new() });
         }
         let kept = not(duplicate).map_err(|error| query_error(error.into()))?;
         self.part(rows, &kept, |_| 1 << index)
@@ -108,32 +113,36 @@ impl Judge {
     ) -> Result<Judged> {
         let places: Option<UInt64Array> = addresses(&rows).ok().cloned();
         let (quarantine, fail) = (self.mask(Action::Quarantine), self.mask(Action::Fail));
-        let mut quarantined = Vec::new();
+        let (mut found, mut strangers) = (Vec::new(), Vec::new());
         let mut dropped = 0;
         for row in (0..rows.num_rows()).filter(|row| !kept.value(*row)) {
             let broken = broken_by(row);
-            let address = places.as_ref().map_or(row as u64, |places| places.value(row));
+            let address = places.as_ref().map(|places| Address(places.value(row)));
             if broken & fail != 0 {
-                self.note_failure(address, broken);
-            } else if broken & quarantine != 0 {
-                quarantined.push((row, address, broken));
-            } else {
+                self.note_failure(address.map_or(row as u64, |address| address.0), broken);
+            } else if broken & quarantine == 0 {
                 dropped += 1;
+            } else {
+                match address.filter(|address| address.has_source()) {
+                    Some(address) => found.push((address.0, broken)),
+                    None => strangers.push((row, broken)),
+                }
             }
         }
         self.dropped.fetch_add(dropped, Ordering::Relaxed);
-        let bad = match places {
-            _ if quarantined.is_empty() => None,
-            Some(_) => self.gather(quarantined.into_iter().map(|(_, address, broken)| (address, broken))),
-            None => {
-                let mask: BooleanArray = (0..rows.num_rows())
-                    .map(|row| Some(quarantined.binary_search_by_key(&row, |(row, _, _)| *row).is_ok()))
-                    .collect();
-                let bad = filter_record_batch(&rows, &mask).map_err(|error| query_error(error.into()))?;
-                let broken = quarantined.iter().map(|(_, _, broken)| *broken);
-                Some(BadRows::Records(broken.zip(json_lines(&bad)?).collect()))
-            }
-        };
+        if let Some(places) = &places {
+            mark_partly_published(&mut found, places, kept);
+        }
+        let mut bad = Vec::new();
+        bad.extend((!found.is_empty()).then(|| self.gather(found.into_iter())).flatten());
+        if !strangers.is_empty() {
+            let mask: BooleanArray = (0..rows.num_rows())
+                .map(|row| Some(strangers.binary_search_by_key(&row, |(row, _)| *row).is_ok()))
+                .collect();
+            let apart = filter_record_batch(&rows, &mask).map_err(|error| query_error(error.into()))?;
+            let broken = strangers.iter().map(|(_, broken)| *broken);
+            bad.push(BadRows::Records(broken.zip(json_lines(&without_addresses(apart))?).collect()));
+        }
         let kept = filter_record_batch(&rows, kept).map_err(|error| query_error(error.into()))?;
         Ok(Judged { kept, bad })
     }
@@ -173,8 +182,7 @@ impl Judge {
         self.dropped.load(Ordering::Relaxed)
     }
 
-    /// How many rows met each expectation. Rows that a condition took out are not counted by the rule
-    /// that keys are unique.
+    /// How many rows met each expectation.
     pub(crate) fn counts(&self) -> Vec<ExpectationCount> {
         let rows = self.rows.load(Ordering::Relaxed);
         self.expectations
@@ -182,6 +190,11 @@ impl Judge {
             .zip(&self.failed)
             .map(|(expectation, failed)| {
                 let failed = failed.load(Ordering::Relaxed);
+                let rows = match &expectation.rule {
+                    Rule::Condition(_) => rows,
+                    // Rows that a condition took out are not compared.
+                    Rule::Unique(_) => self.compared.load(Ordering::Relaxed),
+                };
                 ExpectationCount {
                     name: expectation.name.clone(),
                     rule: expectation.describe(),
@@ -191,6 +204,19 @@ impl Judge {
                 }
             })
             .collect()
+    }
+}
+
+/// The bit that says that other rows of the same record were published: it must not be replayed.
+pub(crate) const PARTLY_PUBLISHED: u64 = 1 << 63;
+
+/// Marks bad rows whose record also made rows that are kept; these stand side by side.
+fn mark_partly_published(bad: &mut [(u64, u64)], places: &UInt64Array, kept: &BooleanArray) {
+    let published: HashSet<u64> =
+        (0..places.len()).filter(|row| kept.value(*row)).map(|row| places.value(row)).collect();
+    for (address, rules) in bad.iter_mut().filter(|(address, _)| published.contains(address)) {
+        let _ = address;
+        *rules |= PARTLY_PUBLISHED;
     }
 }
 

@@ -13,7 +13,7 @@ use datafusion::arrow::buffer::OffsetBuffer;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use tokio::sync::mpsc;
 
-use crate::judge::{BadRows, names};
+use crate::judge::{BadRows, PARTLY_PUBLISHED, names};
 use crate::records::BatchPlan;
 use crate::spec::{FlowSpec, InputKind};
 use crate::stage::without;
@@ -23,6 +23,9 @@ const MALFORMED: &str = "malformed_record";
 
 /// The rule that a file breaks when it cannot be read as a whole.
 pub(crate) const BROKEN: &str = "broken_file";
+
+/// Said of a record of which other rows were published: it is not replayed.
+pub(crate) const PARTLY: &str = "partly_published";
 
 /// What a quarantine table is declared to be. Its columns are the same for every dataset, and all
 /// values are kept as text, so that any row can be stored.
@@ -166,6 +169,9 @@ impl<F: FnMut() -> Result<FileWriter>> Quarantine<F> {
             let reason: Vec<String> = broken.iter().map(|rule| rule.describe()).collect();
             reasons.append_value(reason.join("; "));
             broken.iter().for_each(|rule| rules.values().append_value(&rule.name));
+            if bad.rules & PARTLY_PUBLISHED != 0 {
+                rules.values().append_value(PARTLY);
+            }
             rules.append(true);
         }
         let file = |bad: &BadRecord| (!bad.record.file.is_empty()).then(|| bad.record.file.clone());

@@ -14,7 +14,7 @@ use datafusion::arrow::compute::{filter_record_batch, not};
 use datafusion::arrow::datatypes::Int64Type;
 use rand::Rng;
 
-use crate::quarantine::{BROKEN, quarantine_spec};
+use crate::quarantine::{BROKEN, PARTLY, quarantine_spec};
 use crate::records::{BatchPlan, Records, StagedBatch, StagedOutput};
 use crate::resume::{Resume, resume};
 use crate::runtime::{FlowReport, Progress, Runtime, definition_hash};
@@ -79,6 +79,17 @@ impl Runtime {
         if spec.kind != FlowKind::Append {
             return Ok(report);
         }
+        let mut sources = BTreeSet::new();
+        let streams = spec.inputs.iter().filter(|input| matches!(input.kind, InputKind::Stream(..)));
+        if let Some(twice) = streams.map(|input| &input.name).find(|name| !sources.insert(*name)) {
+            return Err(Error::new(
+                Code::NOT_SUPPORTED,
+                format!(
+                    "flow \"{}\" reads \"{twice}\" twice; replaying such flows is not supported yet",
+                    spec.name
+                ),
+            ));
+        }
         let quarantine = self.owner.lake().table(&spec.target.quarantine());
         let Some(snapshot) = quarantine.latest().await? else { return Ok(report) };
         let mut files = snapshot.files()?;
@@ -136,7 +147,8 @@ impl Runtime {
         progress: &dyn Progress,
         report: &mut FlowReport,
     ) -> Result<()> {
-        let mut replayed = FlowSpec { name: replay_flow(&spec.name), ..spec.clone() };
+        // Rules about a batch as a whole were made for batches of input.
+        let mut replayed = FlowSpec { name: replay_flow(&spec.name), ruleset: None, ..spec.clone() };
         let mut plan = BatchPlan {
             flow: replayed.name.clone(),
             position: at,
@@ -224,6 +236,7 @@ impl Runtime {
 /// The rows that the flow put there and that can be decoded again.
 fn ours(rows: &RecordBatch, spec: &FlowSpec, streams: &[&str]) -> Result<BooleanArray> {
     let (flows, sources, records) = (texts(rows, "flow")?, texts(rows, "source")?, texts(rows, "record")?);
+    let reasons = texts(rows, "reason")?;
     let rules = rows.column_by_name("rules").and_then(|column| column.as_list_opt::<i32>());
     let known: BTreeSet<&str> = streams.iter().copied().collect();
     Ok((0..rows.num_rows())
@@ -232,12 +245,14 @@ fn ours(rows: &RecordBatch, spec: &FlowSpec, streams: &[&str]) -> Result<Boolean
                 let names = rules.value(row);
                 names
                     .as_string_opt::<i32>()
-                    .is_some_and(|names| names.iter().any(|name| name == Some(BROKEN)))
+                    .is_some_and(|names| names.iter().any(|name| matches!(name, Some(BROKEN | PARTLY))))
             });
             // Rows from before sources were named can only be those of the one that there is.
             let from_here =
                 if sources.is_valid(row) { known.contains(sources.value(row)) } else { known.len() == 1 };
-            let ours = flows.is_valid(row) && flows.value(row) == spec.name.as_str();
+            // Bytes that are no text were written as signs, which are another text.
+            let altered = reasons.is_valid(row) && reasons.value(row).contains("invalid UTF-8");
+            let ours = !altered && flows.is_valid(row) && flows.value(row) == spec.name.as_str();
             Some(ours && from_here && !broken_file && records.is_valid(row))
         })
         .collect())

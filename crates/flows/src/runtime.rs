@@ -153,6 +153,26 @@ impl Runtime {
         }
     }
 
+    /// Publishes what flows of one table have staged and not published. All of them go first, before any of
+    /// them computes: which keys are in the table must be known by then.
+    ///
+    /// # Errors
+    /// Returns errors of reading and writing.
+    pub async fn publish_staged(&self, specs: &[FlowSpec], progress: &dyn Progress) -> Result<FlowReport> {
+        let mut report = FlowReport::default();
+        for spec in specs {
+            self.finish_replay(spec, progress, &mut report).await?;
+            let records = Records::new(self.lake(), &spec.name);
+            let published = self.owner.writer(&spec.target).position(&spec.name).await?;
+            let (plans, staged) = records.positions().await?;
+            if let Resume::Publish(at) = resume(published, plans.last().copied(), staged.last().copied()) {
+                let (plan, staged) = (records.plan(at).await?, records.staged(at).await?);
+                self.publish(spec, &plan, &staged, progress, &mut report).await?;
+            }
+        }
+        Ok(report)
+    }
+
     async fn catch_up(
         &self,
         spec: &FlowSpec,
@@ -173,8 +193,8 @@ impl Runtime {
                 Resume::Publish(at) => (records.plan(at).await?, records.staged(at).await?),
                 Resume::Stage(at) => {
                     let plan = records.plan(at).await?;
-                    if !plan.is_reset() && plan.definition_hash != definition_hash(spec) {
-                        // Nothing came of the plan, and its definition is gone: plan anew.
+                    if !plan.is_reset() && !still_holds(spec, &plan)? {
+                        // Nothing came of the plan, and its definition or its files are gone: plan anew.
                         records.remove(&self.owner, at).await?;
                         next = Resume::Plan(at);
                         continue;
@@ -476,6 +496,21 @@ impl Runtime {
         };
         Records::new(self.lake(), &flow).write_plan(&self.owner, plan).await.map(|_| ())
     }
+}
+
+/// Whether a plan that nothing came of can be computed: its definition and its files are as they were.
+fn still_holds(spec: &FlowSpec, plan: &BatchPlan) -> Result<bool> {
+    if plan.definition_hash != definition_hash(spec) {
+        return Ok(false);
+    }
+    for input in &spec.inputs {
+        if let (InputKind::Stream(source, _), Some(range)) = (&input.kind, plan.ranges.get(&input.name))
+            && !source.is_current(range)?
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 /// A hash of what decides a flow's result besides its input.

@@ -2,14 +2,17 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use catchment_catalog::{ColumnSource, ExpectationCount, InputVersion};
 use catchment_core::{Code, Error, FaultPoint, Result};
-use catchment_ingest::{ADDRESS_COLUMN, BrokenFile, Range, Rejects, TableSource, address_field, first_piece};
+use catchment_ingest::{
+    ADDRESS_COLUMN, Address, BrokenFile, Range, Rejects, TableSource, address_field, first_piece,
+};
 use catchment_lake::{FileOptions, FileWriter, WrittenFiles, to_stored};
 use catchment_quality::{RowRules, RuleOutcome, RulesetState};
 use catchment_sql::{Moment, Planner, column_origins, query_error};
-use datafusion::arrow::array::{RecordBatch, new_null_array};
+use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt64Array, new_null_array};
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::LogicalPlan;
@@ -130,7 +133,9 @@ impl Runtime {
         let judge = Arc::new(Judge::new(spec.expectations.as_ref().clone(), rules));
         let mut logical = planner.plan(&spec.text, &spec.query).await?;
         let columns = lineage(&logical, &spec.inputs);
-        if !spec.expectations.is_empty() {
+        // What comes out of quarantine is read by its addresses alone.
+        let replays = plan.ranges.values().any(|range| matches!(range, Range::Quarantine { .. }));
+        if replays || !spec.expectations.is_empty() {
             logical = carry_addresses(logical, &carriers)?;
         }
         drop(carriers);
@@ -178,11 +183,13 @@ impl Runtime {
         let mut computed = Computed::default();
         let writers = streams.len();
         let (senders, receivers): (Vec<_>, Vec<_>) = (0..writers).map(|_| mpsc::channel(2)).unzip();
+        let numbered = Arc::new(AtomicU64::new(0));
         for (stream, sender) in streams.into_iter().zip(senders) {
             let judging = Judging {
                 judge: Arc::clone(judge),
                 schema: Arc::clone(&spec.table.schema),
                 bad: bad.clone(),
+                numbered: Arc::clone(&numbered),
             };
             tasks.spawn(async move {
                 judging.stream(stream, sender).await.map(|()| (WrittenFiles::default(), None))
@@ -310,7 +317,9 @@ impl Runtime {
         self.owner.lake().faults().reach(FaultPoint::FilesWritten)?;
         let replace = spec.kind == FlowKind::Replace;
         let mut outputs = Vec::new();
-        if !quarantined.adds.is_empty() {
+        // A replaced table's quarantine is replaced too, by nothing when nothing is wrong any more.
+        let emptied = replace && self.owner.lake().table(&spec.target.quarantine()).latest().await?.is_some();
+        if emptied || !quarantined.adds.is_empty() {
             outputs.push(StagedOutput {
                 table: spec.target.quarantine(),
                 spec: quarantine_spec(&spec.target),
@@ -374,17 +383,34 @@ struct Judging {
     judge: Arc<Judge>,
     schema: SchemaRef,
     bad: mpsc::Sender<BadRows>,
+    /// Rows without a source that have been numbered.
+    numbered: Arc<AtomicU64>,
 }
 
 impl Judging {
+    /// Gives rows of a query without a stream addresses that say so, when keys are to be compared.
+    fn with_addresses(&self, rows: RecordBatch) -> Result<RecordBatch> {
+        if self.judge.unique().is_none() || rows.schema().index_of(ADDRESS_COLUMN).is_ok() {
+            return Ok(rows);
+        }
+        let count = rows.num_rows() as u64;
+        let first = self.numbered.fetch_add(count, Ordering::Relaxed);
+        let addresses: UInt64Array =
+            (first..first + count).map(|number| Address::without_source(number).0).collect();
+        let fields: Vec<_> = self.schema.fields().iter().cloned().chain([address_field()]).collect();
+        let columns = rows.columns().iter().cloned().chain([Arc::new(addresses) as ArrayRef]).collect();
+        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
+            .map_err(|error| Error::new(Code::INTERNAL, "could not number rows").because(error))
+    }
+
     async fn stream(
         self,
         mut rows: SendableRecordBatchStream,
         kept: mpsc::Sender<RecordBatch>,
     ) -> Result<()> {
         while let Some(batch) = rows.try_next().await.map_err(query_error)? {
-            let judged = self.judge.conditions(by_name(&batch, &self.schema)?)?;
-            if let Some(bad) = judged.bad {
+            let judged = self.judge.conditions(self.with_addresses(by_name(&batch, &self.schema)?)?)?;
+            for bad in judged.bad {
                 let _ = self.bad.send(bad).await;
             }
             if judged.kept.num_rows() > 0 && kept.send(judged.kept).await.is_err() {
@@ -407,7 +433,7 @@ fn find_duplicates(
     let mut next = 0;
     let mut pass_on = |looked: Looked| {
         let judged = judge.duplicates(looked.rows, &looked.duplicate)?;
-        if let Some(bad_rows) = judged.bad {
+        for bad_rows in judged.bad {
             let _ = bad.blocking_send(bad_rows);
         }
         if judged.kept.num_rows() > 0 {

@@ -13,6 +13,9 @@ use datafusion::arrow::datatypes::{DataType, Field};
 /// The name of the hidden column.
 pub const ADDRESS_COLUMN: &str = "__catchment_address";
 
+/// Marks addresses of rows that come from no source: computed ones, or those of a table.
+const NO_SOURCE: u64 = 1 << 63;
+
 /// Bits of the place in a piece: a terabyte of text, or a trillion rows.
 const PLACE_BITS: u32 = 40;
 
@@ -26,6 +29,18 @@ impl Address {
     #[must_use]
     pub const fn new(piece: u32, place: u64) -> Self {
         Self((piece as u64) << PLACE_BITS | place)
+    }
+
+    /// The address of the `number`th row that comes from no source; it sorts behind all others.
+    #[must_use]
+    pub const fn without_source(number: u64) -> Self {
+        Self(NO_SOURCE | number)
+    }
+
+    /// Whether the row can be found in a source.
+    #[must_use]
+    pub const fn has_source(self) -> bool {
+        self.0 & NO_SOURCE == 0
     }
 
     /// The piece.
@@ -58,7 +73,7 @@ pub(crate) fn consecutive(piece: u32, first: u64, rows: usize) -> UInt64Array {
 /// Returns [`Code::INTERNAL`] when a batch has more pieces than addresses can tell apart.
 pub fn first_piece(pieces: usize) -> Result<u32> {
     match u32::try_from(pieces) {
-        Ok(first) if first < 1 << (u64::BITS - PLACE_BITS) => Ok(first),
+        Ok(first) if first < 1 << (u64::BITS - PLACE_BITS - 1) => Ok(first),
         _ => Err(Error::new(Code::INTERNAL, format!("a batch cannot have {pieces} pieces"))
             .hint("lower maxFilesPerTrigger")),
     }

@@ -61,7 +61,12 @@ fn seek_lines(path: &Path, wanted: Wanted<'_>) -> Result<Vec<(Address, String)>,
         }
         line.clear();
         at = address.place() + file.read_until(b'\n', &mut line)? as u64;
-        found.push((*address, readable(line.trim_ascii_end())));
+        let mut text = line.strip_suffix(b"\n").unwrap_or(&line);
+        text = text.strip_suffix(b"\r").unwrap_or(text);
+        if address.place() == 0 {
+            text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+        }
+        found.push((*address, readable(text)));
     }
     Ok(found)
 }
@@ -74,9 +79,8 @@ fn find_records(path: &Path, cut: &Cut, wanted: Wanted<'_>) -> Result<Vec<(Addre
     let mut found = Vec::with_capacity(wanted.len());
     for (at, record) in json_records(&text)? {
         if let Some(address) = rest.next_if(|address| address.place() == at) {
-            // A record on several lines is kept on one.
-            let one: serde_json::Value = serde_json::from_slice(record).unwrap_or_default();
-            found.push((*address, one.to_string()));
+            // Line ends stand only between the parts of a JSON value, never within them.
+            found.push((*address, readable(record).replace(['\n', '\r'], " ")));
         }
     }
     Ok(found)

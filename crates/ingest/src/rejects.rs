@@ -1,6 +1,7 @@
 //! Records and files that could not be decoded, on their way to quarantine.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use catchment_core::{Code, Error, Result};
@@ -67,6 +68,7 @@ pub struct Rejects {
     rows: Mutex<u64>,
     /// Records that were rejected where nothing may block.
     kept: Mutex<Vec<Reject>>,
+    scans: AtomicUsize,
 }
 
 /// The receiving end of [`Rejects`].
@@ -83,8 +85,14 @@ impl Rejects {
             broken: Mutex::default(),
             rows: Mutex::default(),
             kept: Mutex::default(),
+            scans: AtomicUsize::new(0),
         };
         (Arc::new(rejects), receiver)
+    }
+
+    /// The number of the next scan of any source.
+    pub(crate) fn next_scan(&self) -> usize {
+        self.scans.fetch_add(1, Ordering::Relaxed)
     }
 
     /// Whether `scan` is the one that reports for `file`.

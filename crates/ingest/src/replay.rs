@@ -15,7 +15,7 @@ use datafusion::datasource::MemTable;
 
 use crate::address::{ADDRESS_COLUMN, Address, address_field};
 use crate::files::{
-    Column, CsvReader, CsvRecords, Cut, FileFormat, Fitted, JsonReader, Line, METADATA_COLUMN,
+    Column, CsvReader, CsvRecords, Cut, FileFormat, FileInfo, Fitted, JsonReader, Line, METADATA_COLUMN,
     metadata_fields, open, record_of,
 };
 use crate::records::SourceRecord;
@@ -127,6 +127,9 @@ fn decode(
                 let header = headers.entry(&record.file).or_insert_with(|| header_of(format, &record.file));
                 csv = record_of(&record.record, format.cut.delimiter);
                 match CsvReader::new(&format.columns, header.as_deref(), format.rescue.is_some()) {
+                    Ok(_) if format.cut.header && header.is_none() => {
+                        Line::Malformed("the file that names its columns is gone".to_owned())
+                    }
                     Ok(reader) => reader.read(&csv, &mut values),
                     Err(_) => Line::Malformed("the header of its file names none of the columns".to_owned()),
                 }
@@ -165,7 +168,9 @@ fn decode(
         .fields()
         .iter()
         .map(|field| match field.name().as_str() {
-            METADATA_COLUMN if format.columns.index_of(METADATA_COLUMN).is_err() => metadata(&kept),
+            METADATA_COLUMN if format.columns.index_of(METADATA_COLUMN).is_err() => {
+                metadata(&format.project, &kept)
+            }
             ADDRESS_COLUMN => {
                 let places = kept.iter().map(|(index, _)| Address::new(piece, *index as u64).0);
                 Ok(Arc::new(places.collect::<UInt64Array>()) as ArrayRef)
@@ -187,14 +192,36 @@ fn header_of(format: &RecordFormat, file: &str) -> Option<Vec<String>> {
     records.header
 }
 
-fn metadata(kept: &[(usize, &SourceRecord)]) -> Result<ArrayRef> {
+/// What is known of the files now; of one that is gone, only its name.
+fn metadata(project: &Path, kept: &[(usize, &SourceRecord)]) -> Result<ArrayRef> {
+    let mut known: HashMap<&str, Option<FileInfo>> = HashMap::new();
+    for (_, record) in kept {
+        known.entry(&record.file).or_insert_with(|| {
+            let path = project.join(&record.file);
+            let metadata = std::fs::metadata(&path).ok()?;
+            Some(FileInfo::of(&path, project, &metadata))
+        });
+    }
+    let infos: Vec<Option<&FileInfo>> =
+        kept.iter().map(|(_, record)| known.get(record.file.as_str()).and_then(Option::as_ref)).collect();
     let files = || kept.iter().map(|(_, record)| Some(record.file.as_str()));
     let names = files().map(|file| file.and_then(|file| file.rsplit('/').next()));
     let columns: Vec<ArrayRef> = vec![
         Arc::new(files().collect::<StringArray>()),
         Arc::new(names.collect::<StringArray>()),
-        Arc::new(Int64Array::new_null(kept.len())),
-        Arc::new(TimestampMicrosecondArray::new_null(kept.len()).with_timezone("UTC")),
+        Arc::new(
+            infos
+                .iter()
+                .map(|info| info.and_then(|info| i64::try_from(info.size).ok()))
+                .collect::<Int64Array>(),
+        ),
+        Arc::new(
+            infos
+                .iter()
+                .map(|info| info.map(|info| info.modified))
+                .collect::<TimestampMicrosecondArray>()
+                .with_timezone("UTC"),
+        ),
     ];
     StructArray::try_new(metadata_fields(), columns, None)
         .map(|metadata| Arc::new(metadata) as ArrayRef)

@@ -89,6 +89,15 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         Ok(Vec::new())
     }
 
+    /// Whether the pieces of a range are as they were when it was planned, as far as they are still there.
+    ///
+    /// # Errors
+    /// Returns errors of listing.
+    fn is_current(&self, range: &Range) -> Result<bool> {
+        let _ = range;
+        Ok(true)
+    }
+
     /// Everything the source has now, for reading it as a batch; `None` when it has nothing.
     ///
     /// # Errors

@@ -10,10 +10,12 @@ use catchment_lake::{Add, Entry, Lake, Snapshot, Table};
 use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, new_null_array};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion::catalog::TableProvider;
 use datafusion::catalog::streaming::StreamingTable;
-use datafusion::common::DataFusionError;
+use datafusion::catalog::{Session, TableProvider};
+use datafusion::common::{DataFusionError, Result as EngineResult};
 use datafusion::execution::{SendableRecordBatchStream, TaskContext};
+use datafusion::logical_expr::{Expr, TableType};
+use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::PartitionStream;
 
@@ -209,17 +211,14 @@ impl Source for TableSource {
         if first_piece.is_some() {
             fields.push(address_field());
         }
-        let paths = files.iter().map(|file| self.folder.join(Path::new(&file.path))).collect();
-        // The queue of units belongs to one scan, so a table read twice by a query is two tables here.
-        TableScan::provider(Arc::new(Shared {
+        Ok(Arc::new(TableRows(Shared {
             table: self.table.name().clone(),
             folder: self.folder.clone(),
             schema: Arc::new(Schema::new(fields)),
             files: files.clone(),
-            units: UnitQueue::new(parquet_cut(), paths),
             rejects,
             first_piece: first_piece.unwrap_or(0),
-        }))
+        })))
     }
 
     fn record_format(&self) -> RecordFormat {
@@ -272,51 +271,87 @@ fn unreadable(table: &TableName, file: &AddedFile, failure: Failure) -> Error {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Shared {
     table: TableName,
     folder: PathBuf,
     schema: SchemaRef,
     files: Vec<AddedFile>,
-    units: UnitQueue,
     rejects: Arc<Rejects>,
     first_piece: u32,
 }
 
+/// Data files of a table as a table.
 #[derive(Debug)]
-struct TableScan {
-    shared: Arc<Shared>,
-}
+struct TableRows(Shared);
 
 /// Row groups of a table read at the same time.
 const PARTITIONS: usize = 8;
 
-impl TableScan {
-    fn provider(shared: Arc<Shared>) -> Result<Arc<dyn TableProvider>> {
-        let partitions = shared.files.len().clamp(1, PARTITIONS);
-        let schema = Arc::clone(&shared.schema);
-        let parts: Vec<Arc<dyn PartitionStream>> = (0..partitions)
-            .map(|_| Arc::new(Self { shared: Arc::clone(&shared) }) as Arc<dyn PartitionStream>)
-            .collect();
-        let table = StreamingTable::try_new(schema, parts)
-            .map_err(|error| Error::new(Code::INTERNAL, "could not scan a table's files").because(error))?;
-        Ok(Arc::new(table))
+#[async_trait]
+impl TableProvider for TableRows {
+    fn schema(&self) -> SchemaRef {
+        Arc::clone(&self.0.schema)
     }
+
+    fn table_type(&self) -> TableType {
+        TableType::Base
+    }
+
+    async fn scan(
+        &self,
+        session: &dyn Session,
+        projection: Option<&Vec<usize>>,
+        filters: &[Expr],
+        limit: Option<usize>,
+    ) -> EngineResult<Arc<dyn ExecutionPlan>> {
+        let shared = &self.0;
+        let schema = match projection {
+            Some(projection) => Arc::new(shared.schema.project(projection)?),
+            None => Arc::clone(&shared.schema),
+        };
+        let paths = shared.files.iter().map(|file| shared.folder.join(Path::new(&file.path))).collect();
+        let scan = Arc::new(Scan {
+            number: shared.rejects.next_scan(),
+            shared: Shared { schema: Arc::clone(&schema), ..shared.clone() },
+            // Each scan has a queue of its own: a query may read a table more than once.
+            units: UnitQueue::new(parquet_cut(), paths),
+        });
+        let partitions =
+            session.config().target_partitions().clamp(1, shared.files.len().clamp(1, PARTITIONS));
+        let parts = (0..partitions)
+            .map(|_| Arc::new(TableScan { scan: Arc::clone(&scan) }) as Arc<dyn PartitionStream>)
+            .collect();
+        StreamingTable::try_new(schema, parts)?.scan(session, None, filters, limit).await
+    }
+}
+
+/// One scan of a table, shared by its streams.
+#[derive(Debug)]
+struct Scan {
+    shared: Shared,
+    units: UnitQueue,
+    number: usize,
+}
+
+#[derive(Debug)]
+struct TableScan {
+    scan: Arc<Scan>,
 }
 
 impl PartitionStream for TableScan {
     fn schema(&self) -> &SchemaRef {
-        &self.shared.schema
+        &self.scan.shared.schema
     }
 
     fn execute(&self, _: Arc<TaskContext>) -> SendableRecordBatchStream {
-        let mut builder = RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.shared.schema), 2);
+        let mut builder = RecordBatchReceiverStreamBuilder::new(Arc::clone(&self.scan.shared.schema), 2);
         let sender = builder.tx();
-        let shared = Arc::clone(&self.shared);
+        let scan = Arc::clone(&self.scan);
         builder.spawn_blocking(move || {
             let failed = |error| DataFusionError::External(Box::new(error));
-            while let Some(unit) = shared.next_unit().map_err(failed)? {
-                let wanted = shared
+            while let Some(unit) = scan.next_unit().map_err(failed)? {
+                let wanted = scan
                     .send_unit(unit, &mut |rows| sender.blocking_send(Ok(rows)).is_ok())
                     .map_err(failed)?;
                 if !wanted {
@@ -329,39 +364,44 @@ impl PartitionStream for TableScan {
     }
 }
 
-impl Shared {
+impl Scan {
     fn next_unit(&self) -> Result<Option<Unit>> {
-        self.units.next().map_err(|(file, failure)| unreadable(&self.table, &self.files[file], failure))
+        self.units
+            .next()
+            .map_err(|(file, failure)| unreadable(&self.shared.table, &self.shared.files[file], failure))
     }
 
     /// Hands out the rows of a unit; returns whether more are wanted.
     fn send_unit(&self, unit: Unit, send: &mut dyn FnMut(RecordBatch) -> bool) -> Result<bool> {
-        let file = &self.files[unit.file];
-        let failed = |error: String| unreadable(&self.table, file, Failure::Broken(error));
+        let file = &self.shared.files[unit.file];
+        let failed = |error: String| unreadable(&self.shared.table, file, Failure::Broken(error));
         let Body::RowGroup { metadata, group, first_row } = unit.body else {
             return Err(failed("it is not a Parquet file".to_owned()));
         };
-        let path = self.folder.join(Path::new(&file.path));
-        let reader = parquet::row_group(&path, metadata, group, 8_192, &self.schema)
-            .map_err(|failure| unreadable(&self.table, file, failure))?;
-        let piece = self.first_piece + u32::try_from(unit.file).unwrap_or(u32::MAX);
+        let path = self.shared.folder.join(Path::new(&file.path));
+        let reader = parquet::row_group(&path, metadata, group, 8_192, &self.shared.schema)
+            .map_err(|failure| unreadable(&self.shared.table, file, failure))?;
+        let piece = self.shared.first_piece + u32::try_from(unit.file).unwrap_or(u32::MAX);
         let mut row = first_row;
         for rows in reader {
             let rows = rows.map_err(|error| failed(error.to_string()))?;
             let addresses: ArrayRef = Arc::new(consecutive(piece, row, rows.num_rows()));
             row += rows.num_rows() as u64;
             let columns = self
+                .shared
                 .schema
                 .fields()
                 .iter()
                 .map(|field| match field.name().as_str() {
                     ADDRESS_COLUMN => Ok(Arc::clone(&addresses)),
-                    _ => table_column(&self.table, field, file, &rows),
+                    _ => table_column(&self.shared.table, field, file, &rows),
                 })
                 .collect::<Result<_>>()?;
-            let rows = RecordBatch::try_new(Arc::clone(&self.schema), columns)
+            let rows = RecordBatch::try_new(Arc::clone(&self.shared.schema), columns)
                 .map_err(|error| failed(error.to_string()))?;
-            self.rejects.count(rows.num_rows());
+            if self.shared.rejects.claim(&format!("{}/{}", self.shared.table, file.path), self.number) {
+                self.shared.rejects.count(rows.num_rows());
+            }
             if !send(rows) {
                 return Ok(false);
             }

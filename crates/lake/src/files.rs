@@ -21,7 +21,7 @@ use crate::stats::file_stats;
 use crate::store::DurableStore;
 
 /// Encoded bytes that may wait in memory over all open files of one writer.
-const BUFFER_BYTES: usize = 192 << 20;
+const BUFFER_BYTES: usize = 128 << 20;
 
 /// Rows of a row group.
 const ROW_GROUP_ROWS: usize = 1 << 20;

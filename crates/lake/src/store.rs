@@ -13,11 +13,13 @@ use std::sync::{Arc, Mutex};
 use async_trait::async_trait;
 use catchment_core::{FaultPoint, Faults};
 use futures::stream::BoxStream;
+use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore, PutMode,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result, UploadPart,
+    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
+    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
+    UploadPart,
 };
 
 /// A local object store, rooted at `/`, that returns from a write only when the write is durable.
@@ -190,7 +192,7 @@ impl ObjectStore for DurableStore {
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list(prefix)
+        without_gaps(&self.inner, prefix, self.inner.list(prefix))
     }
 
     fn list_with_offset(
@@ -198,7 +200,7 @@ impl ObjectStore for DurableStore {
         prefix: Option<&Path>,
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
-        self.inner.list_with_offset(prefix, offset)
+        without_gaps(&self.inner, prefix, self.inner.list_with_offset(prefix, offset))
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
@@ -216,6 +218,41 @@ impl ObjectStore for DurableStore {
         let (store, to) = (self.clone(), to.clone());
         blocking(move || store.sync_file(&to)).await
     }
+}
+
+/// Completes the listing of a Delta log.
+///
+/// A folder is read piece by piece, so a file made meanwhile may be left out and one made after it
+/// shown. Readers of a log take such a gap for a corrupt log. Entries are made in order: one before an
+/// entry that is shown is there.
+fn without_gaps(
+    store: &Arc<LocalFileSystem>,
+    prefix: Option<&Path>,
+    listed: BoxStream<'static, Result<ObjectMeta>>,
+) -> BoxStream<'static, Result<ObjectMeta>> {
+    let Some(folder) = prefix.filter(|prefix| prefix.filename() == Some("_delta_log")) else { return listed };
+    let (store, folder) = (Arc::clone(store), folder.clone());
+    let complete = async move {
+        let mut found: Vec<ObjectMeta> = listed.try_collect().await?;
+        let mut versions: Vec<u64> = found.iter().filter_map(|file| version_of(&file.location)).collect();
+        versions.sort_unstable();
+        for pair in versions.windows(2) {
+            for missing in pair[0] + 1..pair[1] {
+                // One that was cleaned up is not there, and the gap is the log's own.
+                if let Ok(file) = store.head(&folder.clone().join(format!("{missing:020}.json"))).await {
+                    found.push(file);
+                }
+            }
+        }
+        Ok::<_, Error>(futures::stream::iter(found.into_iter().map(Ok)))
+    };
+    futures::stream::once(complete).try_flatten().boxed()
+}
+
+/// The version of a log entry, by its name.
+fn version_of(location: &Path) -> Option<u64> {
+    let stem = location.filename()?.strip_suffix(".json")?;
+    (stem.len() == 20).then(|| stem.parse().ok()).flatten()
 }
 
 /// An upload whose completion syncs the file and its folder.

@@ -299,3 +299,28 @@ async fn statistics_bound_every_value_and_partitions_split_files() {
     writer.append(Publication { adds, ..Publication::default() }).await.unwrap();
     assert_eq!(ids(&world.lake).await, [1, 2, 3, 7]);
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_beside_a_fast_writer_sees_no_gap() {
+    let folder = tempfile::tempdir().unwrap();
+    let open = || {
+        Lake::open(folder.path(), Arc::new(FixedClock::new(1_700_000_000_000_000)), Arc::new(NoFaults))
+            .unwrap()
+    };
+    let owner = open().own().unwrap();
+    let writer = owner.writer(&name());
+    writer.ensure(&spec()).await.unwrap();
+    let writing = tokio::spawn(async move {
+        for number in 0..300 {
+            writer.append(at(Position::new(0, number))).await.unwrap();
+        }
+    });
+    let mut versions = 0;
+    while !writing.is_finished() {
+        // Another process lists the log each time.
+        let version = open().table(&name()).existing().await.unwrap().version();
+        assert!(version >= versions);
+        versions = version;
+    }
+    writing.await.unwrap();
+}

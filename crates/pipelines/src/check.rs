@@ -101,6 +101,7 @@ pub async fn check(project: &Project, lake: &Lake, sessions: &Sessions) -> Check
         // With errors in datasets, those of views that they read have been told already.
         checker.views().await;
     }
+    checker.errors.extend(rulesets::strays(project).err().into_iter().flat_map(Error::split));
     let mut errors = checker.errors;
     errors.sort_by(|a, b| a.place().cmp(&b.place()));
     Checked { datasets, errors }
@@ -306,6 +307,8 @@ impl<'p> Checker<'p> {
         let expectations = declared.body.expectations.iter().map(|(expectation, _)| expectation.clone());
         let of_rules = bound.iter().flat_map(|bound| bound.expectations.iter().cloned());
         let expectations = Arc::new(expectations.chain(of_rules).collect::<Vec<_>>());
+        expectations::require_few(&expectations)
+            .map_err(|error| error.at(declared.text.place(declared.body.name.1)))?;
         let ruleset = bound.as_ref().map(|bound| Arc::clone(&bound.ruleset));
         let rules = bound.map_or_else(String::new, |bound| format!("\n{}", bound.text));
         let table = TableSpec {
@@ -350,6 +353,7 @@ impl<'p> Checker<'p> {
         let mut inputs = Vec::new();
         let mut errors = Vec::new();
         let mut streams = BTreeSet::new();
+        errors.extend(same_path_twice(draft));
         for relation in &draft.query.relations {
             match self.input(Some(target), draft, relation, inferred).await {
                 Ok((input, schema)) => {
@@ -471,6 +475,29 @@ impl<'p> Checker<'p> {
             None => Err(self.unknown(name)),
         }
     }
+}
+
+/// A flow knows its sources by their paths, so one that is read twice must be read alike.
+fn same_path_twice(draft: &Draft<'_>) -> Option<Error> {
+    let mut known: BTreeMap<&str, Vec<(Option<&str>, &str)>> = BTreeMap::new();
+    for relation in draft.query.relations.iter().filter(|relation| relation.streaming) {
+        let Target::Function { arguments, .. } = &relation.target else { continue };
+        let Some(path) = arguments.iter().find(|argument| argument.name.is_none()) else { continue };
+        let options: Vec<_> =
+            arguments.iter().map(|argument| (argument.name.as_deref(), argument.value.as_str())).collect();
+        if known.insert(&path.value, options.clone()).is_some_and(|before| before != options) {
+            let error = Error::new(
+                Code::NOT_SUPPORTED,
+                format!(
+                    "reading {:?} twice with different options is not supported in one query",
+                    path.value
+                ),
+            )
+            .hint("make it two flows: CREATE FLOW ... AS INSERT INTO ...");
+            return Some(error.at(draft.text.place(relation.span)));
+        }
+    }
+    None
 }
 
 /// The files that a flow has taken, by their paths.

@@ -6,11 +6,11 @@ use std::sync::Arc;
 use catchment_core::{Code, Error, Result};
 use catchment_quality::dqdl::{Ruleset, parse_ruleset};
 use catchment_quality::{Expectation, RulesetPlan, row_expectations};
-use catchment_sql::{Moment, Sessions, SqlText, parse_single_query};
+use catchment_sql::{Moment, Sessions, SqlText, nearest, parse_single_query};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::datasource::empty::EmptyTable;
 
-use crate::project::Declared;
+use crate::project::{Declared, Project};
 use crate::statement::DatasetStatement;
 
 /// The table property that names a ruleset's file.
@@ -23,6 +23,30 @@ pub(crate) struct Bound {
     pub(crate) text: String,
     /// The rules that are expectations on single rows.
     pub(crate) expectations: Vec<Expectation>,
+}
+
+/// Tells of rulesets that belong to no dataset: a slip in a name would switch them off without a word.
+pub(crate) fn strays(project: &Project) -> Result<()> {
+    let Ok(entries) = std::fs::read_dir(project.config.folder.join("quality")) else { return Ok(()) };
+    let names: Vec<String> = project.datasets.keys().map(ToString::to_string).collect();
+    let properties = project.datasets.values().flat_map(|dataset| &dataset.body.properties);
+    let named: Vec<&String> = properties.filter(|(key, _)| key == PROPERTY).map(|(_, file)| file).collect();
+    let mut errors = Vec::new();
+    for entry in entries.flatten() {
+        let file = entry.file_name().to_string_lossy().into_owned();
+        let Some(dataset) = file.strip_suffix(".dqdl") else { continue };
+        let path = format!("quality/{file}");
+        if names.iter().any(|name| name == dataset) || named.iter().any(|named| **named == path) {
+            continue;
+        }
+        let error = Error::new(Code::RULESET_INVALID, format!("ruleset {path:?} belongs to no dataset"));
+        let known: Vec<&str> = names.iter().map(String::as_str).collect();
+        errors.push(match nearest(dataset, &known) {
+            Some(near) => error.hint(format!("did you mean \"quality/{near}.dqdl\"?")),
+            None => error.hint("name it after its dataset, or let a dataset name it with TBLPROPERTIES"),
+        });
+    }
+    Error::join(errors)
 }
 
 /// Reads and checks the ruleset of a dataset; `None` when it has none.

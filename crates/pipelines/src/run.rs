@@ -154,7 +154,7 @@ impl Workspace {
             },
             kept_plans: config.maintenance.kept_plans,
             // Operators of queries share the rest.
-            key_bytes: config.engine.memory_bytes()? / 4,
+            key_bytes: config.engine.memory_bytes()? / 8,
         };
         let runtime = Arc::new(Runtime::new(
             Arc::clone(owner),
@@ -331,6 +331,18 @@ async fn schedule(datasets: Vec<Dataset>, worker: &Arc<Worker>, width: usize) ->
     Ok(order.iter().filter_map(|name| done.remove(name)).collect())
 }
 
+/// Adds what one flow did to what its dataset did.
+fn add(report: &mut FlowReport, one: FlowReport) {
+    report.batches += one.batches;
+    report.rows_in += one.rows_in;
+    report.rows_out += one.rows_out;
+    report.quarantined += one.quarantined;
+    report.dropped += one.dropped;
+    report.broken.extend(one.broken);
+    report.changed.extend(one.changed);
+    report.version = one.version.or(report.version);
+}
+
 impl Worker {
     async fn run(&self, dataset: Dataset) -> Done {
         let started = Instant::now();
@@ -348,20 +360,15 @@ impl Worker {
             let flows: Vec<&FlowSpec> = dataset.flows.iter().collect();
             self.runtime.begin_refresh(&flows).await?;
         }
+        let staged = self.runtime.publish_staged(&dataset.flows, self.progress.as_ref()).await?;
+        add(report, staged);
         for flow in &dataset.flows {
             let one = if self.replay {
                 self.runtime.replay(flow, self.progress.as_ref()).await?
             } else {
                 self.runtime.run_flow(flow, self.full_refresh, self.progress.as_ref()).await?
             };
-            report.batches += one.batches;
-            report.rows_in += one.rows_in;
-            report.rows_out += one.rows_out;
-            report.quarantined += one.quarantined;
-            report.dropped += one.dropped;
-            report.broken.extend(one.broken);
-            report.changed.extend(one.changed);
-            report.version = one.version;
+            add(report, one);
         }
         Ok(())
     }

@@ -11,8 +11,9 @@ use datafusion::physical_plan::PhysicalExpr;
 
 use crate::expectation::{Action, Expectation, Rule};
 
-/// The most expectations of one dataset: the rules that a row breaks are the bits of one number.
-pub const MOST_RULES: usize = 64;
+/// The most expectations of one dataset: the rules that a row breaks are bits of one number, whose last bit is
+/// kept for other uses.
+pub const MOST_RULES: usize = 63;
 
 /// The conditions of a dataset, ready to be evaluated.
 #[derive(Debug, Clone)]

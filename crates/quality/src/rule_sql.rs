@@ -45,7 +45,7 @@ fn expectation(rule: &Rule, schema: &SchemaRef) -> Result<Expectation> {
         }
     };
     let condition = match &rule.filter {
-        Some(filter) => format!("NOT coalesce(({filter}), false) OR ({condition})"),
+        Some(filter) => format!("NOT coalesce(({}), false) OR ({condition})", unescape(filter)),
         None => condition,
     };
     let text = std::sync::Arc::new(SqlText::new("ruleset", condition));
@@ -68,6 +68,11 @@ pub(crate) fn column(name: &str, schema: &Schema) -> Result<String> {
         Some(near) => error.hint(format!("did you mean \"{near}\"?")),
         None => error.hint(format!("columns: {}", names.join(", "))),
     })
+}
+
+/// A text without the backslashes that hide quotation marks in a ruleset.
+pub(crate) fn unescape(text: &str) -> String {
+    text.replace("\\\"", "\"")
 }
 
 /// A text as SQL writes it.

@@ -20,7 +20,7 @@ use crate::dqdl::{Comparison, Condition, Operand, Rule, RuleNode, Ruleset};
 use crate::expectation::Action;
 use crate::key_hash::KeyHasher;
 use crate::row_rules::hold;
-use crate::rule_sql::{row_condition, text_literal};
+use crate::rule_sql::{row_condition, text_literal, unescape};
 
 /// Keys that the metrics of one ruleset may hold, in all threads together.
 const MOST_KEYS: usize = 32 << 20;
@@ -92,6 +92,8 @@ struct MetricState {
     rows: u64,
     met: u64,
     count: f64,
+    /// The sum, and what rounding took from it (Neumaier).
+    sum: (f64, f64),
     mean: f64,
     squares: f64,
     /// Keys, and whether each occurred more than once.
@@ -286,7 +288,7 @@ impl Maker<'_> {
                 self.value(value, rule)
             }
             "CustomSql" => {
-                self.queries.push(columns[0].clone());
+                self.queries.push(unescape(&columns[0]));
                 let condition = rule.condition.as_ref().map(plain).transpose()?;
                 let threshold = rule.threshold.as_ref().map(plain).transpose()?;
                 Ok(Judgement::Query(self.queries.len() - 1, condition, threshold))
@@ -320,7 +322,8 @@ impl Maker<'_> {
     }
 
     fn names_match(&self, pattern: &str) -> Result<Judgement> {
-        let condition = format!("{{}} ~ {}", text_literal(&format!("^(?:{pattern})$")));
+        let condition =
+            format!("{{}} ~ {}", text_literal(&format!("^(?:{})$", pattern.replace("\\\\", "\\"))));
         let mut all = true;
         for field in self.schema.fields() {
             let text = condition.replace("{}", &text_literal(field.name()));
@@ -358,7 +361,7 @@ impl Maker<'_> {
     }
 
     fn metric(&mut self, filter: Option<&str>, kind: MetricKind) -> Result<usize> {
-        let filter = filter.map(|filter| self.plan(filter, true)).transpose()?;
+        let filter = filter.map(|filter| self.plan(&unescape(filter), true)).transpose()?;
         self.metrics.push(Metric { filter, kind });
         Ok(self.metrics.len() - 1)
     }
@@ -406,6 +409,7 @@ impl MetricState {
                 for value in values.as_primitive::<Float64Type>().iter().flatten() {
                     // Welford's method: squares of differences from the mean, without losing digits.
                     self.count += 1.0;
+                    self.sum = plus(self.sum, value);
                     let before = value - self.mean;
                     self.mean += before / self.count;
                     self.squares += before * (value - self.mean);
@@ -413,6 +417,7 @@ impl MetricState {
             }
             MetricKind::Keys(hasher) => {
                 for key in hasher.hashes(rows)?.into_iter().flatten() {
+                    self.met += 1;
                     self.keys.entry(key).and_modify(|again| *again = true).or_insert(false);
                 }
                 if self.keys.len() > MOST_KEYS {
@@ -430,6 +435,7 @@ impl MetricState {
     fn merge(&mut self, other: Self) {
         self.rows += other.rows;
         self.met += other.met;
+        self.sum = plus(plus(self.sum, other.sum.0), other.sum.1);
         let count = self.count + other.count;
         if count > 0.0 {
             // Chan and others: the squares of both and of the distance between their means.
@@ -449,19 +455,25 @@ impl MetricState {
         match value {
             Value::Rows(_) => self.rows as f64,
             Value::Share(_) => share(self.met, self.rows),
-            Value::Sum(_) => self.mean * self.count,
-            Value::Mean(_) => self.mean,
+            Value::Sum(_) => self.sum.0 + self.sum.1,
+            Value::Mean(_) => (self.sum.0 + self.sum.1) / self.count.max(1.0),
             Value::Deviation(_) => (self.squares / self.count.max(1.0)).sqrt(),
             Value::Distinct(_) => self.keys.len() as f64,
             Value::Unique(_) => {
                 let once = self.keys.values().filter(|again| !**again).count() as u64;
-                let all = self.keys.len() as u64;
-                // A key that occurs more than once is no unique value, however often it does.
-                share(once, all)
+                // Of all rows with a key: [a, a, b] has one unique value in three.
+                share(once, self.met)
             }
             Value::Known(value) => value,
         }
     }
+}
+
+/// Adds to a sum and keeps what rounding takes ("Rundungsfehleranalyse einiger Verfahren zur Summation", Neumaier 1974).
+fn plus((sum, lost): (f64, f64), value: f64) -> (f64, f64) {
+    let total = sum + value;
+    let taken = if sum.abs() >= value.abs() { (sum - total) + value } else { (value - total) + sum };
+    (total, lost + taken)
 }
 
 fn verdict(

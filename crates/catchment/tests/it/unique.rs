@@ -85,3 +85,40 @@ fn whatever_a_join_makes_of_the_order() {
         first_of_each_key_stays(threads, 3, "256MB", &joined);
     }
 }
+
+#[test]
+fn whatever_was_staged_when_another_flow_goes_on() {
+    let project = Project::new(
+        "CREATE STREAMING TABLE curated.t (CONSTRAINT once EXPECT UNIQUE (id) ON VIOLATION DROP ROW);
+         CREATE FLOW fa AS INSERT INTO curated.t BY NAME SELECT id FROM STREAM read_files('a', schema => 'id BIGINT');
+         CREATE FLOW fb AS INSERT INTO curated.t BY NAME SELECT id FROM STREAM read_files('b', schema => 'id BIGINT');",
+    );
+    project.write("a/1.jsonl", "{\"id\":1}\n");
+    project.write("b/1.jsonl", "{\"id\":2}\n");
+    project.run();
+    // The second flow stages key 3 and dies before it publishes; the first flow then reads the same key.
+    project.write("b/2.jsonl", "{\"id\":3}\n");
+    let mut command = project.command(&["run"]);
+    let died = command.env("CATCHMENT_FAULT", "staged-written:1:abort").output().unwrap();
+    assert_eq!(died.status.code(), None);
+    project.write("a/2.jsonl", "{\"id\":3}\n");
+    project.run();
+    let ids = project.query("SELECT id, count(*) AS n FROM curated.t GROUP BY id ORDER BY id");
+    assert_eq!(ids, serde_json::json!([{ "id": 1, "n": 1 }, { "id": 2, "n": 1 }, { "id": 3, "n": 1 }]));
+}
+
+#[test]
+fn a_file_mended_after_a_failed_batch_is_read_once() {
+    let project = Project::new(
+        "CREATE STREAMING TABLE curated.t (CONSTRAINT positive EXPECT (id > 0) ON VIOLATION FAIL UPDATE) AS
+         SELECT id FROM STREAM read_files('in', schema => 'id BIGINT', allowOverwrites => true);",
+    );
+    project.write("in/1.jsonl", "{\"id\":-1}\n");
+    let done = project.call(&["run", "--json"]).exits(1);
+    assert!(done.out.contains("C3006"), "{}", done.out);
+    project.write("in/1.jsonl", "{\"id\":1}\n{\"id\":2}\n");
+    project.run();
+    project.run();
+    assert_eq!(project.query("SELECT count(*) AS n FROM curated.t")[0]["n"], 2);
+    assert_eq!(project.query("SELECT count(*) AS n FROM system.files WHERE size = 18")[0]["n"], 1);
+}

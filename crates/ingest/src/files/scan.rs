@@ -2,7 +2,6 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
 use catchment_core::{Code, Error, Result};
@@ -82,7 +81,6 @@ pub(crate) struct FileTable {
     files: Arc<Vec<FileInfo>>,
     rejects: Arc<Rejects>,
     first_piece: Option<u32>,
-    scans: AtomicUsize,
 }
 
 impl FileTable {
@@ -99,7 +97,7 @@ impl FileTable {
             let fields: Vec<_> = schema.fields().iter().cloned().chain([address_field()]).collect();
             schema = Arc::new(Schema::new(fields));
         }
-        Self { decoder, schema, files: Arc::new(files), rejects, first_piece, scans: AtomicUsize::new(0) }
+        Self { decoder, schema, files: Arc::new(files), rejects, first_piece }
     }
 }
 
@@ -134,7 +132,7 @@ impl TableProvider for FileTable {
             units: UnitQueue::new(self.decoder.cut.clone(), paths),
             rejects: Arc::clone(&self.rejects),
             first_piece: self.first_piece.unwrap_or(0),
-            number: self.scans.fetch_add(1, Ordering::Relaxed),
+            number: self.rejects.next_scan(),
         });
         let partitions = if self.files.is_empty() { 1 } else { session.config().target_partitions().max(1) };
         let parts = (0..partitions)

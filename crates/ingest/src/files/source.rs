@@ -157,6 +157,14 @@ impl Source for FileSource {
         Ok((!fresh.is_empty()).then_some(Range::Files { files: fresh }))
     }
 
+    fn is_current(&self, range: &Range) -> Result<bool> {
+        let listed = self.options.discover()?;
+        Ok(range.files().iter().all(|planned| {
+            let now = listed.binary_search_by(|file| file.path.cmp(&planned.path));
+            now.map_or(true, |at| listed[at] == *planned)
+        }))
+    }
+
     fn changed(&self, standing: &Standing) -> Result<Vec<String>> {
         if self.options.allow_overwrites || standing.files.is_empty() {
             return Ok(Vec::new());
