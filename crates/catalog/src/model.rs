@@ -148,6 +148,9 @@ pub struct BatchRecord {
     /// What became of the rules of the dataset's ruleset.
     #[serde(default)]
     pub rules: Vec<RuleRecord>,
+    /// Whether a rollback undid the batch.
+    #[serde(default)]
+    pub undone: bool,
 }
 
 /// What became of a rule of a ruleset.

@@ -99,6 +99,11 @@ fn failed(error: rusqlite::Error) -> Error {
     Error::new(Code::CATALOG, "catalog database failed").because(error)
 }
 
+fn record_of(batch: &BatchRecord) -> Result<String> {
+    serde_json::to_string(batch)
+        .map_err(|error| Error::new(Code::INTERNAL, "could not write a batch record").because(error))
+}
+
 /// Reads a column that holds one of our words or names.
 fn word<T>(row: &Row<'_>, index: usize, parse: impl Fn(&str) -> Option<T>) -> rusqlite::Result<T> {
     let text: String = row.get(index)?;
@@ -148,8 +153,7 @@ impl Store for SqliteStore {
     }
 
     fn put_batch(&self, batch: &BatchRecord) -> Result<()> {
-        let record = serde_json::to_string(batch)
-            .map_err(|error| Error::new(Code::INTERNAL, "could not write a batch record").because(error))?;
+        let record = record_of(batch)?;
         self.connection()
             .execute(
                 "INSERT OR IGNORE INTO batches VALUES (?1, ?2, ?3, ?4)",
@@ -157,6 +161,26 @@ impl Store for SqliteStore {
             )
             .map(|_| ())
             .map_err(failed)
+    }
+
+    fn mark_undone(&self, dataset: &TableName, is_undone: &dyn Fn(u64) -> bool) -> Result<()> {
+        let batches = self.batches(usize::MAX)?;
+        let mut connection = self.connection();
+        let transaction = connection.transaction().map_err(failed)?;
+        for mut batch in batches.into_iter().filter(|batch| batch.dataset == *dataset) {
+            let undone = is_undone(batch.version);
+            if batch.undone == undone {
+                continue;
+            }
+            batch.undone = undone;
+            transaction
+                .execute(
+                    "UPDATE batches SET record = ?3 WHERE flow = ?1 AND position = ?2",
+                    params![batch.flow.as_str(), batch.position.to_version(), record_of(&batch)?],
+                )
+                .map_err(failed)?;
+        }
+        transaction.commit().map_err(failed)
     }
 
     fn last_position(&self, flow: &FlowName) -> Result<Option<Position>> {

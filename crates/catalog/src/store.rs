@@ -1,6 +1,6 @@
 //! What a catalog database can do.
 
-use catchment_core::{FlowName, Position, Result};
+use catchment_core::{FlowName, Position, Result, TableName};
 
 use crate::model::{BatchRecord, DatasetOutcome, LineageEdge, RunRecord};
 
@@ -23,6 +23,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// As [`Store::put_run`].
     fn put_batch(&self, batch: &BatchRecord) -> Result<()>;
+
+    /// Notes which of a dataset's batches a rollback undid, by the versions that hold them.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn mark_undone(&self, dataset: &TableName, is_undone: &dyn Fn(u64) -> bool) -> Result<()>;
 
     /// The last batch recorded for a flow.
     ///

@@ -48,6 +48,7 @@ fn batch(number: u64) -> BatchRecord {
             value: Some(9.0),
             action: "warn".to_owned(),
         }],
+        undone: false,
     }
 }
 
@@ -69,6 +70,18 @@ fn store_suite(store: &dyn Store) {
     store.put_batch(&batch(1)).unwrap();
     store.put_batch(&BatchRecord { rows_in: 99, ..batch(1) }).unwrap();
     assert_eq!(store.last_position(&flow).unwrap(), Some(Position::new(0, 1)));
+    assert_eq!(store.batches(10).unwrap(), [batch(1), batch(0)]);
+
+    let undone = |wanted: fn(u64) -> bool| {
+        store.mark_undone(&batch(0).dataset, &wanted).unwrap();
+        let batches = store.batches(10).unwrap();
+        batches.iter().map(|batch| batch.undone).collect::<Vec<_>>()
+    };
+    let second = batch(1).version;
+    assert_ne!(batch(0).version, second);
+    assert_eq!(undone(|_| true), [true, true]);
+    assert_eq!(undone(|_| false), [false, false]);
+    store.mark_undone(&TableName::new("curated", "others"), &|_| true).unwrap();
     assert_eq!(store.batches(10).unwrap(), [batch(1), batch(0)]);
 
     let lineage = store.lineage().unwrap();

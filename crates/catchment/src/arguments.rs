@@ -53,6 +53,22 @@ pub(crate) enum Command {
     #[command(after_help = "Example:
   catchment replay curated.orders shop      after the rule or the query was mended")]
     Replay(ReplayArguments),
+    /// Take datasets back to what they were, with all that was made from the rows that go.
+    ///
+    /// Quarantine, positions and the datasets downstream go back together, so that the next run neither
+    /// skips nor repeats a row. When that is more than the datasets named, it is shown, and done only with
+    /// --cascade. It costs a commit for each table; nothing is copied.
+    #[command(after_help = "Examples:
+  catchment rollback curated.orders --to 7 --dry-run     what would happen
+  catchment rollback curated.orders --to '2024-01-31 10:00:00' --cascade
+  catchment rollback --all --to v1.2 -p shop             all datasets, to a release")]
+    Rollback(RollbackArguments),
+    /// Give the versions that datasets have now a name; without a name, list the names.
+    #[command(after_help = "Examples:
+  catchment release v1.2                    of all datasets
+  catchment release before-deploy --select curated.orders
+  catchment release                         what there is")]
+    Release(ReleaseArguments),
     /// Show how each dataset stands.
     Status(ProjectArguments),
     /// Show the versions of a table, newest first.
@@ -111,6 +127,47 @@ pub(crate) struct ReplayArguments {
 
     /// The project's folder.
     #[arg(default_value = ".")]
+    pub(crate) project: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RollbackArguments {
+    /// The datasets, as schema.table.
+    #[arg(required_unless_present = "all", conflicts_with = "all")]
+    pub(crate) datasets: Vec<String>,
+
+    /// All datasets of the project.
+    #[arg(long)]
+    pub(crate) all: bool,
+
+    /// A version of the one dataset, a time (UTC unless it has an offset), or the name of a release.
+    #[arg(long, value_name = "VERSION|TIME|NAME")]
+    pub(crate) to: String,
+
+    /// Also take back the datasets that were made from rows that go.
+    #[arg(long)]
+    pub(crate) cascade: bool,
+
+    /// Show what would happen, and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// The project's folder.
+    #[arg(short, long, default_value = ".")]
+    pub(crate) project: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct ReleaseArguments {
+    /// The name, such as v1.2.
+    pub(crate) name: Option<String>,
+
+    /// Only these datasets.
+    #[arg(long, value_name = "DATASET", num_args = 1..)]
+    pub(crate) select: Vec<String>,
+
+    /// The project's folder.
+    #[arg(short, long, default_value = ".")]
     pub(crate) project: PathBuf,
 }
 

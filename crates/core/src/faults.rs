@@ -43,6 +43,8 @@ points! {
     CheckpointWritten = "checkpoint-written": "A checkpoint is durable; old log entries are still there.";
     CompactionWritten = "compaction-written": "Compacted files are written; the commit that swaps them is not.";
     TableCreated = "table-created": "A table's first commit is durable.";
+    RollbackWritten = "rollback-written": "The record of a rollback is durable; nothing of it is done.";
+    TableRestored = "table-restored": "A table was taken back; others of the same rollback may not be yet.";
 }
 
 impl FaultPoint {

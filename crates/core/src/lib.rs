@@ -16,7 +16,7 @@ mod position;
 mod size;
 
 pub use backoff::Backoff;
-pub use clock::{Clock, FixedClock, SystemClock, timestamp_text};
+pub use clock::{Clock, FixedClock, SystemClock, parse_time, timestamp_text};
 pub use code::{ALL_CODES, Code};
 pub use error::{Blame, Error, Result, Retry};
 pub use faults::{Fault, FaultAction, FaultPoint, Faults, NoFaults};

@@ -11,6 +11,7 @@ use catchment_ingest::files::{SeenFile, SeenFiles, SeenRun};
 use catchment_ingest::{Range, Standing, TableStanding};
 use catchment_lake::{Lake, Owner};
 
+use crate::ancestry::Ancestry;
 use crate::passed::Passed;
 use crate::records::{BatchPlan, Records, StagedBatch};
 
@@ -80,28 +81,49 @@ async fn read_run(lake: &Lake, flow: &FlowName, run: RunName) -> Result<SeenRun>
     }
 }
 
-/// All files that the flow took in the epoch of its position, from runs and from published plans.
+/// All files that the flow took by batches that its position stands on, from runs and from published plans.
 ///
 /// # Errors
 /// Returns [`catchment_core::Code::PLAN_CORRUPT`] when a record cannot be read.
 pub async fn bookmarks(lake: &Lake, flow: &FlowName, published: Position) -> Result<Vec<Bookmark>> {
     let mut all = Vec::new();
+    each_run(lake, flow, published, |run| all.push(run)).await?;
+    Ok(SeenRun::merge(all)
+        .newest()
+        .files
+        .into_iter()
+        .map(|seen| Bookmark { flow: flow.clone(), seen })
+        .collect())
+}
+
+/// Gives out what the batches took that a position stands on, oldest first.
+async fn each_run(
+    lake: &Lake,
+    flow: &FlowName,
+    published: Position,
+    mut each: impl FnMut(SeenRun),
+) -> Result<()> {
     let records = Records::new(lake, flow);
-    let mut covered = None;
-    for run in runs(lake, flow, published.epoch).await? {
-        covered = covered.max(Some(run.last));
-        all.push(read_run(lake, flow, run).await?);
-    }
     let (plans, _) = records.positions().await?;
-    for at in
-        plans.into_iter().filter(|at| in_epoch(*at, published) && covered.is_none_or(|covered| *at > covered))
-    {
-        let plan = records.plan(at).await?;
-        if !plan.is_reset() {
-            all.push(seen_by(&plan, &records.staged(at).await?));
+    for end in Ancestry::of(&records, published).await?.ends() {
+        let mut covered = None;
+        for run in runs(lake, flow, end.epoch).await? {
+            covered = covered.max(Some(run.last));
+            let mut run = read_run(lake, flow, run).await?;
+            // A rollback may have gone back to the middle of a run.
+            run.files.retain(|seen| seen.taken_by <= end);
+            each(run);
+        }
+        for at in
+            plans.iter().filter(|at| in_epoch(**at, end) && covered.is_none_or(|covered| **at > covered))
+        {
+            let plan = records.plan(*at).await?;
+            if !plan.is_opening() {
+                each(seen_by(&plan, &records.staged(*at).await?));
+            }
         }
     }
-    Ok(SeenRun::merge(all).files.into_iter().map(|seen| Bookmark { flow: flow.clone(), seen }).collect())
+    Ok(())
 }
 
 fn in_epoch(at: Position, published: Position) -> bool {
@@ -113,20 +135,7 @@ pub(crate) async fn taken(lake: &Lake, flow: &FlowName, published: Option<Positi
     let Some(published) = published else { return Ok(Taken::default()) };
     let records = Records::new(lake, flow);
     let mut seen = SeenFiles::default();
-    let mut covered = None;
-    for run in runs(lake, flow, published.epoch).await? {
-        covered = covered.max(Some(run.last));
-        read_run(lake, flow, run).await?.add_to(&mut seen);
-    }
-    let (plans, _) = records.positions().await?;
-    for at in
-        plans.into_iter().filter(|at| in_epoch(*at, published) && covered.is_none_or(|covered| *at > covered))
-    {
-        let plan = records.plan(at).await?;
-        if !plan.is_reset() {
-            seen_by(&plan, &records.staged(at).await?).add_to(&mut seen);
-        }
-    }
+    each_run(lake, flow, published, |run| run.add_to(&mut seen)).await?;
     // The last published plan is never removed.
     let last = records.plan(published).await?;
     let (tables, versions) = match Passed::read(lake, flow, published).await? {
@@ -176,14 +185,17 @@ pub(crate) async fn compact(owner: &Owner, flow: &FlowName, published: Position,
     let old = &done[..done.len() - kept];
     let existing = runs(lake, flow, published.epoch).await?;
     let covered = existing.iter().map(|run| run.last).max();
+    // The plan that opens an epoch may stay after a run stands for it, too.
+    let fresh: Vec<Position> =
+        old.iter().copied().filter(|at| covered.is_none_or(|covered| *at > covered)).collect();
     let mut parts = Vec::new();
-    for at in old.iter().filter(|at| covered.is_none_or(|covered| **at > covered)) {
+    for at in &fresh {
         let plan = records.plan(*at).await?;
-        if !plan.is_reset() {
+        if !plan.is_opening() {
             parts.push(seen_by(&plan, &records.staged(*at).await?));
         }
     }
-    if let (Some(first), Some(last)) = (old.first(), old.last()) {
+    if let (Some(first), Some(last)) = (fresh.first(), fresh.last()) {
         let mut name = RunName { first: *first, last: *last };
         let mut merged = SeenRun::merge(parts);
         for run in existing.into_iter().rev() {
@@ -204,7 +216,10 @@ pub(crate) async fn compact(owner: &Owner, flow: &FlowName, published: Position,
         }
     }
     for at in old {
-        records.remove(owner, *at).await?;
+        // An epoch that a rollback opened goes on from another: that must stay known.
+        if at.number > 0 || records.plan(*at).await?.parent.is_none() {
+            records.remove(owner, *at).await?;
+        }
     }
     Ok(())
 }

@@ -2,6 +2,7 @@
 //!
 //! **Never**: recomputes a batch that is staged, publishes one twice, or lets bookkeeping lead the data.
 
+mod ancestry;
 mod bookmarks;
 mod carry;
 mod incremental;
@@ -12,6 +13,7 @@ mod quarantine;
 mod records;
 mod replay;
 mod resume;
+mod rollback;
 mod rules;
 mod runtime;
 mod spec;
@@ -24,5 +26,8 @@ pub use quarantine::quarantine_spec;
 pub use records::{BatchPlan, StagedBatch, StagedOutput};
 pub use replay::replay_flow;
 pub use resume::{Resume, resume};
+pub use rollback::{
+    Rollback, RollbackRequest, RollbackStep, TableStep, apply_rollback, finish_rollback, plan_rollback,
+};
 pub use runtime::{FlowReport, Progress, Runtime, RuntimeOptions};
 pub use spec::{FlowKind, FlowSpec, Input, InputKind};

@@ -16,8 +16,12 @@ pub struct BatchPlan {
     pub flow: FlowName,
     /// The batch.
     pub position: Position,
-    /// The batch this one's epoch goes on from; none, since only full refreshes open epochs so far.
+    /// The batch that this one's epoch goes on from, when a rollback opened it.
     pub parent: Option<Position>,
+    /// The version of the table that this batch brings back, when a rollback opens an epoch with it. All
+    /// else in the plan is then as in the plan of the parent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub restores: Option<u64>,
     /// Not empty when the batch empties the table instead of reading anything, since a full refresh
     /// begins: then all flows of the table, with the batches that begin their new epochs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
@@ -43,6 +47,18 @@ impl BatchPlan {
     #[must_use]
     pub fn is_reset(&self) -> bool {
         !self.resets.is_empty()
+    }
+
+    /// Whether the batch opens an epoch and reads nothing itself.
+    #[must_use]
+    pub fn is_opening(&self) -> bool {
+        self.is_reset() || self.restores.is_some()
+    }
+
+    /// Whether the flow has taken nothing yet when this batch is published.
+    #[must_use]
+    pub fn starts_over(&self) -> bool {
+        self.is_opening() && self.parent.is_none()
     }
 
     /// Whether this plan would give the same result as `other`, whose tables had the same rows at `versions`.
@@ -147,6 +163,7 @@ impl BatchSummary {
             columns: self.columns.clone(),
             expectations: self.expectations.clone(),
             rules: self.rules.clone(),
+            undone: false,
         }
     }
 }
@@ -181,24 +198,30 @@ impl<'a> Records<'a> {
     }
 
     pub(crate) async fn plan(&self, at: Position) -> Result<BatchPlan> {
+        let path = self.lake.layout().plan(self.flow, at);
+        self.read(&path).await?.ok_or_else(|| self.gone(&path))
+    }
+
+    /// The plan of a batch, `None` when it is not kept any more.
+    pub(crate) async fn kept_plan(&self, at: Position) -> Result<Option<BatchPlan>> {
         self.read(&self.lake.layout().plan(self.flow, at)).await
     }
 
     pub(crate) async fn staged(&self, at: Position) -> Result<StagedBatch> {
-        self.read(&self.lake.layout().staged(self.flow, at)).await
+        let path = self.lake.layout().staged(self.flow, at);
+        self.read(&path).await?.ok_or_else(|| self.gone(&path))
     }
 
-    async fn read<T: DeserializeOwned>(&self, path: &object_store::path::Path) -> Result<T> {
+    fn gone(&self, path: &object_store::path::Path) -> Error {
+        Error::new(Code::PLAN_CORRUPT, format!("record \"/{path}\" of flow \"{}\" is gone", self.flow))
+    }
+
+    async fn read<T: DeserializeOwned>(&self, path: &object_store::path::Path) -> Result<Option<T>> {
         let corrupt = || {
             Error::new(Code::PLAN_CORRUPT, format!("record \"/{path}\" of flow \"{}\" is corrupt", self.flow))
         };
-        let Some(bytes) = self.lake.read_record(path).await? else {
-            return Err(Error::new(
-                Code::PLAN_CORRUPT,
-                format!("record \"/{path}\" of flow \"{}\" is gone", self.flow),
-            ));
-        };
-        serde_json::from_slice(&bytes).map_err(|error| corrupt().because(error))
+        let Some(bytes) = self.lake.read_record(path).await? else { return Ok(None) };
+        serde_json::from_slice(&bytes).map(Some).map_err(|error| corrupt().because(error))
     }
 
     /// Makes a plan durable; when another process was first, its plan counts.

@@ -105,7 +105,6 @@ impl Runtime {
         }
         report.version =
             self.owner.lake().table(&spec.target).latest().await?.map(|snapshot| snapshot.version());
-        self.maintain(&spec.target).await?;
         Ok(report)
     }
 
@@ -153,6 +152,7 @@ impl Runtime {
             flow: replayed.name.clone(),
             position: at,
             parent: None,
+            restores: None,
             resets: Vec::new(),
             planned_at: self.owner.lake().clock().now_micros(),
             seed: rand::rng().random(),

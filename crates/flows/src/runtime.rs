@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use catchment_catalog::{BatchRecord, Store};
 use catchment_core::{Backoff, Clock, Error, FaultPoint, FlowName, Position, Result, Retry, TableName};
-use catchment_lake::{Lake, Maintenance, MaintenanceOptions, Outcome, Owner, Publication};
+use catchment_lake::{Lake, Maintainer, MaintenanceOptions, Outcome, Owner, Publication};
 use catchment_sql::Sessions;
 use rand::Rng;
 use serde_json::json;
@@ -69,7 +69,8 @@ pub struct Runtime {
     clock: Arc<dyn Clock>,
     run: String,
     options: RuntimeOptions,
-    maintenance: Mutex<BTreeMap<TableName, Arc<tokio::sync::Mutex<Maintenance>>>>,
+    /// What looks after the tables that were published to.
+    maintainers: Mutex<BTreeMap<TableName, Maintainer>>,
     /// Keys of tables, as far as batches staged by this process have seen them.
     known_keys: Mutex<BTreeMap<TableName, KnownKeys>>,
 }
@@ -92,7 +93,7 @@ impl Runtime {
             clock,
             run,
             options,
-            maintenance: Mutex::default(),
+            maintainers: Mutex::default(),
             known_keys: Mutex::default(),
         }
     }
@@ -226,7 +227,7 @@ impl Runtime {
         }
         report.changed = self.changed(spec, &taken);
         report.version = self.lake().table(&spec.target).latest().await?.map(|snapshot| snapshot.version());
-        self.maintain(&spec.target).await
+        Ok(())
     }
 
     /// Files of the flow's inputs that changed after they were read.
@@ -253,6 +254,7 @@ impl Runtime {
             flow: spec.name.clone(),
             position: at,
             parent: None,
+            restores: None,
             resets: Vec::new(),
             planned_at: self.clock.now_micros(),
             seed: rand::rng().random(),
@@ -303,7 +305,7 @@ impl Runtime {
                 // A first batch makes the table, even when it is empty.
                 published.is_none() || streams.iter().any(|input| plan.ranges.contains_key(&input.name))
             }
-            FlowKind::AppendOnce => taken.last.as_ref().is_none_or(BatchPlan::is_reset),
+            FlowKind::AppendOnce => taken.last.as_ref().is_none_or(BatchPlan::starts_over),
             FlowKind::Replace => {
                 refresh || taken.last.as_ref().is_none_or(|last| !plan.same_input(last, &taken.versions))
             }
@@ -373,6 +375,7 @@ impl Runtime {
                 writer.append(publication).await?
             };
             if let Outcome::Committed(committed) = outcome {
+                self.look_after(&output.table, committed);
                 version = Some(committed);
             }
         }
@@ -424,20 +427,22 @@ impl Runtime {
         Ok(())
     }
 
-    pub(crate) async fn maintain(&self, table: &TableName) -> Result<()> {
-        let maintenance = {
-            let mut all = self.maintenance.lock().unwrap_or_else(PoisonError::into_inner);
-            Arc::clone(all.entry(table.clone()).or_insert_with(|| {
-                let maintenance = Maintenance::new(self.owner.writer(table), self.options.maintenance);
-                Arc::new(tokio::sync::Mutex::new(maintenance))
-            }))
-        };
-        let done = maintenance.lock().await.tick().await;
-        if let Err(error) = done {
-            // The data is published; only upkeep is late, and the next run tries again.
-            tracing::warn!(%table, error = %error.one_line(), "maintenance failed");
+    /// Has a table looked after in the background, now that it has one version more.
+    fn look_after(&self, table: &TableName, version: u64) {
+        let mut maintainers = self.maintainers.lock().unwrap_or_else(PoisonError::into_inner);
+        maintainers
+            .entry(table.clone())
+            .or_insert_with(|| Maintainer::start(self.owner.writer(table), self.options.maintenance))
+            .committed(version);
+    }
+
+    /// Ends the upkeep of tables, after what is due by now.
+    pub async fn stop(&self) {
+        let maintainers =
+            std::mem::take(&mut *self.maintainers.lock().unwrap_or_else(PoisonError::into_inner));
+        for maintainer in maintainers.into_values() {
+            maintainer.stop().await;
         }
-        Ok(())
     }
 
     /// The batch that begins an epoch: it empties the table and reads nothing.
@@ -485,6 +490,7 @@ impl Runtime {
             flow: flow.clone(),
             position,
             parent: None,
+            restores: None,
             resets,
             planned_at: self.clock.now_micros(),
             seed: 0,

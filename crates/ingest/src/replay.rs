@@ -16,7 +16,7 @@ use datafusion::datasource::MemTable;
 use crate::address::{ADDRESS_COLUMN, Address, address_field};
 use crate::files::{
     Column, CsvReader, CsvRecords, Cut, FileFormat, FileInfo, Fitted, JsonReader, Line, METADATA_COLUMN,
-    metadata_fields, open, record_of,
+    metadata_fields, open, path_columns, record_of,
 };
 use crate::records::SourceRecord;
 use crate::rejects::{Reject, Rejects};
@@ -29,6 +29,8 @@ pub struct RecordFormat {
     pub(crate) name: String,
     /// The columns read from records.
     pub(crate) columns: SchemaRef,
+    /// The columns read from the paths of their files.
+    pub(crate) path_columns: SchemaRef,
     /// Comma-separated text, or JSON.
     pub(crate) cut: Cut,
     pub(crate) rescue: Option<String>,
@@ -110,12 +112,9 @@ fn decode(
     piece: u32,
     rejects: &Rejects,
 ) -> Result<RecordBatch> {
-    let mut columns = format
-        .columns
-        .fields()
-        .iter()
-        .map(|field| Column::new(field.data_type(), 0))
-        .collect::<Result<Vec<_>>>()?;
+    let read = format.columns.fields().len();
+    let known = || format.columns.fields().iter().chain(format.path_columns.fields());
+    let mut columns = known().map(|field| Column::new(field.data_type(), 0)).collect::<Result<Vec<_>>>()?;
     let (mut rescued, mut kept, mut rejected) = (Vec::new(), Vec::new(), Vec::new());
     let mut headers: HashMap<&str, Option<Vec<String>>> = HashMap::new();
     let json = JsonReader::new(&format.columns, format.rescue.is_some());
@@ -140,27 +139,27 @@ fn decode(
             }
             _ => json.read(record.record.as_bytes(), &mut values),
         };
-        match line {
-            Line::Row(rest) => {
-                columns.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
-                rescued.push(rest);
-                kept.push((index, record));
-            }
-            Line::New(names) => rejected.push(Reject {
-                source: format.name.clone(),
-                file: record.file.clone(),
-                offset: record.byte_offset,
-                reason: format!("no columns: {}", names.join(", ")),
-                record: Some(record.record.clone()),
-            }),
-            Line::Malformed(reason) => rejected.push(Reject {
-                source: format.name.clone(),
-                file: record.file.clone(),
-                offset: record.byte_offset,
-                reason,
-                record: Some(record.record.clone()),
-            }),
-        }
+        let (here, in_path) = columns.split_at_mut(read);
+        let reason = match line {
+            Line::Row(rest) => match path_columns::push(&format.path_columns, &record.file, in_path) {
+                Ok(()) => {
+                    here.iter_mut().zip(values).for_each(|(column, value)| column.push(value));
+                    rescued.push(rest);
+                    kept.push((index, record));
+                    continue;
+                }
+                Err(reason) => reason,
+            },
+            Line::New(names) => format!("no columns: {}", names.join(", ")),
+            Line::Malformed(reason) => reason,
+        };
+        rejected.push(Reject {
+            source: format.name.clone(),
+            file: record.file.clone(),
+            offset: record.byte_offset,
+            reason,
+            record: Some(record.record.clone()),
+        });
     }
     rejects.count(kept.len());
     rejects.keep(rejected);
@@ -175,9 +174,9 @@ fn decode(
                 let places = kept.iter().map(|(index, _)| Address::new(piece, *index as u64).0);
                 Ok(Arc::new(places.collect::<UInt64Array>()) as ArrayRef)
             }
-            name => match format.columns.index_of(name) {
-                Ok(index) => columns[index].finish(),
-                Err(_) => Ok(Arc::new(StringArray::from(rescued.clone())) as ArrayRef),
+            name => match known().position(|known| known.name() == name) {
+                Some(index) => columns[index].finish(),
+                None => Ok(Arc::new(StringArray::from(rescued.clone())) as ArrayRef),
             },
         })
         .collect::<Result<Vec<_>>>()?;

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use catchment_core::{Code, Error, Result, TableName};
-use catchment_lake::{Add, Entry, Lake, Snapshot, Table};
+use catchment_lake::{Add, Entry, Lake, Line, Snapshot, Table};
 use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, new_null_array};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
@@ -102,12 +102,26 @@ impl TableSource {
     async fn next_of_versions(
         &self,
         standing: TableStanding,
-        latest: u64,
+        line: &Line,
         limits: Limits,
     ) -> Result<Option<Range>> {
+        if !line.holds(standing.version) {
+            return Err(Error::new(
+                Code::NOT_APPEND_ONLY,
+                format!(
+                    "version {} of table \"{}\" was rolled back after its rows were streamed",
+                    standing.version,
+                    self.table.name()
+                ),
+            )
+            .hint("rebuild the dataset that reads it with `catchment run --full-refresh --select DATASET`"));
+        }
         let mut found: Vec<(TableStanding, AddedFile)> = Vec::new();
-        let first = if standing.snapshot { standing.version + 1 } else { standing.version };
-        for version in first..=latest {
+        // A restore has no rows of its own, and a snapshot was read whole.
+        let done = standing.snapshot || line.is_restore(standing.version);
+        let mut next = if done { line.next(standing.version) } else { Some(standing.version) };
+        while let Some(version) = next {
+            next = line.next(version);
             let Some(entry) = self.table.entry(version).await? else {
                 return Err(Error::new(
                     Code::HISTORY_GONE,
@@ -137,8 +151,8 @@ impl TableSource {
         found.truncate(taken);
         let Some((upto, _)) = found.last() else {
             // Entries that only rearrange rows are passed once and need not be read again.
-            let upto = TableStanding { version: latest, last: 0, snapshot: false };
-            let passed = latest > standing.version;
+            let upto = TableStanding { version: line.tip(), last: 0, snapshot: false };
+            let passed = line.tip() > standing.version;
             return Ok(passed.then_some(Range::Table { upto, files: Vec::new() }));
         };
         Ok(Some(Range::Table { upto: *upto, files: found.iter().map(|(_, file)| file.clone()).collect() }))
@@ -195,7 +209,7 @@ impl Source for TableSource {
                 return Ok(Some(rest));
             }
         }
-        self.next_of_versions(at, latest.version(), limits).await
+        self.next_of_versions(at, &latest.line()?, limits).await
     }
 
     fn read(
@@ -225,6 +239,7 @@ impl Source for TableSource {
         RecordFormat {
             name: self.name(),
             columns: Arc::clone(&self.schema),
+            path_columns: Arc::new(Schema::empty()),
             cut: Cut { format: FileFormat::Json, ..parquet_cut() },
             rescue: None,
             project: PathBuf::new(),

@@ -10,8 +10,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use catchment_core::{Clock, Code, Error, FlowName, NoFaults, Position, Result, SystemClock, TableName};
-use catchment_lake::{FileOptions, Lake, Maintenance, MaintenanceOptions, Publication, TableSpec};
-use tokio::sync::Notify;
+use catchment_lake::{FileOptions, Lake, Maintainer, MaintenanceOptions, Outcome, Publication, TableSpec};
 
 /// Commits that are compared with each other.
 const WINDOW: usize = 1_000;
@@ -45,18 +44,7 @@ async fn measure(folder: &std::path::Path, commits: usize) -> Result<Vec<Duratio
     };
     writer.ensure(&spec).await?;
 
-    let wake = Arc::new(Notify::new());
-    let mut maintenance = Maintenance::new(Arc::clone(&writer), MaintenanceOptions::default());
-    let woken = Arc::clone(&wake);
-    let maintainer = tokio::spawn(async move {
-        loop {
-            woken.notified().await;
-            if let Err(error) = maintenance.tick().await {
-                println!("maintenance failed: {}", error.one_line());
-            }
-        }
-    });
-
+    let maintainer = Maintainer::start(Arc::clone(&writer), MaintenanceOptions::default());
     let flow = FlowName::new("raw.t");
     let mut times = Vec::with_capacity(commits);
     for number in 0..commits {
@@ -73,12 +61,12 @@ async fn measure(folder: &std::path::Path, commits: usize) -> Result<Vec<Duratio
         files.write(&rows).await?;
         let adds = files.finish().await?.adds;
         let position = Some((flow.clone(), Position::new(0, number as u64)));
-        writer.append(Publication { position, adds, ..Publication::default() }).await?;
+        let outcome = writer.append(Publication { position, adds, ..Publication::default() }).await?;
         times.push(started.elapsed());
-        if number % 100 == 99 {
-            wake.notify_one();
+        if let Outcome::Committed(version) = outcome {
+            maintainer.committed(version);
         }
     }
-    maintainer.abort();
+    maintainer.stop().await;
     Ok(times)
 }

@@ -1,4 +1,4 @@
-//! Joins small files of a table into larger ones, without changing a row.
+//! Writes files of a table again without changing a row: joined into larger ones, or with wider columns.
 //!
 //! This is our own rewrite and not the library's: there, two of them, or one beside a full
 //! overwrite, may both commit and duplicate rows. Here the table is held from choosing the files to
@@ -7,8 +7,10 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use arrow::array::{RecordBatch, new_null_array};
+use arrow::datatypes::{Schema, SchemaRef};
 use catchment_core::{Code, Error, FaultPoint, Result};
-use deltalake::kernel::Add;
+use deltalake::kernel::{Add, Remove};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -17,6 +19,7 @@ use serde_json::Value;
 use crate::failure::storage_error;
 use crate::files::FileOptions;
 use crate::log::Draft;
+use crate::schema::to_stored;
 use crate::table::{Snapshot, remove_of};
 use crate::writer::{Outcome, TableWriter, parameters};
 
@@ -45,7 +48,7 @@ impl TableWriter {
         }
         let mut adds = Vec::new();
         for files in chosen.values() {
-            adds.extend(self.join_files(&snapshot, files, target_bytes).await?);
+            adds.extend(self.join_files(&snapshot, &snapshot.schema()?, files, target_bytes).await?);
         }
         self.faults.reach(FaultPoint::CompactionWritten)?;
         let now = self.clock.now_millis();
@@ -65,16 +68,49 @@ impl TableWriter {
         }
     }
 
-    async fn join_files(&self, snapshot: &Snapshot, files: &[Add], target_bytes: usize) -> Result<Vec<Add>> {
+    /// Writes all files of a table again, one by one, with the columns of another schema.
+    pub(crate) async fn rewrite(
+        &self,
+        snapshot: &Snapshot,
+        schema: &SchemaRef,
+    ) -> Result<(Vec<Add>, Vec<Remove>)> {
+        let now = self.clock.now_millis();
+        let (mut adds, mut removes) = (Vec::new(), Vec::new());
+        for file in snapshot.files()? {
+            if file.deletion_vector.is_some() {
+                return Err(Error::new(
+                    Code::NOT_SUPPORTED,
+                    format!(
+                        "table \"{}\" has deletion vectors; its columns cannot be widened yet",
+                        self.table().name()
+                    ),
+                )
+                .hint(format!(
+                    "rebuild it with `catchment run --full-refresh --select {}`",
+                    self.table().name()
+                )));
+            }
+            removes.push(remove_of(&file, false, now));
+            adds.extend(self.join_files(snapshot, schema, &[file], usize::MAX).await?);
+        }
+        Ok((adds, removes))
+    }
+
+    async fn join_files(
+        &self,
+        snapshot: &Snapshot,
+        schema: &SchemaRef,
+        files: &[Add],
+        target_bytes: usize,
+    ) -> Result<Vec<Add>> {
         let partition_columns = snapshot.partition_columns()?;
-        let schema = snapshot.schema()?;
         let kept: Vec<_> = schema
             .fields()
             .iter()
             .filter(|field| !partition_columns.contains(field.name()))
             .cloned()
             .collect();
-        let file_schema = Arc::new(arrow::datatypes::Schema::new(kept));
+        let file_schema = Arc::new(Schema::new(kept));
         let mut writer = self.files(FileOptions {
             table: self.table().name().clone(),
             schema: Arc::clone(&file_schema),
@@ -85,7 +121,7 @@ impl TableWriter {
             let attempt =
                 || format!("could not read file {:?} of table \"{}\"", file.path, self.table().name());
             let location = file.path.split('/').fold(self.root.clone(), Path::join);
-            // Only small files are joined, so one of them fits in memory.
+            // Files are bounded by the target size, so one of them fits in memory.
             let found = self.store.get(&location).await.map_err(|error| storage_error(attempt(), error))?;
             let bytes = found.bytes().await.map_err(|error| storage_error(attempt(), error))?;
             let rows = ParquetRecordBatchReaderBuilder::try_new(bytes)
@@ -94,18 +130,14 @@ impl TableWriter {
             for batch in rows {
                 let batch = batch.map_err(|error| storage_error(attempt(), error))?;
                 // Files written before a column was added lack it.
-                let columns = file_schema
-                    .fields()
-                    .iter()
-                    .map(|field| {
-                        batch.column_by_name(field.name()).cloned().unwrap_or_else(|| {
-                            arrow::array::new_null_array(field.data_type(), batch.num_rows())
-                        })
-                    })
-                    .collect();
-                let batch = arrow::array::RecordBatch::try_new(Arc::clone(&file_schema), columns)
+                let columns = file_schema.fields().iter().map(|field| {
+                    let found = batch.column_by_name(field.name()).cloned();
+                    let null = || new_null_array(field.data_type(), batch.num_rows());
+                    (field.name(), found.unwrap_or_else(null), true)
+                });
+                let batch = RecordBatch::try_from_iter_with_nullable(columns)
                     .map_err(|error| Error::new(Code::LOG_CORRUPT, attempt()).because(error))?;
-                writer.write(&batch).await?;
+                writer.write(&to_stored(&batch, &file_schema)?).await?;
             }
         }
         let partition_values = files.first().map(|file| file.partition_values.clone()).unwrap_or_default();
@@ -129,8 +161,9 @@ impl TableWriter {
     }
 }
 
-/// The rows of a file by its statistics.
-fn rows_of(add: &Add) -> Option<u64> {
+/// The rows of a data file by its statistics.
+#[must_use]
+pub fn rows_of(add: &Add) -> Option<u64> {
     serde_json::from_str::<Value>(add.stats.as_deref()?).ok()?.get("numRecords")?.as_u64()
 }
 

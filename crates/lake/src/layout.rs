@@ -53,6 +53,18 @@ impl Layout {
         self.folder.join(OWN_FOLDER).join("lease.json")
     }
 
+    /// The record of a rollback that is under way.
+    #[must_use]
+    pub fn rollback(&self) -> Path {
+        self.root.clone().join(OWN_FOLDER).join("rollback.json")
+    }
+
+    /// The folder of named sets of versions.
+    #[must_use]
+    pub fn releases(&self) -> Path {
+        self.root.clone().join(OWN_FOLDER).join("releases")
+    }
+
     /// The folder of a flow's records.
     #[must_use]
     pub fn flow(&self, flow: &FlowName) -> Path {

@@ -9,12 +9,15 @@
 mod compact;
 mod failure;
 mod files;
+mod header;
 mod lake;
 mod layout;
 mod lease;
+mod line;
 mod log;
 mod maintain;
 mod merge;
+mod restore;
 mod schema;
 mod stats;
 mod store;
@@ -24,14 +27,16 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
+pub use compact::rows_of;
 pub use deltalake::kernel::Add;
 pub use failure::storage_error;
 pub use files::{FileOptions, FileWriter, WrittenFiles};
 pub use lake::{Lake, Owner};
 pub use layout::{Layout, OWN_FOLDER};
 pub use lease::{Lease, RENEW_MILLIS};
+pub use line::Line;
 pub use log::{BATCH_KEY, Entry, OWNER_APPLICATION};
-pub use maintain::{Maintenance, MaintenanceOptions};
+pub use maintain::{Maintainer, Maintenance, MaintenanceOptions};
 pub use merge::{Merge, merge_planner};
 pub use schema::{parse_schema_text, schema_text, storable_schema, to_stored};
 pub use stats::{ColumnRange, may_hold};

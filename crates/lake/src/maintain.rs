@@ -1,13 +1,15 @@
 //! Keeps a table quick to open and to read: checkpoints, log clean-up, compaction.
 //!
-//! This never runs inside a commit. It takes at most a twentieth of the time: after a pass that
-//! took long, the next one waits longer.
+//! This runs beside commits and never inside one. It takes at most a twentieth of the time: after a
+//! pass that took long, the next one waits longer.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use catchment_core::{FaultPoint, Result};
 use deltalake::checkpoints;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
 use crate::failure::log_error;
 use crate::writer::TableWriter;
@@ -32,7 +34,49 @@ impl Default for MaintenanceOptions {
 /// The share of time maintenance leaves to others: it waits this many times as long as it worked.
 const REST: u32 = 19;
 
-/// The maintenance of one table. Call [`Maintenance::tick`] after commits; it is cheap when nothing is due.
+/// Looks after one table in the background while others commit to it.
+#[derive(Debug)]
+pub struct Maintainer {
+    newest: watch::Sender<u64>,
+    task: JoinHandle<()>,
+}
+
+impl Maintainer {
+    /// Starts to look after a table. Needs a Tokio runtime.
+    ///
+    /// What fails is logged and tried again later: the data is published, only upkeep is late.
+    #[must_use]
+    pub fn start(writer: Arc<TableWriter>, options: MaintenanceOptions) -> Self {
+        let (newest, mut told) = watch::channel(0);
+        let task = tokio::spawn(async move {
+            let mut maintenance = Maintenance::new(writer, options);
+            // Commits that come during a pass are told together; the last ones before the end are seen too.
+            while told.changed().await.is_ok() {
+                let version = *told.borrow_and_update();
+                if let Err(error) = maintenance.tick(version).await {
+                    let table = maintenance.writer.table().name();
+                    tracing::warn!(%table, error = %error.one_line(), "maintenance failed");
+                }
+            }
+        });
+        Self { newest, task }
+    }
+
+    /// Tells that a version was committed.
+    pub fn committed(&self, version: u64) {
+        self.newest.send_replace(version);
+    }
+
+    /// Waits for what is due by now, and ends.
+    pub async fn stop(self) {
+        drop(self.newest);
+        if let Err(error) = self.task.await {
+            tracing::error!(%error, "the maintainer of a table ended early");
+        }
+    }
+}
+
+/// The maintenance of one table, a pass at a time; [`Maintainer`] calls it.
 #[derive(Debug)]
 pub struct Maintenance {
     writer: Arc<TableWriter>,
@@ -48,22 +92,21 @@ impl Maintenance {
         Self { writer, options, done_at: None, rest_until: None }
     }
 
-    /// Does what is due: joins small files, writes a checkpoint, removes expired log entries.
+    /// Does what is due at version `newest`: joins small files, writes a checkpoint, removes expired log entries.
     ///
-    /// Returns whether anything was done.
+    /// Returns whether anything was done; it is cheap when nothing is due.
     ///
     /// # Errors
     /// Returns errors of reading and writing; the table is then as it was.
-    pub async fn tick(&mut self) -> Result<bool> {
+    pub async fn tick(&mut self, newest: u64) -> Result<bool> {
         if self.rest_until.is_some_and(|until| Instant::now() < until) {
             return Ok(false);
         }
-        let Some(snapshot) = self.writer.table().latest().await? else { return Ok(false) };
         let done_at = match self.done_at {
             Some(version) => version,
             None => *self.done_at.insert(self.writer.table().last_checkpoint().await?),
         };
-        if snapshot.version() < done_at + self.options.checkpoint_after {
+        if newest < done_at + self.options.checkpoint_after {
             return Ok(false);
         }
         let started = Instant::now();

@@ -164,20 +164,41 @@ pub(crate) fn has_timestamp_without_zone(fields: &Fields) -> bool {
 pub(crate) enum Evolution {
     /// Nothing: the columns are the same.
     None,
-    /// These columns are new; the schema with them at the end.
+    /// Columns are new; the schema with them at the end.
+    Added(SchemaRef),
+    /// Columns have types that hold all values of before and more; the schema with these, and with new columns.
+    /// Readers expect files to have the types of the schema, so all have to be written again.
     Widened(SchemaRef),
 }
 
-/// Decides how a table's schema takes in the wanted one: columns may be added, never changed or dropped.
+/// Whether every value of a type is one of another type too, digit for digit.
+fn widens(from: &DataType, to: &DataType) -> bool {
+    use DataType::{Decimal128, Float32, Float64, Int8, Int16, Int32, Int64};
+    match (from, to) {
+        (Int8, Int16 | Int32 | Int64 | Float32 | Float64)
+        | (Int16, Int32 | Int64 | Float32 | Float64)
+        | (Int32, Int64 | Float64)
+        | (Float32, Float64) => true,
+        (Decimal128(precision, scale), Decimal128(wider, finer)) => {
+            let whole = |precision: u8, scale: i8| i16::from(precision) - i16::from(scale);
+            finer >= scale && whole(*wider, *finer) >= whole(*precision, *scale)
+        }
+        _ => false,
+    }
+}
+
+/// Decides how a table's schema takes in the wanted one: columns may be added and widened, never dropped.
 ///
 /// # Errors
 /// Returns [`Code::SCHEMA_CHANGED`] with a line per column that does not fit.
 pub(crate) fn evolve(table: &TableName, stored: &Schema, wanted: &Schema) -> Result<Evolution> {
     let mut differences = Vec::new();
     let mut added = Vec::new();
+    let mut widened = false;
     for field in wanted.fields() {
         match stored.field_with_name(field.name()) {
             Ok(old) if old.data_type() == field.data_type() => {}
+            Ok(old) if widens(old.data_type(), field.data_type()) => widened = true,
             Ok(old) => {
                 differences.push(format!(
                     "{}: {} in the table, {} now",
@@ -203,11 +224,15 @@ pub(crate) fn evolve(table: &TableName, stored: &Schema, wanted: &Schema) -> Res
             "change the query back, or rebuild the table with `catchment run --full-refresh --select {table}`"
         )));
     }
-    if added.is_empty() {
+    if added.is_empty() && !widened {
         return Ok(Evolution::None);
     }
-    let fields: Vec<_> = stored.fields().iter().cloned().chain(added).collect();
-    Ok(Evolution::Widened(Arc::new(Schema::new(fields))))
+    let typed = stored.fields().iter().map(|old| match wanted.field_with_name(old.name()) {
+        Ok(field) => Arc::new(field.clone()),
+        Err(_) => Arc::clone(old),
+    });
+    let schema = Arc::new(Schema::new(typed.chain(added).collect::<Vec<_>>()));
+    Ok(if widened { Evolution::Widened(schema) } else { Evolution::Added(schema) })
 }
 
 #[cfg(test)]
@@ -218,7 +243,7 @@ mod tests {
     use arrow::datatypes::{DataType, Field, Schema, TimeUnit};
     use catchment_core::{Code, TableName};
 
-    use super::{Evolution, evolve, storable_schema, to_stored};
+    use super::{Evolution, evolve, storable_schema, to_stored, widens};
 
     fn schema(fields: &[(&str, DataType)]) -> Schema {
         Schema::new(fields.iter().map(|(name, t)| Field::new(*name, t.clone(), true)).collect::<Vec<_>>())
@@ -254,15 +279,32 @@ mod tests {
     }
 
     #[test]
-    fn columns_may_be_added_but_not_changed() {
+    fn a_wider_type_holds_every_value() {
+        use DataType::{Decimal128, Float32, Float64, Int8, Int16, Int32, Int64};
+        let integers = [(Int8, 8), (Int16, 16), (Int32, 32), (Int64, 64)];
+        for (from, bits) in &integers {
+            for (to, more) in &integers {
+                assert_eq!(widens(from, to), more > bits, "{from} {to}");
+            }
+            assert_eq!(widens(from, &Float64), *bits < 53);
+            assert_eq!(widens(from, &Float32), *bits < 24);
+        }
+        assert!(widens(&Float32, &Float64) && !widens(&Float64, &Float32));
+        assert!(widens(&Decimal128(10, 2), &Decimal128(12, 4)));
+        assert!(!widens(&Decimal128(10, 2), &Decimal128(11, 4)), "a digit less before the point");
+        assert!(!widens(&Decimal128(10, 2), &Decimal128(20, 1)));
+    }
+
+    #[test]
+    fn columns_may_be_added_and_widened_but_not_changed() {
         let table = TableName::new("raw", "t");
         let stored = schema(&[("a", DataType::Int64)]);
         assert_eq!(evolve(&table, &stored, &stored).unwrap(), Evolution::None);
         let wider = schema(&[("a", DataType::Int64), ("b", DataType::Utf8)]);
-        let Evolution::Widened(widened) = evolve(&table, &stored, &wider).unwrap() else {
-            panic!("not widened")
-        };
-        assert_eq!(widened.as_ref(), &wider);
+        assert_eq!(evolve(&table, &stored, &wider).unwrap(), Evolution::Added(Arc::new(wider.clone())));
+        let narrow = schema(&[("a", DataType::Int16)]);
+        assert_eq!(evolve(&table, &narrow, &wider).unwrap(), Evolution::Widened(Arc::new(wider.clone())));
+        assert!(evolve(&table, &stored, &narrow).is_err());
         let error = evolve(&table, &wider, &schema(&[("a", DataType::Utf8)])).unwrap_err();
         assert!(error.message().contains("a: Int64 in the table, Utf8 now"), "{}", error.message());
         assert!(error.message().contains("b: Utf8 in the table, gone now"), "{}", error.message());

@@ -14,8 +14,10 @@ use tokio::sync::Mutex;
 use url::Url;
 
 use crate::failure::log_error;
+use crate::line::{Line, UNDONE};
 use crate::log::{Entry, Log};
 use crate::store::DurableStore;
+use crate::writer::TableSpec;
 
 /// A handle is opened anew after this many versions: a long-lived one gets slower with each commit.
 const REOPEN_AFTER: u64 = 100;
@@ -201,6 +203,31 @@ impl Snapshot {
     /// As [`Snapshot::schema`].
     pub fn comment(&self) -> Result<Option<String>> {
         self.state().map(|state| state.metadata().description().map(str::to_owned))
+    }
+
+    /// The versions that this one stands on.
+    ///
+    /// # Errors
+    /// As [`Snapshot::schema`].
+    pub fn line(&self) -> Result<Line> {
+        let undone = self.properties()?.remove(UNDONE).unwrap_or_default();
+        Ok(Line::parse(self.version, &undone))
+    }
+
+    /// What the table was declared to be.
+    ///
+    /// # Errors
+    /// As [`Snapshot::schema`].
+    pub fn spec(&self) -> Result<TableSpec> {
+        let mut properties: Vec<_> =
+            self.properties()?.into_iter().filter(|(key, _)| key != UNDONE).collect();
+        properties.sort();
+        Ok(TableSpec {
+            schema: self.schema()?,
+            partition_columns: self.partition_columns()?,
+            comment: self.comment()?,
+            properties,
+        })
     }
 
     /// The table's unchanging id.

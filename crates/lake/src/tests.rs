@@ -241,11 +241,12 @@ async fn a_handle_does_not_grow_with_the_commits() {
     let mut maintained = 0;
     for id in 0..230 {
         let adds = write(&writer, &batch(&[id], "2013-01-01")).await;
-        writer.append(Publication { adds, ..at(Position::new(0, id as u64)) }).await.unwrap();
+        let outcome = writer.append(Publication { adds, ..at(Position::new(0, id as u64)) }).await.unwrap();
+        let Outcome::Committed(version) = outcome else { panic!("{outcome:?}") };
         if id % 50 == 49 {
             // Each round a new maintainer, so that none of them rests.
             let mut maintenance = Maintenance::new(Arc::clone(&writer), options);
-            maintained += u32::from(maintenance.tick().await.unwrap());
+            maintained += u32::from(maintenance.tick(version).await.unwrap());
         }
     }
     assert_eq!(maintained, 4, "one for each fifty commits");

@@ -9,18 +9,20 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
-use catchment_core::{Clock, Code, Error, FaultPoint, Faults, FlowName, Position, Result, TableName};
+use catchment_core::{Clock, Code, Error, FaultPoint, Faults, FlowName, Position, Result};
 use deltalake::kernel::{Add, Transaction};
 use object_store::path::Path;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use tokio::sync::{Mutex, MutexGuard};
 
 use crate::failure::storage_error;
 use crate::files::{FileOptions, FileWriter};
+use crate::header::{Identity, header};
 use crate::lease::Lease;
+use crate::line::UNDONE;
 use crate::log::{Draft, Entry, OWNER_APPLICATION};
-use crate::schema::{Evolution, evolve, has_timestamp_without_zone, schema_text};
+use crate::schema::{Evolution, evolve};
 use crate::store::DurableStore;
 use crate::table::{Snapshot, Table, remove_of};
 
@@ -130,7 +132,7 @@ impl TableWriter {
         let Some(snapshot) = self.snapshot(&tip).await? else {
             let draft = Draft {
                 operation: "CREATE TABLE".to_owned(),
-                header: header(self.table.name(), spec, None, self.clock.now_millis())?,
+                header: header(spec, self.clock.now_millis(), Identity::new(self.table.name()))?,
                 ..Draft::default()
             };
             self.commit(&mut tip, draft, &[]).await?;
@@ -148,15 +150,22 @@ impl TableWriter {
             )
             .hint(format!("rebuild it with `catchment run --full-refresh --select {}`", self.table.name())));
         }
+        let (mut adds, mut removes) = (Vec::new(), Vec::new());
         let schema = match evolve(self.table.name(), snapshot.schema()?.as_ref(), &spec.schema)? {
-            Evolution::Widened(schema) => schema,
+            Evolution::Added(schema) => schema,
+            Evolution::Widened(schema) => {
+                (adds, removes) = self.rewrite(&snapshot, &schema).await?;
+                schema
+            }
             Evolution::None if same_notes(&snapshot, spec)? => return Ok(()),
             Evolution::None => snapshot.schema()?,
         };
         let spec = TableSpec { schema, ..spec.clone() };
         let draft = Draft {
             operation: "ALTER TABLE".to_owned(),
-            header: header(self.table.name(), &spec, Some(snapshot.id()?), self.clock.now_millis())?,
+            header: header(&spec, self.clock.now_millis(), Identity::of(&snapshot)?)?,
+            adds,
+            removes,
             ..Draft::default()
         };
         self.commit(&mut tip, draft, &[]).await.map(|_| ())
@@ -235,7 +244,7 @@ impl TableWriter {
             ..Draft::default()
         };
         match self.snapshot(&tip).await? {
-            None => draft.header = header(self.table.name(), spec, None, now)?,
+            None => draft.header = header(spec, now, Identity::new(self.table.name()))?,
             Some(snapshot) => {
                 // A publication that is tried again must not remove its own files.
                 draft.removes = snapshot.removes(true, now)?;
@@ -243,74 +252,11 @@ impl TableWriter {
                     && snapshot.partition_columns()? == spec.partition_columns
                     && same_notes(&snapshot, spec)?;
                 if !same {
-                    draft.header = header(self.table.name(), spec, Some(snapshot.id()?), now)?;
+                    draft.header = header(spec, now, Identity::of(&snapshot)?)?;
                 }
             }
         }
         self.commit(&mut tip, draft, &positions(&publication)).await
-    }
-
-    /// Brings back the files of an older version, in one commit that carries the positions given:
-    /// restoring a table does not by itself move its flows back.
-    ///
-    /// # Errors
-    /// Returns [`Code::VERSION_UNKNOWN`] when the version or one of its files is gone.
-    pub async fn restore(&self, version: u64, publication: Publication) -> Result<Outcome> {
-        let mut tip = self.tip().await?;
-        if self.is_published(&mut tip, &publication).await? {
-            return Ok(Outcome::AlreadyPublished);
-        }
-        let older = self.table.at(version).await?;
-        let newest = self.existing(&tip).await?;
-        let now = self.clock.now_millis();
-        let (before, after) = (older.files()?, newest.files()?);
-        let known = |files: &[Add], path: &str| files.iter().any(|file| file.path == path);
-        let adds: Vec<Add> = before
-            .iter()
-            .filter(|add| !known(&after, &add.path))
-            .map(|add| Add { data_change: true, ..add.clone() })
-            .collect();
-        for add in &adds {
-            self.require_file(version, &add.path).await?;
-        }
-        let mut draft = Draft {
-            operation: "RESTORE".to_owned(),
-            parameters: parameters([("version", version.to_string().as_str())]),
-            batch: publication.batch.clone(),
-            removes: after
-                .iter()
-                .filter(|add| !known(&before, &add.path))
-                .map(|add| remove_of(add, true, now))
-                .collect(),
-            adds,
-            ..Draft::default()
-        };
-        if older.schema()? != newest.schema()? {
-            let spec = TableSpec {
-                schema: older.schema()?,
-                partition_columns: older.partition_columns()?,
-                comment: older.comment()?,
-                properties: older.properties()?.into_iter().collect(),
-            };
-            draft.header = header(self.table.name(), &spec, Some(newest.id()?), now)?;
-        }
-        self.commit(&mut tip, draft, &positions(&publication)).await
-    }
-
-    async fn require_file(&self, version: u64, path: &str) -> Result<()> {
-        use object_store::ObjectStoreExt;
-        let location = path.split('/').fold(self.root.clone(), |root, part| root.join(part));
-        match self.store.head(&location).await {
-            Ok(_) => Ok(()),
-            Err(object_store::Error::NotFound { .. }) => Err(Error::new(
-                Code::VERSION_UNKNOWN,
-                format!(
-                    "version {version} of table \"{}\" lost its file {path:?} to VACUUM",
-                    self.table.name()
-                ),
-            )),
-            Err(error) => Err(storage_error(format!("could not look for {path:?}"), error)),
-        }
     }
 
     pub(crate) async fn tip(&self) -> Result<MutexGuard<'_, Tip>> {
@@ -480,34 +426,9 @@ pub(crate) fn parameters<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>
 }
 
 fn same_notes(snapshot: &Snapshot, spec: &TableSpec) -> Result<bool> {
-    let stored = snapshot.properties()?;
+    let mut stored = snapshot.properties()?;
+    stored.remove(UNDONE);
     Ok(snapshot.comment()? == spec.comment
         && stored.len() == spec.properties.len()
         && spec.properties.iter().all(|(key, value)| stored.get(key) == Some(value)))
-}
-
-/// The protocol and metadata actions that declare a table.
-fn header(table: &TableName, spec: &TableSpec, id: Option<String>, now_millis: i64) -> Result<Vec<Value>> {
-    // Timestamps without a zone are a feature of their own, and features need the newer protocol.
-    let protocol = if has_timestamp_without_zone(spec.schema.fields()) {
-        json!({
-            "minReaderVersion": 3, "minWriterVersion": 7,
-            "readerFeatures": ["timestampNtz"], "writerFeatures": ["timestampNtz", "appendOnly", "invariants"],
-        })
-    } else {
-        json!({ "minReaderVersion": 1, "minWriterVersion": 2 })
-    };
-    let configuration: Map<String, Value> =
-        spec.properties.iter().map(|(key, value)| (key.clone(), value.clone().into())).collect();
-    let metadata = json!({
-        "id": id.unwrap_or_else(|| uuid::Uuid::new_v4().to_string()),
-        "name": table.to_string(),
-        "description": spec.comment,
-        "format": { "provider": "parquet", "options": {} },
-        "schemaString": schema_text(&spec.schema)?,
-        "partitionColumns": spec.partition_columns,
-        "createdTime": now_millis,
-        "configuration": configuration,
-    });
-    Ok(vec![json!({ "protocol": protocol }), json!({ "metaData": metadata })])
 }

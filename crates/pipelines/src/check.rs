@@ -419,8 +419,10 @@ impl<'p> Checker<'p> {
                 let limits = options.limits;
                 let path = options.path.clone();
                 let remembered = remembered_schema(self.lake, &draft.flow, &path).await?;
-                let source = FileSource::open(options, remembered)?;
-                let source = source.grown(&taken_files(self.lake, target, &draft.flow).await?)?;
+                let mut source = FileSource::open(options, remembered)?;
+                if source.grows() {
+                    source = source.grown(&taken_files(self.lake, target, &draft.flow).await?)?;
+                }
                 if let Some(schema) = source.inferred() {
                     inferred.push((draft.flow.clone(), path.clone(), schema));
                 }

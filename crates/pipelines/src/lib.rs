@@ -8,6 +8,8 @@ mod config;
 mod expectations;
 mod graph;
 mod project;
+mod releases;
+mod rollback;
 mod rulesets;
 mod run;
 mod statement;
@@ -20,6 +22,8 @@ pub use check::{Checked, Dataset, check};
 pub use config::{CONFIG_FILE, Config, LoadedConfig};
 pub use graph::{Graph, order};
 pub use project::{Declared, Project};
+pub use releases::Release;
+pub use rollback::{RollbackOptions, RollbackReport};
 pub use run::{RunOptions, RunReport, Workspace};
 pub use statement::{
     Body, DatasetKind, DatasetStatement, FlowStatement, Statement, ViewStatement, parse_statements,

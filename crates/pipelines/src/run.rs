@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use catchment_catalog::{DatasetOutcome, DatasetStatus, RunRecord, RunStatus, SqliteStore, Store};
 use catchment_core::{Backoff, Clock, Code, Error, Faults, Result, TableName};
-use catchment_flows::{FlowReport, FlowSpec, Progress, Runtime, RuntimeOptions};
+use catchment_flows::{FlowReport, FlowSpec, Progress, Runtime, RuntimeOptions, finish_rollback};
 use catchment_lake::{Lake, MaintenanceOptions, Owner, RENEW_MILLIS, schema_text};
 use catchment_sql::{SessionOptions, Sessions, nearest};
 use tokio::task::JoinSet;
@@ -26,7 +26,7 @@ pub struct Workspace {
     pub store: Arc<dyn Store>,
     /// Its engine.
     pub sessions: Sessions,
-    clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
 }
 
 /// What `run` is asked to do.
@@ -99,11 +99,15 @@ impl Workspace {
         let checked = self.check().await;
         Error::join(checked.errors)?;
         let datasets = select(checked.datasets, &options.select)?;
+        let (owner, _heartbeat) = self.own()?;
+        self.run_datasets(datasets, options, &owner, progress).await
+    }
+
+    /// Takes the right to write the lake, and keeps it for as long as the heartbeat is held.
+    pub(crate) fn own(&self) -> Result<(Arc<Owner>, Heartbeat)> {
         let owner = Arc::new(self.lake.own()?);
-        let heartbeat = tokio::spawn(keep_lease(Arc::clone(&owner)));
-        let report = self.run_datasets(datasets, options, &owner, progress).await;
-        heartbeat.abort();
-        report
+        let heartbeat = Heartbeat(tokio::spawn(keep_lease(Arc::clone(&owner))));
+        Ok((owner, heartbeat))
     }
 
     /// Sends what a dataset has in quarantine through its current definition.
@@ -121,12 +125,9 @@ impl Workspace {
             )
             .hint("mend what it reads and run it"));
         }
-        let owner = Arc::new(self.lake.own()?);
-        let heartbeat = tokio::spawn(keep_lease(Arc::clone(&owner)));
+        let (owner, _heartbeat) = self.own()?;
         let options = RunOptions { replay: true, ..RunOptions::default() };
-        let report = self.run_datasets(datasets, &options, &owner, progress).await;
-        heartbeat.abort();
-        report
+        self.run_datasets(datasets, &options, &owner, progress).await
     }
 
     async fn run_datasets(
@@ -136,6 +137,7 @@ impl Workspace {
         owner: &Arc<Owner>,
         progress: Arc<dyn Progress>,
     ) -> Result<RunReport> {
+        finish_rollback(owner, self.store.as_ref()).await?;
         let mut run = RunRecord {
             id: uuid::Uuid::now_v7().to_string(),
             status: RunStatus::Running,
@@ -164,13 +166,15 @@ impl Workspace {
             options_of_flows,
         ));
         let worker = Arc::new(Worker {
-            runtime,
+            runtime: Arc::clone(&runtime),
             owner: Arc::clone(owner),
             progress,
             full_refresh: options.full_refresh,
             replay: options.replay,
         });
-        let done = schedule(datasets, &worker, self.project.config.config.engine.thread_count()).await?;
+        let done = schedule(datasets, &worker, self.project.config.config.engine.thread_count()).await;
+        runtime.stop().await;
+        let done = done?;
         let mut report = RunReport {
             run: run.clone(),
             datasets: Vec::new(),
@@ -234,6 +238,16 @@ impl RunReport {
     }
 }
 
+/// Renews the lease until it is dropped.
+#[derive(Debug)]
+pub(crate) struct Heartbeat(tokio::task::JoinHandle<()>);
+
+impl Drop for Heartbeat {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
 /// Renews the lease until it is lost; commits then fail by themselves.
 async fn keep_lease(owner: Arc<Owner>) {
     loop {
@@ -247,7 +261,7 @@ async fn keep_lease(owner: Arc<Owner>) {
     }
 }
 
-fn select(datasets: Vec<Dataset>, names: &[String]) -> Result<Vec<Dataset>> {
+pub(crate) fn select(datasets: Vec<Dataset>, names: &[String]) -> Result<Vec<Dataset>> {
     if names.is_empty() {
         return Ok(datasets);
     }

@@ -4,11 +4,12 @@
 //! each process, nobody can make keys that do. Hashes never outlive the process.
 
 use std::hash::{BuildHasher, Hasher, RandomState};
+use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result};
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use datafusion::arrow::buffer::NullBuffer;
-use datafusion::arrow::datatypes::{DataType, Schema};
+use datafusion::arrow::datatypes::{DataType, Float32Type, Float64Type, Schema};
 use datafusion::arrow::row::{RowConverter, SortField};
 use siphasher::sip128::{Hasher128, SipHasher13};
 
@@ -91,9 +92,10 @@ impl KeyHasher {
                 .map(|row| is_whole(row).then(|| self.hash(texts.value(row).as_bytes())))
                 .collect());
         }
+        let same = arrays.into_iter().map(one_of_equal_numbers).collect::<Vec<_>>();
         let encoded = self
             .encoder
-            .convert_columns(&arrays)
+            .convert_columns(&same)
             .map_err(|error| Error::new(Code::INTERNAL, "could not encode keys").because(error))?;
         Ok((0..rows.num_rows())
             .map(|row| is_whole(row).then(|| self.hash(encoded.row(row).as_ref())))
@@ -104,5 +106,19 @@ impl KeyHasher {
         let mut hasher = SipHasher13::new_with_keys(self.secret.0, self.secret.1);
         hasher.write(bytes);
         hasher.finish128().as_u128()
+    }
+}
+
+/// Floating-point numbers that are equal have more than one encoding: 0 and -0, and all that are not a number.
+fn one_of_equal_numbers(array: ArrayRef) -> ArrayRef {
+    // Adding zero turns -0 into 0.
+    let one = |number: f64| if number.is_nan() { f64::NAN } else { number + 0.0 };
+    match array.data_type() {
+        DataType::Float64 => Arc::new(array.as_primitive::<Float64Type>().unary::<_, Float64Type>(one)),
+        DataType::Float32 => {
+            let one = |number: f32| if number.is_nan() { f32::NAN } else { number + 0.0 };
+            Arc::new(array.as_primitive::<Float32Type>().unary::<_, Float32Type>(one))
+        }
+        _ => array,
     }
 }

@@ -187,6 +187,7 @@ fn literal(operand: &Operand, data_type: &DataType) -> Result<String> {
         Operand::Text(text) => {
             let literal = text_literal(&text.replace("\\\"", "\"").replace("\\'", "'").replace("\\\\", "\\"));
             match data_type {
+                DataType::Boolean => format!("CAST({literal} AS BOOLEAN)"),
                 DataType::Date32 => format!("CAST({literal} AS DATE)"),
                 DataType::Timestamp(_, Some(_)) => format!("CAST({literal} AS TIMESTAMPTZ)"),
                 DataType::Timestamp(_, None) => format!("CAST({literal} AS TIMESTAMP)"),

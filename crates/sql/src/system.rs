@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use catchment_catalog::Store;
 use catchment_core::{Code, Error, Result};
 use datafusion::arrow::array::{
-    ArrayRef, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array,
+    ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array,
 };
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::{MemTable, Session, TableProvider};
@@ -127,6 +127,7 @@ pub fn system_tables(store: &Arc<dyn Store>) -> Vec<(&'static str, Arc<dyn Table
                     ("files", count.clone()),
                     ("planned_at", time.clone()),
                     ("committed_at", time.clone()),
+                    ("undone", DataType::Boolean),
                 ],
                 flows,
             ),
@@ -146,6 +147,7 @@ pub fn system_tables(store: &Arc<dyn Store>) -> Vec<(&'static str, Arc<dyn Table
                     ("epoch", count.clone()),
                     ("number", count.clone()),
                     ("committed_at", time.clone()),
+                    ("undone", DataType::Boolean),
                 ],
                 expectations,
             ),
@@ -164,6 +166,7 @@ pub fn system_tables(store: &Arc<dyn Store>) -> Vec<(&'static str, Arc<dyn Table
                     ("epoch", count.clone()),
                     ("number", count.clone()),
                     ("committed_at", time),
+                    ("undone", DataType::Boolean),
                 ],
                 rules,
             ),
@@ -242,6 +245,7 @@ fn flows(store: &dyn Store) -> Result<Vec<ArrayRef>> {
         counts(rows.iter().map(|row| Some(row.files))),
         times(rows.iter().map(|row| Some(row.planned_at))),
         times(rows.iter().map(|row| Some(row.committed_at))),
+        Arc::new(rows.iter().map(|row| Some(row.undone)).collect::<BooleanArray>()),
     ])
 }
 
@@ -261,6 +265,7 @@ fn expectations(store: &dyn Store) -> Result<Vec<ArrayRef>> {
         counts(rows.iter().map(|(batch, _)| Some(u64::from(batch.position.epoch)))),
         counts(rows.iter().map(|(batch, _)| Some(batch.position.number))),
         times(rows.iter().map(|(batch, _)| Some(batch.committed_at))),
+        Arc::new(rows.iter().map(|(batch, _)| Some(batch.undone)).collect::<BooleanArray>()),
     ])
 }
 
@@ -280,6 +285,7 @@ fn rules(store: &dyn Store) -> Result<Vec<ArrayRef>> {
         counts(rows.iter().map(|(batch, _)| Some(u64::from(batch.position.epoch)))),
         counts(rows.iter().map(|(batch, _)| Some(batch.position.number))),
         times(rows.iter().map(|(batch, _)| Some(batch.committed_at))),
+        Arc::new(rows.iter().map(|(batch, _)| Some(batch.undone)).collect::<BooleanArray>()),
     ])
 }
 

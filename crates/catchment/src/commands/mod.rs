@@ -4,6 +4,8 @@ mod check;
 mod config;
 mod explain;
 mod history;
+mod release;
+mod rollback;
 mod run;
 mod sql;
 mod status;
@@ -23,6 +25,8 @@ pub(crate) async fn run(arguments: &Arguments, screen: &Screen) -> Result<ExitCo
         Command::Run(command) => Box::pin(run::run(arguments, command, *screen)).await,
         Command::Sql(command) => Box::pin(sql::run(arguments, command, *screen)).await,
         Command::Replay(command) => Box::pin(run::replay(arguments, command, *screen)).await,
+        Command::Rollback(command) => Box::pin(rollback::run(arguments, command, *screen)).await,
+        Command::Release(command) => release::run(arguments, command, *screen).await,
         Command::Status(command) => status::run(arguments, command, *screen).await,
         Command::History(command) => history::run(arguments, command, *screen).await,
         Command::Explain { code } => explain::run(code.as_deref(), *screen),

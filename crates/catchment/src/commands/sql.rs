@@ -1,14 +1,17 @@
 //! `catchment sql`
 
 use std::process::ExitCode;
+use std::sync::Arc;
 use std::time::Instant;
 
 use catchment_core::{Code, Error, Result, TableName, format_count};
 use catchment_pipelines::{Access, Workspace};
 use catchment_sql::{SqlText, query_error};
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{Array, RecordBatch, StringBuilder};
 use datafusion::arrow::csv::WriterBuilder;
-use datafusion::arrow::json::ArrayWriter;
+use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::json::writer::make_encoder;
+use datafusion::arrow::json::{ArrayWriter, EncoderOptions};
 use datafusion::sql::sqlparser::tokenizer::Token;
 use futures::TryStreamExt;
 use rustyline::DefaultEditor;
@@ -180,9 +183,9 @@ impl Session<'_> {
             }
             Format::Csv => {
                 let mut writer = WriterBuilder::new().with_header(true).build(std::io::stdout());
-                writer.write(&RecordBatch::new_empty(schema)).map_err(output)?;
+                writer.write(&flat(RecordBatch::new_empty(schema))?).map_err(output)?;
                 while let Some(batch) = stream.try_next().await.map_err(query_error)? {
-                    writer.write(&batch).map_err(output)?;
+                    writer.write(&flat(batch)?).map_err(output)?;
                 }
             }
             Format::Json => {
@@ -250,4 +253,37 @@ impl Session<'_> {
 
 fn output(error: datafusion::arrow::error::ArrowError) -> Error {
     Error::new(Code::INPUT_OUTPUT, "could not print the result").because(error)
+}
+
+/// Rows whose nested values are written as JSON, since CSV has none.
+fn flat(rows: RecordBatch) -> Result<RecordBatch> {
+    let schema = rows.schema();
+    if !schema.fields().iter().any(|field| field.data_type().is_nested()) {
+        return Ok(rows);
+    }
+    let mut fields = Vec::new();
+    let mut columns = Vec::new();
+    for (field, column) in schema.fields().iter().zip(rows.columns()) {
+        if !field.data_type().is_nested() {
+            fields.push(Arc::clone(field));
+            columns.push(Arc::clone(column));
+            continue;
+        }
+        let options = EncoderOptions::default();
+        let mut encoder = make_encoder(field, column, &options).map_err(output)?;
+        let mut texts = StringBuilder::new();
+        let mut text = Vec::new();
+        for row in 0..column.len() {
+            text.clear();
+            if encoder.is_null(row) {
+                texts.append_null();
+            } else {
+                encoder.encode(row, &mut text);
+                texts.append_value(String::from_utf8_lossy(&text));
+            }
+        }
+        fields.push(Arc::new(Field::new(field.name(), DataType::Utf8, true)));
+        columns.push(Arc::new(texts.finish()));
+    }
+    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(output)
 }

@@ -93,7 +93,8 @@ async fn tables_are_read_alike_after_every_kind_of_commit() {
     writer.append(part).await.unwrap();
     assert_eq!(see(), "raw.t 11 66\n", "a column more");
     let options = MaintenanceOptions { checkpoint_after: 1, minimum_files: 2, target_bytes: 1 << 20 };
-    assert!(Maintenance::new(Arc::clone(&writer), options).tick().await.unwrap());
+    let newest = writer.table().existing().await.unwrap().version();
+    assert!(Maintenance::new(Arc::clone(&writer), options).tick(newest).await.unwrap());
     assert_eq!(see(), "raw.t 11 66\n", "compacted, with a checkpoint");
     let planner = deltalake_planner();
     let merge = Merge {
@@ -125,4 +126,38 @@ fn deltalake_planner() -> datafusion::execution::SessionState {
     datafusion::execution::SessionStateBuilder::new_from_existing(context().state())
         .with_query_planner(catchment_lake::merge_planner())
         .build()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_table_is_read_alike_after_its_columns_became_wider() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let lake = Lake::open(folder.path(), Arc::new(SystemClock), Arc::new(NoFaults)).unwrap();
+    let owner = lake.own().unwrap();
+    let writer = owner.writer(&TableName::new("raw", "t"));
+    let spec = |id: DataType| TableSpec {
+        schema: Arc::new(Schema::new(vec![
+            Field::new("id", id, true),
+            Field::new("day", DataType::Utf8, true),
+        ])),
+        ..spec(false)
+    };
+    for (number, id) in [(0, DataType::Int32), (1, DataType::Int64)] {
+        let spec = spec(id.clone());
+        writer.ensure(&spec).await.unwrap();
+        let options = FileOptions {
+            table: writer.table().name().clone(),
+            schema: Arc::clone(&spec.schema),
+            partition_columns: spec.partition_columns,
+            target_bytes: 1 << 20,
+        };
+        let mut files = writer.files(options).unwrap();
+        let ids = Int64Array::from(vec![1 + (number << 40), 2]);
+        let days = StringArray::from(vec!["a", "b"]);
+        let columns = vec![datafusion::arrow::compute::cast(&ids, &id).unwrap(), Arc::new(days) as ArrayRef];
+        files.write(&RecordBatch::try_new(spec.schema, columns).unwrap()).await.unwrap();
+        let adds = files.finish().await.unwrap().adds;
+        writer.append(Publication { adds, ..Publication::default() }).await.unwrap();
+    }
+    assert_eq!(seen(&python, folder.path()), format!("raw.t 4 {}\n", 6 + (1_i64 << 40)));
 }

@@ -28,6 +28,14 @@ impl FileInfo {
         project.join(&self.path)
     }
 
+    /// The file as it is now, `None` when it is gone.
+    #[must_use]
+    pub fn look_again(&self, project: &Path) -> Option<Self> {
+        let location = self.location(project);
+        let metadata = std::fs::metadata(&location).ok()?;
+        Some(Self::of(&location, project, &metadata))
+    }
+
     /// Looks at one file.
     pub(crate) fn of(location: &Path, project: &Path, metadata: &Metadata) -> Self {
         let path = location.strip_prefix(project).unwrap_or(location);

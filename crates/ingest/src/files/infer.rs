@@ -13,7 +13,7 @@ use crate::files::json::json_records;
 use crate::files::options::{FileFormat, ReadFiles};
 use crate::files::reader::{Failure, open};
 use crate::files::units::{Body, Cut, UnitQueue, lines};
-use crate::files::{FileInfo, avro, parquet};
+use crate::files::{FileInfo, avro, parquet, path_columns};
 
 /// Records looked at in each file of the sample.
 const RECORDS: usize = 2_000;
@@ -36,7 +36,11 @@ pub(crate) fn format_of(path: &str) -> Option<FileFormat> {
 /// reading them will tell.
 pub(crate) fn infer_schema(files: &[FileInfo], format: FileFormat, options: &ReadFiles) -> Result<SchemaRef> {
     if format == FileFormat::Text {
-        return Ok(Arc::new(Schema::new(vec![Field::new("value", DataType::Utf8, true)])));
+        return Ok(Arc::new(Schema::new(with_path_columns(
+            vec![Field::new("value", DataType::Utf8, true)],
+            files,
+            options,
+        ))));
     }
     let mut guess = Guess::default();
     let step = files.len().div_ceil(options.sample_files).max(1);
@@ -58,7 +62,14 @@ pub(crate) fn infer_schema(files: &[FileInfo], format: FileFormat, options: &Rea
         return Err(Error::new(Code::NO_INPUT, format!("no file of {:?} tells its columns", options.path))
             .hint("declare them with schema => 'name TYPE, ...', or add a file"));
     }
-    Ok(Arc::new(Schema::new(guess.finish(options.infer_types))))
+    Ok(Arc::new(Schema::new(with_path_columns(guess.finish(options.infer_types), files, options))))
+}
+
+fn with_path_columns(mut read: Vec<Field>, files: &[FileInfo], options: &ReadFiles) -> Vec<Field> {
+    let names = &options.partition_columns;
+    read.retain(|field| !names.contains(field.name()));
+    read.extend(path_columns::infer(names, files, options.infer_types));
+    read
 }
 
 /// Fields by name in the order in which they appeared.
@@ -88,7 +99,7 @@ impl Guess {
 }
 
 /// The narrowest type that holds values of both.
-fn join(a: DataType, b: DataType) -> DataType {
+pub(crate) fn join(a: DataType, b: DataType) -> DataType {
     use DataType::{Date32, Float64, Int64, List, Struct, Timestamp, Utf8};
     match (a, b) {
         (a, b) if a == b => a,
@@ -169,7 +180,7 @@ fn csv(path: &Path, options: &ReadFiles, guess: &mut Guess) -> Result<(), Failur
 }
 
 /// The type of a text: the first of these that it reads as.
-fn text_type(text: &str) -> Option<DataType> {
+pub(crate) fn text_type(text: &str) -> Option<DataType> {
     if text.is_empty() {
         return None;
     }

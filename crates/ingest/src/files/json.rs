@@ -24,11 +24,15 @@ pub(crate) enum Line {
     New(Vec<String>),
 }
 
-/// The records of a file that holds one value: the items of an array, or the value itself; each with its
-/// offset in the text.
+/// The records of a file that holds one value, or nothing: the items of an array, or the value itself; each
+/// with its offset in the text.
 pub(crate) fn json_records(text: &str) -> Result<Vec<(u64, &[u8])>, Failure> {
     let broken = |error: serde_json::Error| Failure::Broken(format!("invalid JSON: {error}"));
-    let value: &RawValue = serde_json::from_str(text).map_err(broken)?;
+    let unmarked = text.strip_prefix('\u{feff}').unwrap_or(text);
+    if unmarked.trim().is_empty() {
+        return Ok(Vec::new());
+    }
+    let value: &RawValue = serde_json::from_str(unmarked).map_err(broken)?;
     let items: Vec<&RawValue> = match value.get().starts_with('[') {
         true => serde_json::from_str(value.get()).map_err(broken)?,
         false => vec![value],

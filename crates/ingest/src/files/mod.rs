@@ -8,6 +8,7 @@ mod infer;
 mod json;
 mod options;
 pub(crate) mod parquet;
+pub(crate) mod path_columns;
 mod quick;
 mod reader;
 mod scan;

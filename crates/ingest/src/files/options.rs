@@ -1,5 +1,6 @@
 //! The options of `read_files`.
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use catchment_core::{Code, Error, Result, parse_bytes};
@@ -71,6 +72,8 @@ pub struct ReadFiles {
     pub modified_after: Option<i64>,
     /// Only files changed before this, in microseconds since the Unix epoch.
     pub modified_before: Option<i64>,
+    /// Columns whose values stand in the files' paths, as `name=value` folders.
+    pub partition_columns: Vec<String>,
     /// Whether the first line of a CSV file names the columns.
     pub header: bool,
     /// What separates the fields of a CSV line.
@@ -94,7 +97,6 @@ const NOT_YET: &[&str] = &[
     "queueUrl",
     "region",
     "backfillInterval",
-    "partitionColumns",
     "cleanSource",
     "includeExistingFiles",
 ];
@@ -118,6 +120,7 @@ const KNOWN: &[&str] = &[
     "pathGlobFilter",
     "modifiedAfter",
     "modifiedBefore",
+    "partitionColumns",
 ];
 
 /// Options of other tools that have no meaning here, and why.
@@ -145,6 +148,7 @@ impl ReadFiles {
             name_filter: None,
             modified_after: None,
             modified_before: None,
+            partition_columns: Vec::new(),
             header: true,
             delimiter: b',',
             rescue: None,
@@ -210,6 +214,7 @@ impl ReadFiles {
             Some("pathGlobFilter") => self.name_filter = Some(glob(name, value)?),
             Some("modifiedAfter") => self.modified_after = Some(time(name, value)?),
             Some("modifiedBefore") => self.modified_before = Some(time(name, value)?),
+            Some("partitionColumns") => self.partition_columns = names(name, value)?,
             Some("header") => self.header = boolean(name, value)?,
             Some("delimiter" | "sep") => self.delimiter = one_byte(name, value)?,
             Some("rescuedDataColumn") => self.rescue = Some(value.to_owned()),
@@ -294,6 +299,15 @@ fn boolean(name: &str, value: &str) -> Result<bool> {
         .to_lowercase()
         .parse()
         .map_err(|_| invalid(format!("option \"{name}\" is {value:?}, not true or false")))
+}
+
+fn names(option: &str, value: &str) -> Result<Vec<String>> {
+    let names: Vec<String> = value.split(',').map(|name| name.trim().to_owned()).collect();
+    let distinct: BTreeSet<&String> = names.iter().collect();
+    if distinct.len() < names.len() || names.iter().any(String::is_empty) {
+        return Err(invalid(format!("option \"{option}\" is {value:?}, not names such as 'year, month'")));
+    }
+    Ok(names)
 }
 
 fn count(name: &str, value: &str) -> Result<usize> {

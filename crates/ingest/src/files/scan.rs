@@ -26,7 +26,7 @@ use crate::files::json::{JsonReader, Line, json_records};
 use crate::files::options::FileFormat;
 use crate::files::reader::{Failure, readable};
 use crate::files::units::{Body, Cut, Unit, UnitQueue, lines};
-use crate::files::{FileInfo, avro, parquet};
+use crate::files::{FileInfo, avro, parquet, path_columns};
 use crate::rejects::{Reject, Rejects};
 use crate::source::BrokenFile;
 
@@ -45,15 +45,22 @@ pub(crate) struct Decoder {
     pub(crate) cut: Cut,
     /// The columns read from files.
     pub(crate) columns: SchemaRef,
+    /// The columns read from their paths.
+    pub(crate) path_columns: SchemaRef,
     pub(crate) rescue: Option<String>,
     /// Whether fields that have no column let the flow fail.
     pub(crate) fails_on_new: bool,
 }
 
 impl Decoder {
-    /// The columns of the scan: those read from files, the rescue column, and the hidden one.
+    /// The columns of files and paths.
+    pub(crate) fn known(&self) -> Vec<Arc<Field>> {
+        self.columns.fields().iter().chain(self.path_columns.fields()).cloned().collect()
+    }
+
+    /// The columns of the scan: those of files and paths, the rescue column, and the hidden one.
     pub(crate) fn schema(&self) -> SchemaRef {
-        let mut fields: Vec<_> = self.columns.fields().iter().cloned().collect();
+        let mut fields = self.known();
         fields.extend(self.rescue.iter().map(|name| Arc::new(Field::new(name, DataType::Utf8, true))));
         fields.push(Arc::new(Field::new(METADATA_COLUMN, DataType::Struct(metadata_fields()), true)));
         Arc::new(Schema::new(fields))
@@ -167,6 +174,7 @@ struct Wanted {
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Origin {
     Decoded(usize),
+    Path(usize),
     Rescued,
     Metadata,
     Address,
@@ -182,6 +190,9 @@ impl Wanted {
                 Ok(index) => {
                     decoded[index] = true;
                     Origin::Decoded(index)
+                }
+                Err(_) if decoder.path_columns.index_of(field.name()).is_ok() => {
+                    Origin::Path(decoder.path_columns.index_of(field.name()).unwrap_or_default())
                 }
                 Err(_) if decoder.rescue.as_ref() == Some(field.name()) => Origin::Rescued,
                 Err(_) if field.name() == METADATA_COLUMN => Origin::Metadata,
@@ -456,9 +467,11 @@ impl<'a> UnitJob<'a> {
         rows: usize,
     ) -> Result<Flow, Failure> {
         let mut columns: Vec<ArrayRef> = Vec::with_capacity(self.scan.wanted.columns.len());
+        let in_path = path_columns::repeated(&self.scan.decoder.path_columns, &self.file.path, rows)?;
         for origin in &self.scan.wanted.columns {
             columns.push(match origin {
                 Origin::Decoded(index) => Arc::clone(&decoded[*index]),
+                Origin::Path(index) => Arc::clone(&in_path[*index]),
                 Origin::Rescued => Arc::new(rescued.clone().unwrap_or_else(|| StringArray::new_null(rows))),
                 Origin::Metadata => Arc::new(self.metadata(rows)?),
                 Origin::Address => Arc::new(addresses.clone()),

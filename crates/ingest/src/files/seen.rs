@@ -114,13 +114,24 @@ impl SeenRun {
         }
     }
 
-    /// Joins runs; of a file that was taken twice the later batch counts.
+    /// Joins runs. A file that was taken by several batches stands there for each, the first one first, since
+    /// the later ones may be undone.
     #[must_use]
     pub fn merge(runs: impl IntoIterator<Item = SeenRun>) -> Self {
         let mut files: Vec<_> = runs.into_iter().flat_map(|run| run.files).collect();
-        files.sort_by(|a, b| a.file.path.cmp(&b.file.path).then(b.taken_by.cmp(&a.taken_by)));
-        files.dedup_by(|next, first| next.file.path == first.file.path);
+        files.sort_by(|a, b| a.file.path.cmp(&b.file.path).then(a.taken_by.cmp(&b.taken_by)));
+        files.dedup_by(|next, first| next.file.path == first.file.path && next.taken_by == first.taken_by);
         Self { files }
+    }
+
+    /// Each file once, as the last batch took it.
+    #[must_use]
+    pub fn newest(mut self) -> Self {
+        // The list is in order, so the last of equal paths is kept when it is looked at from the end.
+        self.files.reverse();
+        self.files.dedup_by(|next, first| next.file.path == first.file.path);
+        self.files.reverse();
+        self
     }
 
     /// The run as a Parquet file.

@@ -13,10 +13,10 @@ use crate::address::Address;
 use crate::files::FileInfo;
 use crate::files::infer::{format_of, infer_schema};
 use crate::files::options::{FileFormat, ReadFiles, SchemaEvolution};
-use crate::files::parquet;
 use crate::files::scan::{Decoder, FileTable};
 use crate::files::seen::Seen;
 use crate::files::units::Cut;
+use crate::files::{parquet, path_columns};
 use crate::records::{SourceRecord, by_piece, look_up};
 use crate::rejects::Rejects;
 use crate::replay::RecordFormat;
@@ -56,6 +56,7 @@ impl FileSource {
             Some(columns) => columns,
             None => hinted(&infer_schema(&files, format, &options)?, options.hints.as_ref()),
         };
+        let (columns, path_columns) = path_columns::split(&columns, &options.partition_columns);
         let decoder = Arc::new(Decoder {
             name: options.path.clone(),
             project: options.project.clone(),
@@ -67,20 +68,24 @@ impl FileSource {
             },
             fails_on_new: options.evolution == SchemaEvolution::FailOnNewColumns,
             columns,
+            path_columns,
             rescue: options.rescue.clone(),
         });
         let schema = decoder.schema();
         Ok(Self { options, decoder, schema })
     }
 
-    /// The source with the columns that files not read so far add, when it is to grow with them.
+    /// Whether inferred columns grow with the files.
+    #[must_use]
+    pub fn grows(&self) -> bool {
+        self.options.evolution == SchemaEvolution::AddNewColumns
+    }
+
+    /// The source with the columns that files not read so far add.
     ///
     /// # Errors
     /// Returns errors of listing and reading.
     pub fn grown(self, taken: &BTreeSet<String>) -> Result<Self> {
-        if self.options.evolution != SchemaEvolution::AddNewColumns {
-            return Ok(self);
-        }
         let mut files = self.options.discover()?;
         files.retain(|file| !taken.contains(&file.path));
         if files.is_empty() {
@@ -90,16 +95,16 @@ impl FileSource {
             &infer_schema(&files, self.decoder.cut.format, &self.options)?,
             self.options.hints.as_ref(),
         );
-        let known = &self.decoder.columns;
-        let new = found.fields().iter().filter(|field| known.index_of(field.name()).is_err());
-        let fields: Vec<_> = known.fields().iter().chain(new).cloned().collect();
+        let mut fields = self.decoder.known();
+        let known = Schema::new(fields.clone());
+        fields.extend(found.fields().iter().filter(|field| known.index_of(field.name()).is_err()).cloned());
         Self::open(self.options, Some(Arc::new(Schema::new(fields))))
     }
 
-    /// The columns read from files, to be remembered when they were inferred.
+    /// The columns of files and paths, to be remembered when they were inferred.
     #[must_use]
     pub fn inferred(&self) -> Option<SchemaRef> {
-        self.options.schema.is_none().then(|| Arc::clone(&self.decoder.columns))
+        self.options.schema.is_none().then(|| Arc::new(Schema::new(self.decoder.known())))
     }
 
     /// The limits of one batch.
@@ -195,6 +200,7 @@ impl Source for FileSource {
         RecordFormat {
             name: self.decoder.name.clone(),
             columns: Arc::clone(&self.decoder.columns),
+            path_columns: Arc::clone(&self.decoder.path_columns),
             cut: self.decoder.cut.clone(),
             rescue: self.decoder.rescue.clone(),
             project: self.decoder.project.clone(),

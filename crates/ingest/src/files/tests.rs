@@ -311,7 +311,10 @@ proptest! {
                 .collect(),
         };
         let number = u64::from(number);
-        let merged = SeenRun::merge([run(number), run(number + 1)]);
+        let all = SeenRun::merge([run(number + 1), run(number)]);
+        assert_eq!(SeenRun::from_parquet(all.to_parquet().unwrap()).unwrap(), all);
+        let merged = all.clone().newest();
+        assert_eq!(all.files.len(), 2 * merged.files.len());
         assert!(merged.files.windows(2).all(|pair| pair[0].file.path < pair[1].file.path));
         assert!(merged.files.iter().all(|seen| seen.taken_by.number == number + 1));
         assert_eq!(SeenRun::from_parquet(merged.to_parquet().unwrap()).unwrap(), merged);

@@ -1,0 +1,353 @@
+//! Rollbacks: whatever was run, edited, replayed, refreshed and killed before, datasets go back to what they
+//! were, and the next run neither skips nor repeats a row.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::{Value, json};
+
+use crate::project::{Project, dataset};
+
+/// What rows are held to, and made of.
+#[derive(Debug, Clone, Copy, PartialEq)]
+struct Definition {
+    factor: i64,
+    /// Amounts that this divides are kept apart.
+    divisor: i64,
+}
+
+fn pipeline(definition: Definition) -> String {
+    format!(
+        "CREATE STREAMING TABLE raw.events AS
+           SELECT id, amount FROM STREAM read_files('in', format => 'json', schema => 'id BIGINT, amount BIGINT', maxFilesPerTrigger => 2);
+         CREATE STREAMING TABLE curated.events (
+           CONSTRAINT once EXPECT UNIQUE (id) ON VIOLATION DROP ROW,
+           CONSTRAINT odd_amount EXPECT (amount % {} <> 0) ON VIOLATION QUARANTINE
+         ) AS SELECT id, amount, amount * {} AS made FROM STREAM raw.events;
+         CREATE MATERIALIZED VIEW enriched.totals AS SELECT count(*) AS events, sum(made) AS made FROM curated.events;",
+        definition.divisor, definition.factor
+    )
+}
+
+const CONFIG: &str = "
+[engine]
+threads = 1
+retries = 0
+[maintenance]
+checkpoint_after = 3
+minimum_files = 2
+";
+
+/// The version of a state that nobody can name.
+const UNKNOWN: u64 = u64::MAX;
+
+/// A table at one of its versions, and what that stands on.
+#[derive(Debug, Clone, Default)]
+struct State {
+    version: u64,
+    before: Option<usize>,
+    /// Files taken, for the raw table.
+    files: BTreeSet<u64>,
+    /// The rows of the curated table: what was made of each id.
+    rows: BTreeMap<u64, i64>,
+    apart: BTreeSet<u64>,
+    /// The state of the raw table that was read up to.
+    read: Option<usize>,
+}
+
+fn amount(id: u64) -> i64 {
+    i64::try_from(id).unwrap() * 7 + 1
+}
+
+/// The ids in a file: one of its own, and one of the file before.
+fn ids(file: u64) -> [u64; 2] {
+    [file, file.saturating_sub(1)]
+}
+
+/// The states that one stands on, itself first.
+fn line(states: &[State], tip: usize) -> Vec<usize> {
+    std::iter::successors(Some(tip), |state| states[*state].before).collect()
+}
+
+struct World {
+    project: Project,
+    definition: Definition,
+    files: u64,
+    raw: Vec<State>,
+    curated: Vec<State>,
+    random: u64,
+    log: Vec<String>,
+}
+
+impl World {
+    fn new(seed: u64) -> Self {
+        let definition = Definition { factor: 1, divisor: 3 };
+        let project = Project::new(&pipeline(definition));
+        project.write("catchment.toml", CONFIG);
+        // Before the first version both are empty.
+        let mut world = Self {
+            project,
+            definition,
+            files: 0,
+            raw: vec![State::default()],
+            curated: vec![State::default()],
+            random: seed,
+            log: vec![format!("seed {seed}")],
+        };
+        world.add_files();
+        world.run(false);
+        world
+    }
+
+    /// SplitMix64.
+    fn below(&mut self, bound: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.random;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (mixed ^ (mixed >> 31)) % bound
+    }
+
+    fn add_files(&mut self) {
+        for _ in 0..=self.below(3) {
+            let lines: String = ids(self.files)
+                .iter()
+                .map(|id| format!("{{\"id\":{id},\"amount\":{}}}\n", amount(*id)))
+                .collect();
+            self.project.write(&format!("in/{:05}.jsonl", self.files), lines);
+            self.files += 1;
+        }
+    }
+
+    fn edit(&mut self) {
+        self.definition = Definition { factor: 1 + self.below(5) as i64, divisor: 2 + self.below(4) as i64 };
+        self.project.write("pipelines/all.sql", pipeline(self.definition));
+    }
+
+    /// Kills a command somewhere, or lets it finish.
+    fn kill(&mut self, arguments: &[&str]) {
+        let fault = format!("any:{}:abort", 1 + self.below(40));
+        self.log.push(format!("{arguments:?} {fault}"));
+        let mut command = self.project.command(arguments);
+        command.env("CATCHMENT_FAULT", fault);
+        command.output().unwrap();
+    }
+
+    /// What becomes of rows of the raw table.
+    fn process(definition: Definition, rows: impl IntoIterator<Item = u64>, state: &mut State) {
+        for id in rows {
+            if amount(id) % definition.divisor == 0 {
+                state.apart.insert(id);
+            } else {
+                state.rows.entry(id).or_insert(amount(id) * definition.factor);
+            }
+        }
+    }
+
+    fn run(&mut self, refresh: bool) {
+        let arguments: &[&str] = match refresh {
+            true => &["run", "--json", "--full-refresh", "--select", "curated.events"],
+            false => &["run", "--json"],
+        };
+        let done = self.project.call(arguments);
+        assert!(matches!(done.code, Some(0 | 2)), "{:#?}\n{}{}", self.log, done.out, done.err);
+        let report = done.json();
+        let version = |name: &str| dataset(&report, name)["version"].as_u64().unwrap();
+        if !refresh {
+            let before = self.raw.len() - 1;
+            let mut raw =
+                State { before: Some(before), version: version("raw.events"), ..self.raw[before].clone() };
+            raw.files.extend(0..self.files);
+            if raw.files != self.raw[before].files {
+                self.raw.push(raw);
+            }
+        }
+        let mut before = self.curated.len() - 1;
+        if refresh {
+            // Emptied by a version of its own, which nobody can name.
+            self.curated.push(State { version: UNKNOWN, before: Some(before), ..State::default() });
+            before += 1;
+        }
+        let raw = self.raw.len() - 1;
+        let mut curated = State {
+            before: Some(before),
+            version: version("curated.events"),
+            ..self.curated[before].clone()
+        };
+        let known = curated.read.map_or_else(BTreeSet::new, |read| self.raw[read].files.clone());
+        let fresh: Vec<u64> = self.raw[raw].files.difference(&known).flat_map(|file| ids(*file)).collect();
+        if !fresh.is_empty() {
+            curated.read = Some(raw);
+            Self::process(self.definition, fresh, &mut curated);
+            self.curated.push(curated);
+        }
+        if refresh {
+            // The view was not selected.
+            self.check_tables();
+        } else {
+            self.check();
+        }
+    }
+
+    fn replay(&mut self) {
+        let report = self.project.call(&["replay", "curated.events", "--json"]).json();
+        let before = self.curated.len() - 1;
+        let mut curated = State { before: Some(before), ..self.curated[before].clone() };
+        if let Some(version) = dataset(&report, "curated.events")["version"].as_u64() {
+            curated.version = version;
+        }
+        let apart = std::mem::take(&mut curated.apart);
+        Self::process(self.definition, apart, &mut curated);
+        self.curated.push(curated);
+        self.check_tables();
+    }
+
+    /// Takes the raw or the curated table back to one of its states.
+    fn roll_back(&mut self, raw: bool, crashes: bool) {
+        let states = if raw { &self.raw } else { &self.curated };
+        let known: Vec<usize> = (1..states.len()).filter(|state| states[*state].version != UNKNOWN).collect();
+        let chosen = known[self.below(known.len() as u64) as usize];
+        let (name, version) = match raw {
+            true => ("raw.events", self.raw[chosen].version),
+            false => ("curated.events", self.curated[chosen].version),
+        };
+        let to = version.to_string();
+        let arguments = ["rollback", name, "--to", to.as_str(), "--cascade", "--json"];
+        self.log.push(format!("{arguments:?}"));
+        if crashes {
+            self.kill(&arguments);
+            let begun = self.project.path().join("lake/_catchment/rollback.json").exists();
+            if begun {
+                // Whoever writes the lake next finishes it, before it plans anything.
+                self.model_rollback(raw, chosen, &BTreeMap::new());
+                self.run(false);
+                return;
+            }
+        }
+        let done = self.project.call(&arguments);
+        assert_eq!(done.code, Some(0), "{:#?}\n{}", self.log, done.err);
+        let report = done.json();
+        let tables =
+            report["steps"].as_array().unwrap().iter().flat_map(|step| step["tables"].as_array().unwrap());
+        let made = tables
+            .map(|table| (table["table"].as_str().unwrap().to_owned(), table["from"].as_u64().unwrap() + 1))
+            .collect();
+        self.model_rollback(raw, chosen, &made);
+        self.check_tables();
+    }
+
+    /// `made` has the versions that the rollback made, where they are known.
+    fn model_rollback(&mut self, raw: bool, chosen: usize, made: &BTreeMap<String, u64>) {
+        let version = |name: &str| made.get(name).copied().unwrap_or(UNKNOWN);
+        if raw && chosen + 1 != self.raw.len() {
+            let version = version("raw.events");
+            self.raw.push(State { before: Some(chosen), version, ..self.raw[chosen].clone() });
+        }
+        let start = if raw { self.curated.len() - 1 } else { chosen };
+        let held = line(&self.raw, self.raw.len() - 1);
+        let stays = |state: &usize| self.curated[*state].read.is_none_or(|read| held.contains(&read));
+        let found = line(&self.curated, start).into_iter().find(stays).unwrap();
+        if found + 1 != self.curated.len() {
+            let version = version("curated.events");
+            self.curated.push(State { before: Some(found), version, ..self.curated[found].clone() });
+        }
+    }
+
+    /// The tables hold what the model does.
+    fn check_tables(&self) {
+        let (raw, curated) = (&self.raw[self.raw.len() - 1], &self.curated[self.curated.len() - 1]);
+        let mut expected: Vec<u64> = raw.files.iter().flat_map(|file| ids(*file)).collect();
+        expected.sort_unstable();
+        let found = self.numbers("SELECT id FROM raw.events ORDER BY id");
+        assert_eq!(found, expected, "{:#?}", self.log);
+        let found = self.project.query("SELECT id, made FROM curated.events ORDER BY id");
+        let expected: Vec<Value> =
+            curated.rows.iter().map(|(id, made)| json!({ "id": id, "made": made })).collect();
+        assert_eq!(found, json!(expected), "{:#?}", self.log);
+        // A record may stand there twice: it was twice in the raw table.
+        assert_eq!(self.apart(), curated.apart.iter().copied().collect::<Vec<_>>(), "{:#?}", self.log);
+    }
+
+    fn check(&self) {
+        self.check_tables();
+        let curated = &self.curated[self.curated.len() - 1];
+        let made = (!curated.rows.is_empty()).then(|| curated.rows.values().sum::<i64>());
+        let mut expected = json!({ "events": curated.rows.len() });
+        if let Some(made) = made {
+            expected["made"] = json!(made);
+        }
+        assert_eq!(
+            self.project.query("SELECT events, made FROM enriched.totals"),
+            json!([expected]),
+            "{:#?}",
+            self.log
+        );
+    }
+
+    fn numbers(&self, sql: &str) -> Vec<u64> {
+        self.project.query(sql).as_array().unwrap().iter().map(|row| row["id"].as_u64().unwrap()).collect()
+    }
+
+    fn apart(&self) -> Vec<u64> {
+        if !self.project.path().join("lake/curated/events__quarantine").exists() {
+            return Vec::new();
+        }
+        let records = self.project.query("SELECT DISTINCT record FROM curated.events__quarantine");
+        let ids = records.as_array().unwrap().iter().map(|row| {
+            let record: Value = serde_json::from_str(row["record"].as_str().unwrap()).unwrap();
+            record["id"].as_u64().unwrap()
+        });
+        ids.collect::<BTreeSet<_>>().into_iter().collect()
+    }
+
+    fn step(&mut self) {
+        let choice = self.below(10);
+        self.log.push(format!("step {choice}"));
+        match choice {
+            0 | 1 => {
+                self.add_files();
+                self.run(false);
+            }
+            2 => {
+                self.edit();
+                self.add_files();
+                self.run(false);
+            }
+            3 => {
+                self.edit();
+                self.replay();
+            }
+            4 => {
+                self.add_files();
+                self.kill(&["run"]);
+                self.run(false);
+            }
+            5 => self.run(true),
+            6 => self.roll_back(true, false),
+            7 => self.roll_back(false, false),
+            8 => self.roll_back(true, true),
+            _ => self.roll_back(false, true),
+        }
+    }
+}
+
+fn explore(seeds: std::ops::Range<u64>, steps: usize) {
+    for seed in seeds {
+        let mut world = World::new(seed);
+        for _ in 0..steps {
+            world.step();
+        }
+        world.add_files();
+        world.run(false);
+    }
+}
+
+#[test]
+fn any_history_can_be_taken_back() {
+    explore(0..6, 12);
+}
+
+#[test]
+#[ignore = "takes an hour; run it after a change of rollbacks"]
+fn many_histories_can_be_taken_back() {
+    explore(1_000..1_200, 30);
+}

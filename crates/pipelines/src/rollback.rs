@@ -1,0 +1,122 @@
+//! Takes datasets of a project back: to a version, a time, or a named set of versions.
+
+use std::collections::BTreeMap;
+
+use catchment_core::{Code, Error, Result, TableName, parse_time};
+use catchment_flows::{Rollback, RollbackRequest, apply_rollback, finish_rollback, plan_rollback};
+use catchment_lake::Table;
+
+use crate::releases::Release;
+use crate::run::{Workspace, select};
+
+/// What a rollback is asked for.
+#[derive(Debug, Clone)]
+pub struct RollbackOptions {
+    /// The datasets; all when empty.
+    pub datasets: Vec<String>,
+    /// A version, a time, or the name of a release.
+    pub to: String,
+    /// Whether more datasets than those named may be taken back with them.
+    pub cascade: bool,
+    /// Whether to do nothing but plan.
+    pub dry_run: bool,
+}
+
+/// What became of a rollback.
+#[derive(Debug, Clone)]
+pub struct RollbackReport {
+    /// What it does, or would do.
+    pub rollback: Rollback,
+    /// Whether it was done.
+    pub done: bool,
+}
+
+impl Workspace {
+    /// Takes datasets back, together with what was made from the rows that go.
+    ///
+    /// Without `cascade` nothing is done when that is more than the datasets named.
+    ///
+    /// # Errors
+    /// Returns [`Code::VERSION_UNKNOWN`] when there is nothing to go back to, [`Code::HISTORY_GONE`] when sources
+    /// do not hold what would be read again, and errors of the project and the lease.
+    pub async fn rollback(&self, options: &RollbackOptions) -> Result<RollbackReport> {
+        let checked = self.check().await;
+        Error::join(checked.errors)?;
+        let datasets: Vec<_> = checked
+            .datasets
+            .iter()
+            .map(|dataset| {
+                (dataset.name.clone(), dataset.flows.iter().map(|flow| flow.name.clone()).collect())
+            })
+            .collect();
+        let named: Vec<TableName> =
+            select(checked.datasets, &options.datasets)?.into_iter().map(|dataset| dataset.name).collect();
+        let (owner, _heartbeat) = self.own()?;
+        finish_rollback(&owner, self.store.as_ref()).await?;
+        let targets = self.targets(&named, &options.to).await?;
+        let request = RollbackRequest {
+            project: &self.project.config.folder,
+            datasets: &datasets,
+            targets: &targets,
+            now: self.clock.now_micros(),
+        };
+        let rollback = plan_rollback(&self.lake, &request).await?;
+        let more = rollback.steps.iter().any(|step| step.because_of.is_some());
+        let done = !options.dry_run && (options.cascade || !more) && !rollback.steps.is_empty();
+        if done {
+            apply_rollback(&owner, self.store.as_ref(), &rollback).await?;
+        }
+        Ok(RollbackReport { rollback, done })
+    }
+
+    /// The version that each dataset is to have; `None` is before it had any.
+    async fn targets(&self, named: &[TableName], to: &str) -> Result<BTreeMap<TableName, Option<u64>>> {
+        let mut targets = BTreeMap::new();
+        if let Ok(version) = to.parse::<u64>() {
+            let [dataset] = named else {
+                return Err(Error::new(
+                    Code::USAGE,
+                    format!("version {version} means something else in each of {} datasets", named.len()),
+                )
+                .hint("name one dataset, or give a time or a release"));
+            };
+            targets.insert(dataset.clone(), Some(version));
+        } else if let Some(release) = Release::read(&self.lake, to).await? {
+            let known = named.iter().filter_map(|name| Some((name.clone(), release.version(name)?)));
+            targets.extend(known.map(|(name, version)| (name, Some(version))));
+        } else if let Some(time) = parse_time(to) {
+            for dataset in named {
+                let version = version_at(&self.lake.table(dataset), time).await?;
+                targets.extend(version.map(|version| (dataset.clone(), version)));
+            }
+        } else {
+            return Err(Error::new(Code::VERSION_UNKNOWN, format!("there is no release {to:?}"))
+                .hint("give a version such as 7, a time such as '2024-01-31 10:00:00', or a name that `catchment release` lists"));
+        }
+        Ok(targets)
+    }
+}
+
+/// The version that a table had at a time, in microseconds since the Unix epoch, by the commits' own
+/// accounts; `Some(None)` before its first one, and `None` when there is no such table.
+///
+/// # Errors
+/// Returns [`Code::HISTORY_GONE`] when the log does not reach back so far, and errors of reading.
+pub(crate) async fn version_at(table: &Table, time: i64) -> Result<Option<Option<u64>>> {
+    let Some(latest) = table.latest().await? else { return Ok(None) };
+    let line = latest.line()?;
+    let mut next = Some(latest.version());
+    while let Some(version) = next {
+        let Some(entry) = table.entry(version).await? else {
+            return Err(Error::new(
+                Code::HISTORY_GONE,
+                format!("the log of table \"{}\" does not reach back to that time", table.name()),
+            ));
+        };
+        if entry.timestamp.saturating_mul(1_000) <= time {
+            return Ok(Some(Some(version)));
+        }
+        next = line.previous(version);
+    }
+    Ok(Some(None))
+}
