@@ -22,6 +22,7 @@ use datafusion::physical_plan::{ExecutionPlan, displayable};
 use futures::TryStreamExt;
 
 use crate::check::read_files_options;
+use crate::rollback::version_as_of;
 use crate::run::Workspace;
 
 /// Read access to a project.
@@ -125,13 +126,13 @@ impl<'w> Access<'w> {
             )
             .hint("take STREAM away"));
         }
-        let (parts, version) = match &relation.target {
+        let (parts, as_of) = match &relation.target {
             Target::Function { name, arguments } => {
                 let options =
                     read_files_options(&self.workspace.project, name, arguments, text, relation.span)?;
                 return files(FileSource::open(options, None)?).await;
             }
-            Target::Table { parts, version } => (parts, version),
+            Target::Table { parts, as_of } => (parts, as_of),
         };
         let Some(name) = self.workspace.project.table_name(parts) else {
             return Err(Error::new(
@@ -143,10 +144,13 @@ impl<'w> Access<'w> {
             return self.system_table(&name).await;
         }
         let table = self.workspace.lake.table(&name);
-        match (version, table.latest().await?) {
-            (_, None) => Err(self.unknown(&name)),
-            (Some(version), Some(_)) => table.at(*version).await?.provider().await,
-            (None, Some(snapshot)) => snapshot.provider().await,
+        let Some(snapshot) = table.latest().await? else { return Err(self.unknown(&name)) };
+        match as_of {
+            Some(as_of) => {
+                let version = version_as_of(&self.workspace.lake, &name, as_of).await?;
+                table.at(version).await?.provider().await
+            }
+            None => snapshot.provider().await,
         }
     }
 

@@ -18,6 +18,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use crate::expectations;
 use crate::graph::{Graph, order};
 use crate::project::Project;
+use crate::rollback::version_as_of;
 use crate::rulesets;
 use crate::statement::DatasetKind;
 
@@ -435,7 +436,7 @@ impl<'p> Checker<'p> {
                 };
                 Ok((input(path, kind), schema))
             }
-            Target::Table { parts, version } => {
+            Target::Table { parts, as_of } => {
                 let Some(name) = self.project.table_name(parts) else {
                     return Err(Error::new(
                         Code::NAME_INVALID,
@@ -448,10 +449,14 @@ impl<'p> Checker<'p> {
                         Arc::new(TableSource::new(self.lake, &name, Arc::clone(&schema)));
                     InputKind::Stream(source, TABLE_LIMITS)
                 } else {
-                    InputKind::Table(name.clone(), *version)
+                    let version = match as_of {
+                        Some(as_of) => Some(version_as_of(self.lake, &name, as_of).await?),
+                        None => None,
+                    };
+                    InputKind::Table(name.clone(), version)
                 };
-                let label = match version {
-                    Some(version) => format!("{name} VERSION AS OF {version}"),
+                let label = match as_of {
+                    Some(as_of) => format!("{name} {as_of}"),
                     None => name.to_string(),
                 };
                 Ok((input(label, kind), schema))

@@ -2,9 +2,10 @@
 
 use std::collections::BTreeMap;
 
-use catchment_core::{Code, Error, Result, TableName, parse_time};
+use catchment_core::{Code, Error, Result, TableName, timestamp_text};
 use catchment_flows::{Rollback, RollbackRequest, apply_rollback, finish_rollback, plan_rollback};
-use catchment_lake::Table;
+use catchment_lake::{Lake, Table};
+use catchment_sql::AsOf;
 
 use crate::releases::Release;
 use crate::run::{Workspace, select};
@@ -72,28 +73,58 @@ impl Workspace {
     /// The version that each dataset is to have; `None` is before it had any.
     async fn targets(&self, named: &[TableName], to: &str) -> Result<BTreeMap<TableName, Option<u64>>> {
         let mut targets = BTreeMap::new();
-        if let Ok(version) = to.parse::<u64>() {
-            let [dataset] = named else {
-                return Err(Error::new(
-                    Code::USAGE,
-                    format!("version {version} means something else in each of {} datasets", named.len()),
-                )
-                .hint("name one dataset, or give a time or a release"));
-            };
-            targets.insert(dataset.clone(), Some(version));
-        } else if let Some(release) = Release::read(&self.lake, to).await? {
-            let known = named.iter().filter_map(|name| Some((name.clone(), release.version(name)?)));
-            targets.extend(known.map(|(name, version)| (name, Some(version))));
-        } else if let Some(time) = parse_time(to) {
-            for dataset in named {
-                let version = version_at(&self.lake.table(dataset), time).await?;
-                targets.extend(version.map(|version| (dataset.clone(), version)));
+        match AsOf::parse(to) {
+            AsOf::Version(version) => {
+                let [dataset] = named else {
+                    return Err(Error::new(
+                        Code::USAGE,
+                        format!("version {version} means something else in each of {} datasets", named.len()),
+                    )
+                    .hint("name one dataset, or give a time or a release"));
+                };
+                targets.insert(dataset.clone(), Some(version));
             }
-        } else {
-            return Err(Error::new(Code::VERSION_UNKNOWN, format!("there is no release {to:?}"))
-                .hint("give a version such as 7, a time such as '2024-01-31 10:00:00', or a name that `catchment release` lists"));
+            AsOf::Time(time) => {
+                for dataset in named {
+                    let version = version_at(&self.lake.table(dataset), time).await?;
+                    targets.extend(version.map(|version| (dataset.clone(), version)));
+                }
+            }
+            AsOf::Release(name) => {
+                let Some(release) = Release::read(&self.lake, &name).await? else {
+                    return Err(Error::new(Code::VERSION_UNKNOWN, format!("there is no release \"{name}\""))
+                        .hint("give a version such as 7, a time such as '2024-01-31 10:00:00', or a name that `catchment release` lists"));
+                };
+                let known = named.iter().filter_map(|name| Some((name.clone(), release.version(name)?)));
+                targets.extend(known.map(|(name, version)| (name, Some(version))));
+            }
         }
         Ok(targets)
+    }
+}
+
+/// The version that a table has in the state asked for.
+///
+/// # Errors
+/// Returns [`Code::VERSION_UNKNOWN`] when there is none, and the errors of [`version_at`].
+pub(crate) async fn version_as_of(lake: &Lake, name: &TableName, as_of: &AsOf) -> Result<u64> {
+    let unknown = |what: String| Error::new(Code::VERSION_UNKNOWN, what);
+    match as_of {
+        AsOf::Version(version) => Ok(*version),
+        AsOf::Time(time) => {
+            let found = version_at(&lake.table(name), *time).await?.flatten();
+            found.ok_or_else(|| {
+                unknown(format!("table \"{name}\" was not there at {}", timestamp_text(*time)))
+            })
+        }
+        AsOf::Release(release) => {
+            let found = Release::read(lake, release).await?.ok_or_else(|| {
+                unknown(format!("there is no release \"{release}\"")).hint("`catchment release` lists them")
+            })?;
+            found
+                .version(name)
+                .ok_or_else(|| unknown(format!("table \"{name}\" is not part of release \"{release}\"")))
+        }
     }
 }
 

@@ -13,6 +13,7 @@ mod system;
 #[cfg(test)]
 mod tests;
 mod text;
+mod time_travel;
 
 pub use dialect::CatchmentDialect;
 pub use lineage::{Origin, column_origins};
@@ -22,3 +23,4 @@ pub use query::{
 pub use session::{Moment, Planner, SessionOptions, Sessions, query_error};
 pub use system::{ComputedTable, system_tables};
 pub use text::{SqlText, nearest};
+pub use time_travel::AsOf;

@@ -10,7 +10,7 @@ use std::ops::ControlFlow;
 use catchment_core::{Code, Error, Result};
 use datafusion::sql::sqlparser::ast::{
     ExcludeSelectItem, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, Query, Select,
-    SelectItem, TableAlias, TableFactor, TableVersion, UnaryOperator, Value, VisitMut, VisitorMut,
+    SelectItem, TableAlias, TableFactor, UnaryOperator, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
@@ -18,6 +18,7 @@ use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan
 
 use crate::dialect::CatchmentDialect;
 use crate::text::SqlText;
+use crate::time_travel::{AsOf, as_of, take_names};
 
 /// How deeply expressions and subqueries may nest.
 const DEPTH: usize = 128;
@@ -45,8 +46,8 @@ pub enum Target {
     Table {
         /// The parts, lowercase unless they were quoted.
         parts: Vec<String>,
-        /// The version asked for with `VERSION AS OF`.
-        version: Option<u64>,
+        /// The state asked for with `VERSION AS OF` or `TIMESTAMP AS OF`.
+        as_of: Option<AsOf>,
     },
     /// A source function and its arguments.
     Function {
@@ -121,7 +122,8 @@ pub fn parse_query(
 /// A parser over tokens, with `STREAM` words taken out; the set holds where streams stand.
 #[must_use]
 pub fn parser_for(tokens: Vec<TokenWithSpan>) -> (Parser<'static>, HashSet<Location>) {
-    let (tokens, streams) = take_stream_words(tokens);
+    let (mut tokens, streams) = take_stream_words(tokens);
+    take_names(&mut tokens);
     let parser =
         Parser::new(&CatchmentDialect).with_recursion_limit(DEPTH).with_tokens_with_locations(tokens);
     (parser, streams)
@@ -403,10 +405,7 @@ impl Binder<'_> {
                     .map(|arg| argument(arg, self.text, span))
                     .collect::<Result<_>>()?,
             },
-            None => Target::Table {
-                parts: parts.clone(),
-                version: table_version(version.as_ref(), self.text, span)?,
-            },
+            None => Target::Table { parts: parts.clone(), as_of: as_of(version.as_ref(), self.text, span)? },
         };
         let relation = Relation { key: format!("${}", self.relations.len()), target, streaming, span };
         let alias = alias.clone().unwrap_or_else(|| {
@@ -460,21 +459,6 @@ impl VisitorMut for Unqualifier {
 
 fn normal(ident: &Ident) -> String {
     if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
-}
-
-fn table_version(version: Option<&TableVersion>, text: &SqlText, span: Span) -> Result<Option<u64>> {
-    match version {
-        None => Ok(None),
-        Some(TableVersion::VersionAsOf(Expr::Value(value))) => match &value.value {
-            Value::Number(number, _) if number.parse::<u64>().is_ok() => Ok(number.parse().ok()),
-            other => {
-                Err(Error::new(Code::SQL_SYNTAX, format!("{other} is not a version")).at(text.place(span)))
-            }
-        },
-        Some(other) => {
-            Err(Error::new(Code::NOT_SUPPORTED, format!("{other} is not supported yet")).at(text.place(span)))
-        }
-    }
 }
 
 fn argument(arg: &FunctionArg, text: &SqlText, span: Span) -> Result<Argument> {

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use catchment_core::{Code, Error, Result, format_bytes, format_count};
 use catchment_flows::{RollbackStep, TableStep};
-use catchment_pipelines::{RollbackOptions, RollbackReport};
+use catchment_pipelines::{RollbackOptions, RollbackReport, Workspace};
 use serde_json::json;
 
 use crate::arguments::{Arguments, RollbackArguments};
@@ -23,14 +23,24 @@ pub(crate) async fn run(
         cascade: command.cascade,
         dry_run: command.dry_run,
     };
-    let report = workspace.rollback(&options).await?;
+    roll_back(&workspace, &options, screen).await?;
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Does a rollback, and shows what it did.
+pub(crate) async fn roll_back(
+    workspace: &Workspace,
+    options: &RollbackOptions,
+    screen: Screen,
+) -> Result<()> {
+    let report = workspace.rollback(options).await?;
     if screen.json {
         show_json(&report, screen);
     } else {
         show(&report, screen);
     }
-    if report.done || report.rollback.steps.is_empty() || command.dry_run {
-        return Ok(ExitCode::SUCCESS);
+    if report.done || report.rollback.steps.is_empty() || options.dry_run {
+        return Ok(());
     }
     let others: Vec<String> = steps_of_others(&report).map(|step| step.dataset.to_string()).collect();
     Err(Error::new(

@@ -16,5 +16,6 @@ mod project;
 mod readers;
 mod rollback;
 mod slt;
+mod time_travel;
 mod unique;
 mod upkeep;
