@@ -1,6 +1,6 @@
 //! Holds the rows of a batch to the dataset's expectations, and counts.
 
-use std::collections::HashSet;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
@@ -212,10 +212,15 @@ pub(crate) const PARTLY_PUBLISHED: u64 = 1 << 63;
 
 /// Marks bad rows whose record also made rows that are kept; these stand side by side.
 fn mark_partly_published(bad: &mut [(u64, u64)], places: &UInt64Array, kept: &BooleanArray) {
-    let published: HashSet<u64> =
-        (0..places.len()).filter(|row| kept.value(*row)).map(|row| places.value(row)).collect();
-    for (address, rules) in bad.iter_mut().filter(|(address, _)| published.contains(address)) {
-        let _ = address;
+    // Few rows are bad, so each kept one is looked for among them, and not the other way round.
+    let mut addresses: Vec<u64> = bad.iter().map(|(address, _)| *address).collect();
+    addresses.sort_unstable();
+    let published: BTreeSet<u64> = (0..places.len())
+        .filter(|row| kept.value(*row))
+        .map(|row| places.value(row))
+        .filter(|place| addresses.binary_search(place).is_ok())
+        .collect();
+    for (_, rules) in bad.iter_mut().filter(|(address, _)| published.contains(address)) {
         *rules |= PARTLY_PUBLISHED;
     }
 }

@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use catchment_core::{Code, Error, FlowName, Result, TableName};
-use catchment_flows::bookmarks;
 use catchment_flows::{FlowKind, FlowSpec, Input, InputKind, require_incremental};
 use catchment_ingest::files::{FileSource, ReadFiles};
 use catchment_ingest::{Limits, Source, TableSource};
-use catchment_lake::{Lake, TableSpec, parse_schema_text, storable_schema};
+use catchment_lake::{Lake, TableSpec, storable_schema};
 use catchment_quality::Expectation;
 use catchment_sql::{BoundQuery, Moment, Planner, Relation, Sessions, SqlText, Target, nearest};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
@@ -18,6 +17,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use crate::expectations;
 use crate::graph::{Graph, order};
 use crate::project::Project;
+use crate::remembered::{remembered_schema, taken_files};
 use crate::rollback::version_as_of;
 use crate::rulesets;
 use crate::statement::DatasetKind;
@@ -507,15 +507,6 @@ fn same_path_twice(draft: &Draft<'_>) -> Option<Error> {
     None
 }
 
-/// The files that a flow has taken, by their paths.
-async fn taken_files(lake: &Lake, target: Option<&TableName>, flow: &FlowName) -> Result<BTreeSet<String>> {
-    let Some(target) = target else { return Ok(BTreeSet::new()) };
-    let Some(snapshot) = lake.table(target).latest().await? else { return Ok(BTreeSet::new()) };
-    let Some(published) = snapshot.position(flow.as_str()).await? else { return Ok(BTreeSet::new()) };
-    let taken = bookmarks(lake, flow, published).await?;
-    Ok(taken.into_iter().map(|bookmark| bookmark.seen.file.path).collect())
-}
-
 /// Reads the call of a source function.
 ///
 /// # Errors
@@ -532,25 +523,6 @@ pub(crate) fn read_files_options(
         "cloud_files" => Err(Error::new(Code::NOT_SUPPORTED, "cloud_files is an old word")
             .hint("write read_files('path', format => '...')")),
         _ => Err(Error::new(Code::NOT_SUPPORTED, format!("source {name} is not supported yet"))),
-    }
-}
-
-/// Where the inferred schema of a flow's file source is kept.
-pub(crate) fn schema_record(lake: &Lake, flow: &FlowName, path: &str) -> object_store::path::Path {
-    let name = format!("{:016x}.json", hash(path));
-    lake.layout().flow(flow).join("schemas").join(name)
-}
-
-fn hash(text: &str) -> u64 {
-    // FNV-1a: the name only has to differ between the few paths of one flow.
-    text.bytes()
-        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
-}
-
-async fn remembered_schema(lake: &Lake, flow: &FlowName, path: &str) -> Result<Option<SchemaRef>> {
-    match lake.read_record(&schema_record(lake, flow, path)).await? {
-        Some(bytes) => parse_schema_text(&String::from_utf8_lossy(&bytes)).map(Some),
-        None => Ok(None),
     }
 }
 

@@ -9,6 +9,7 @@ mod expectations;
 mod graph;
 mod project;
 mod releases;
+mod remembered;
 mod rollback;
 mod rulesets;
 mod run;

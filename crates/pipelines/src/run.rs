@@ -12,8 +12,9 @@ use catchment_lake::{Lake, MaintenanceOptions, Owner, RENEW_MILLIS, schema_text}
 use catchment_sql::{SessionOptions, Sessions, nearest};
 use tokio::task::JoinSet;
 
-use crate::check::{Checked, Dataset, check, schema_record};
+use crate::check::{Checked, Dataset, check};
 use crate::project::Project;
+use crate::remembered::schema_record;
 use crate::statement::DatasetKind;
 
 /// A project with its lake, catalog and engine: what every command works on.
