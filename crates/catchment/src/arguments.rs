@@ -69,6 +69,12 @@ pub(crate) enum Command {
   catchment release before-deploy --select curated.orders
   catchment release                         what there is")]
     Release(ReleaseArguments),
+    /// Show what two states of a dataset differ in: counts, and some of the differences.
+    #[command(after_help = "Examples:
+  catchment diff curated.orders monday            since a release
+  catchment diff curated.orders 4 7 --key id      between two versions
+  catchment diff curated.orders '2024-01-31 10:00:00'")]
+    Diff(DiffArguments),
     /// Show how each dataset stands.
     Status(ProjectArguments),
     /// Show the versions of a table, newest first.
@@ -151,6 +157,32 @@ pub(crate) struct RollbackArguments {
     /// Show what would happen, and do nothing.
     #[arg(long)]
     pub(crate) dry_run: bool,
+
+    /// The project's folder.
+    #[arg(short, long, default_value = ".")]
+    pub(crate) project: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct DiffArguments {
+    /// The dataset, as schema.table.
+    pub(crate) dataset: String,
+
+    /// The earlier state: a version, a time, or a release.
+    #[arg(value_name = "VERSION|TIME|NAME")]
+    pub(crate) before: String,
+
+    /// The later state; by default the newest version.
+    #[arg(value_name = "VERSION|TIME|NAME")]
+    pub(crate) after: Option<String>,
+
+    /// Columns that identify a row; by default those of EXPECT UNIQUE. Without any, whole rows are compared.
+    #[arg(long, value_name = "COLUMN", num_args = 1.., value_delimiter = ',')]
+    pub(crate) key: Vec<String>,
+
+    /// The most differences to show.
+    #[arg(long, default_value_t = 20)]
+    pub(crate) samples: usize,
 
     /// The project's folder.
     #[arg(short, long, default_value = ".")]

@@ -9,6 +9,7 @@ mod incremental;
 mod judge;
 mod ordered;
 mod passed;
+mod pins;
 mod quarantine;
 mod records;
 mod replay;
@@ -22,6 +23,7 @@ mod unique;
 
 pub use bookmarks::{Bookmark, bookmarks};
 pub use incremental::require_incremental;
+pub use pins::pins;
 pub use quarantine::quarantine_spec;
 pub use records::{BatchPlan, StagedBatch, StagedOutput};
 pub use replay::replay_flow;

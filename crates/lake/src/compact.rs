@@ -25,14 +25,34 @@ use crate::writer::{Outcome, TableWriter, parameters};
 
 /// What a compaction did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(crate) struct Compacted {
+pub struct Compacted {
     /// Files taken out.
-    pub(crate) removed: usize,
+    pub removed: usize,
     /// Files put in.
-    pub(crate) added: usize,
+    pub added: usize,
+    /// The size of the files taken out, in bytes.
+    pub bytes: u64,
 }
 
 impl TableWriter {
+    /// Joins small files until each partition has at most one that is smaller than half the target size.
+    ///
+    /// # Errors
+    /// Returns errors of reading and writing; what was joined before stays joined.
+    pub async fn optimize(&self, target_bytes: usize) -> Result<Compacted> {
+        let mut done = Compacted::default();
+        loop {
+            let pass = self.compact(2, target_bytes).await?;
+            done.removed += pass.removed;
+            done.added += pass.added;
+            done.bytes += pass.bytes;
+            // A pass that leaves as many files as there were would repeat itself.
+            if pass.added >= pass.removed {
+                return Ok(done);
+            }
+        }
+    }
+
     /// Rewrites partitions that have at least `minimum_files` files below half the target size.
     ///
     /// Appends wait while it runs, so it takes at most one target file per partition at a time.
@@ -53,7 +73,8 @@ impl TableWriter {
         self.faults.reach(FaultPoint::CompactionWritten)?;
         let now = self.clock.now_millis();
         let removes: Vec<_> = chosen.values().flatten().map(|add| remove_of(add, false, now)).collect();
-        let done = Compacted { removed: removes.len(), added: adds.len() };
+        let bytes = chosen.values().flatten().map(|add| u64::try_from(add.size).unwrap_or(0)).sum();
+        let done = Compacted { removed: removes.len(), added: adds.len(), bytes };
         let draft = Draft {
             operation: "OPTIMIZE".to_owned(),
             parameters: parameters([("targetSize", target_bytes.to_string().as_str()), ("auto", "true")]),

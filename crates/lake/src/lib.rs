@@ -22,12 +22,13 @@ mod schema;
 mod stats;
 mod store;
 mod table;
+mod vacuum;
 mod writer;
 
 #[cfg(test)]
 mod tests;
 
-pub use compact::rows_of;
+pub use compact::{Compacted, rows_of};
 pub use deltalake::kernel::Add;
 pub use failure::storage_error;
 pub use files::{FileOptions, FileWriter, WrittenFiles};
@@ -42,4 +43,5 @@ pub use schema::{parse_schema_text, schema_text, storable_schema, to_stored};
 pub use stats::{ColumnRange, may_hold};
 pub use store::DurableStore;
 pub use table::{Snapshot, Table};
+pub use vacuum::{Pins, Vacuumed};
 pub use writer::{Outcome, Publication, TableSpec, TableWriter};

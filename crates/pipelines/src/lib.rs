@@ -5,6 +5,7 @@
 mod access;
 mod check;
 mod config;
+mod diff;
 mod expectations;
 mod graph;
 mod project;
@@ -16,11 +17,13 @@ mod run;
 mod statement;
 #[cfg(test)]
 mod tests;
+mod upkeep;
 mod views;
 
 pub use access::{Access, HistoryRow, pruned_files};
 pub use check::{Checked, Dataset, check};
 pub use config::{CONFIG_FILE, Config, LoadedConfig};
+pub use diff::{Diff, DiffOptions, Difference};
 pub use graph::{Graph, order};
 pub use project::{Declared, Project};
 pub use releases::Release;
@@ -29,3 +32,4 @@ pub use run::{RunOptions, RunReport, Workspace};
 pub use statement::{
     Body, DatasetKind, DatasetStatement, FlowStatement, Statement, ViewStatement, parse_statements,
 };
+pub use upkeep::{RETENTION, UpkeepReport};

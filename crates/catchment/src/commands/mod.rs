@@ -2,6 +2,7 @@
 
 mod check;
 mod config;
+mod diff;
 mod explain;
 mod history;
 mod release;
@@ -9,6 +10,7 @@ mod rollback;
 mod run;
 mod sql;
 mod status;
+mod tables;
 
 use std::process::ExitCode;
 
@@ -26,6 +28,7 @@ pub(crate) async fn run(arguments: &Arguments, screen: &Screen) -> Result<ExitCo
         Command::Sql(command) => Box::pin(sql::run(arguments, command, *screen)).await,
         Command::Replay(command) => Box::pin(run::replay(arguments, command, *screen)).await,
         Command::Rollback(command) => Box::pin(rollback::run(arguments, command, *screen)).await,
+        Command::Diff(command) => Box::pin(diff::run(arguments, command, *screen)).await,
         Command::Release(command) => release::run(arguments, command, *screen).await,
         Command::Status(command) => status::run(arguments, command, *screen).await,
         Command::History(command) => history::run(arguments, command, *screen).await,

@@ -5,22 +5,21 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use catchment_core::{Code, Error, Result, TableName, format_count};
-use catchment_pipelines::{Access, RollbackOptions, Workspace};
+use catchment_pipelines::{Access, Workspace};
 use catchment_sql::{SqlText, query_error};
 use datafusion::arrow::array::{Array, RecordBatch, StringBuilder};
 use datafusion::arrow::csv::WriterBuilder;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::json::writer::make_encoder;
 use datafusion::arrow::json::{ArrayWriter, EncoderOptions};
-use datafusion::sql::sqlparser::keywords::Keyword;
-use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
+use datafusion::sql::sqlparser::tokenizer::Token;
 use futures::TryStreamExt;
 use rustyline::DefaultEditor;
 use rustyline::error::ReadlineError;
 use serde_json::json;
 
 use crate::arguments::{Arguments, SqlArguments};
-use crate::commands::{history, rollback};
+use crate::commands::{history, tables};
 use crate::show::Screen;
 use crate::wiring;
 
@@ -100,13 +99,15 @@ impl Session<'_> {
                 Ok(())
             }
             ["DESCRIBE" | "DESC", ..] => self.describe(&text.with_head(1, "SELECT * FROM")?).await,
-            ["RESTORE", ..] => self.restore(text).await,
+            ["RESTORE" | "OPTIMIZE" | "VACUUM", ..] => {
+                tables::run(self.workspace, text, self.screen).await
+            }
             ["EXPLAIN", "ANALYZE", ..] => self.explain(&text.with_head(2, "")?, true).await,
             ["EXPLAIN", ..] => self.explain(&text.with_head(1, "")?, false).await,
             ["SELECT" | "WITH" | "VALUES" | "FROM", ..] | [] => self.query(text).await,
             [first, ..] => Err(Error::new(Code::NOT_SUPPORTED, format!("{first} is not supported yet"))
                 .at(text.place(tokens[0].span))
-                .hint("SELECT, SHOW TABLES, DESCRIBE, DESCRIBE HISTORY, RESTORE and EXPLAIN are")),
+                .hint("SELECT, SHOW TABLES, DESCRIBE, DESCRIBE HISTORY, EXPLAIN, RESTORE, OPTIMIZE and VACUUM are")),
         }
     }
 
@@ -123,39 +124,6 @@ impl Session<'_> {
         self.workspace.project.table_name(&parts).ok_or_else(|| {
             Error::new(Code::NAME_INVALID, "a table's name should follow").at(text.place(tokens[0].span))
         })
-    }
-
-    /// `RESTORE [TABLE] name TO {VERSION | TIMESTAMP} AS OF state [CASCADE]`
-    async fn restore(&self, text: &SqlText) -> Result<()> {
-        let tokens = text.tokens()?;
-        let is = |token: &TokenWithSpan, keyword| matches!(&token.token, Token::Word(word) if word.keyword == keyword);
-        let skipped = if tokens.get(1).is_some_and(|token| is(token, Keyword::TABLE)) { 2 } else { 1 };
-        let wrong = |token: Option<&TokenWithSpan>| {
-            let span = token.or(tokens.last()).map_or_else(Span::empty, |token| token.span);
-            Error::new(Code::SQL_SYNTAX, "RESTORE cannot be understood from here")
-                .at(text.place(span))
-                .hint("RESTORE TABLE name TO VERSION AS OF 3, or TO TIMESTAMP AS OF '2024-01-31', with CASCADE behind it or not")
-        };
-        let to = tokens.iter().position(|token| is(token, Keyword::TO)).ok_or_else(|| wrong(None))?;
-        let rest = &tokens[to + 1..];
-        let cascade = rest.iter().any(|token| is(token, Keyword::CASCADE));
-        let known = [vec![Keyword::VERSION, Keyword::TIMESTAMP], vec![Keyword::AS], vec![Keyword::OF]];
-        for (index, keywords) in known.iter().enumerate() {
-            let token = rest.get(index).filter(|token| keywords.iter().any(|keyword| is(token, *keyword)));
-            token.ok_or_else(|| wrong(rest.get(index)))?;
-        }
-        let state = match rest.get(3).map(|token| &token.token) {
-            Some(Token::Number(number, _)) => number.clone(),
-            Some(Token::SingleQuotedString(text)) => text.clone(),
-            _ => return Err(wrong(rest.get(3))),
-        };
-        if rest.len() > 5 + usize::from(cascade) {
-            return Err(wrong(rest.get(4)));
-        }
-        let dataset = self.name(&text.part(tokens[0].span.start, tokens[to].span.start), skipped)?;
-        let options =
-            RollbackOptions { datasets: vec![dataset.to_string()], to: state, cascade, dry_run: false };
-        rollback::roll_back(self.workspace, &options, self.screen).await
     }
 
     fn show_tables(&self) -> Result<()> {

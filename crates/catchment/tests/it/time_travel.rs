@@ -42,6 +42,34 @@ fn tables_are_read_as_they_were() {
 }
 
 #[test]
+fn two_states_are_compared_by_key_and_by_whole_rows() {
+    let project = Project::new(
+        "CREATE MATERIALIZED VIEW enriched.t AS SELECT * FROM read_files('in', format => 'json', schema => 'id BIGINT, name VARCHAR')",
+    );
+    project.write("in/a.jsonl", "{\"id\":1,\"name\":\"a\"}\n{\"id\":2}\n{\"id\":3,\"name\":\"c\"}\n");
+    project.run();
+    project.write("in/a.jsonl", "{\"id\":1,\"name\":\"a\"}\n{\"id\":2,\"name\":\"b\"}\n{\"id\":4,\"name\":\"d\"}\n{\"id\":4,\"name\":\"d\"}\n");
+    project.run();
+    let folder = project.path().to_str().unwrap().to_owned();
+    let diff = |more: &[&str]| {
+        let arguments = ["diff", "enriched.t", "0", "--json", "-p", &folder];
+        project.call(&[&arguments, more].concat()).exits(0).json()
+    };
+    let by_key = diff(&["--key", "id"]);
+    assert_eq!(by_key["rows"], json!([3, 4]));
+    assert_eq!([&by_key["added"], &by_key["removed"], &by_key["changed"]], [2, 1, 1], "{by_key}");
+    assert_eq!(
+        by_key["samples"][2],
+        json!({ "change": "changed", "row": "2", "column": "name", "before": null, "after": "b" }),
+        "{by_key}"
+    );
+    let whole = diff(&[]);
+    assert_eq!([&whole["added"], &whole["removed"], &whole["changed"]], [3, 2, 0], "{whole}");
+    let nothing = project.call(&["diff", "enriched.t", "1", "1", "--json", "-p", &folder]).exits(0).json();
+    assert_eq!(nothing["samples"], json!([]));
+}
+
+#[test]
 fn what_is_read_downstream_goes_back_too_or_nothing_does() {
     let project = project();
     let refused = project.call(&["sql", "RESTORE TABLE raw.t TO VERSION AS OF 'v1.0'"]).exits(1);

@@ -32,3 +32,51 @@ fn a_compaction_is_passed_by_those_that_read_the_table() {
     assert_eq!(dataset(&report, "curated.t")["rows_in"], 1);
     assert_eq!(project.query("SELECT n FROM enriched.n")[0]["n"], 7);
 }
+
+#[test]
+fn vacuum_keeps_what_versions_releases_and_readers_need() {
+    let project = Project::new(
+        "CREATE STREAMING TABLE raw.t AS SELECT id FROM STREAM read_files('in', format => 'json', schema => 'id BIGINT');
+         CREATE STREAMING TABLE curated.t AS SELECT id FROM STREAM raw.t;",
+    );
+    let folder = project.path().to_str().unwrap().to_owned();
+    let add = |id: u64, arguments: &[&str]| {
+        project.write(&format!("in/{id}.jsonl"), format!("{{\"id\":{id}}}\n"));
+        project.call(&[&["run", "--json"], arguments].concat()).exits(0);
+    };
+    add(0, &[]);
+    project.call(&["release", "first", "-p", &folder]).exits(0);
+    add(1, &[]);
+    // The second table has not read these yet.
+    for id in 2..5 {
+        add(id, &["--select", "raw.t"]);
+    }
+    let sql = |statement: &str| project.call(&["sql", "--json", statement]).exits(0).json();
+    assert_eq!(sql("OPTIMIZE raw.t")[0]["files_removed"], 5);
+    // Never part of any version, such as what a killed process left behind.
+    project.write("lake/raw/t/part-orphan.parquet", "x");
+    let count = || {
+        let files = std::fs::read_dir(project.path().join("lake/raw/t")).unwrap();
+        files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|e| e == "parquet")).count()
+    };
+    assert_eq!(count(), 7);
+    assert_eq!(sql("VACUUM raw.t")[0]["files_removed"], 0, "all are younger than a week");
+    // The release holds file 0; files 2 to 4 are still to be read; file 1 and the orphan are needed by nobody.
+    assert_eq!(sql("VACUUM raw.t RETAIN 0 HOURS DRY RUN")[0]["files_removed"], 2);
+    assert_eq!(count(), 7);
+    assert_eq!(sql("VACUUM RETAIN 0 HOURS")[1]["files_removed"], 2);
+    assert_eq!(count(), 5);
+    assert_eq!(project.query("SELECT count(*) AS n FROM raw.t")[0]["n"], 5);
+    assert_eq!(project.query("SELECT count(*) AS n FROM raw.t VERSION AS OF 'first'")[0]["n"], 1);
+    project.run();
+    assert_eq!(
+        project.query("SELECT count(*) AS n, sum(id) AS s FROM curated.t"),
+        serde_json::json!([{ "n": 5, "s": 10 }])
+    );
+    // Version 2 had file 1, which is gone.
+    let refused = project.call(&["rollback", "raw.t", "--to", "2", "--cascade"]).exits(1);
+    assert!(refused.err.contains("lost its file") && refused.err.contains("VACUUM"), "{}", refused.err);
+    assert_eq!(project.query("SELECT count(*) AS n FROM raw.t")[0]["n"], 5);
+    let wrong = project.call(&["sql", "VACUUM raw.t RETAIN some HOURS"]).exits(1);
+    assert!(wrong.err.contains("error[C2001]"), "{}", wrong.err);
+}

@@ -1,0 +1,83 @@
+//! Upkeep of tables on demand: `OPTIMIZE` and `VACUUM`.
+
+use std::time::Duration;
+
+use catchment_core::{Code, Error, FlowName, Result, TableName};
+use catchment_flows::{finish_rollback, pins};
+
+use crate::run::Workspace;
+
+/// How long files are kept after they were part of a table's newest version, unless it is said.
+pub const RETENTION: Duration = Duration::from_secs(7 * 24 * 3_600);
+
+/// What upkeep did to one table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct UpkeepReport {
+    /// The table.
+    pub table: TableName,
+    /// Files taken out, or removed.
+    pub removed: u64,
+    /// Files put in.
+    pub added: u64,
+    /// The size of what was removed, in bytes.
+    pub bytes: u64,
+}
+
+impl Workspace {
+    /// Joins the small files of a table.
+    ///
+    /// # Errors
+    /// Returns [`Code::TABLE_UNKNOWN`], and errors of the lease, of reading and of writing.
+    pub async fn optimize(&self, table: &TableName) -> Result<UpkeepReport> {
+        self.lake.table(table).existing().await?;
+        let (owner, _heartbeat) = self.own()?;
+        finish_rollback(&owner, self.store.as_ref()).await?;
+        let target_bytes = self.project.config.config.maintenance.target_bytes()?;
+        let done = owner.writer(table).optimize(target_bytes).await?;
+        Ok(UpkeepReport {
+            table: table.clone(),
+            removed: done.removed as u64,
+            added: done.added as u64,
+            bytes: done.bytes,
+        })
+    }
+
+    /// Removes files that no version of the last `retention` has, no release, and no flow still needs. Without
+    /// a name all tables of the lake are looked through.
+    ///
+    /// # Errors
+    /// As [`Workspace::optimize`].
+    pub async fn vacuum(
+        &self,
+        table: Option<&TableName>,
+        retention: Duration,
+        dry_run: bool,
+    ) -> Result<Vec<UpkeepReport>> {
+        let checked = self.check().await;
+        // Which flows read a table must be known.
+        Error::join(checked.errors)?;
+        let flows: Vec<(FlowName, TableName)> = checked
+            .datasets
+            .iter()
+            .flat_map(|dataset| dataset.flows.iter().map(|flow| (flow.name.clone(), dataset.name.clone())))
+            .collect();
+        let names = match table {
+            Some(table) => vec![table.clone()],
+            None => self.lake.list()?,
+        };
+        let (owner, _heartbeat) = self.own()?;
+        finish_rollback(&owner, self.store.as_ref()).await?;
+        let releases = self.releases().await?;
+        let mut reports = Vec::new();
+        for name in names {
+            if self.lake.table(&name).latest().await?.is_none() {
+                return Err(Error::new(Code::TABLE_UNKNOWN, format!("no table \"{name}\" in the lake")));
+            }
+            let mut pins = pins(&self.lake, &name, &flows).await?;
+            pins.versions.extend(releases.iter().filter_map(|release| release.version(&name)));
+            let done = owner.writer(&name).vacuum(retention, &pins, dry_run).await?;
+            reports.push(UpkeepReport { table: name, removed: done.files, added: 0, bytes: done.bytes });
+        }
+        Ok(reports)
+    }
+}
