@@ -55,6 +55,31 @@ impl SqliteStore {
         })
     }
 
+    /// Makes sure that a file is a catalog that this program can read; nothing is written.
+    ///
+    /// # Errors
+    /// Returns [`Code::CATALOG`] when it is none.
+    pub fn require_catalog(path: &Path) -> Result<()> {
+        let failed = |error: String| {
+            Error::new(Code::CATALOG, format!("{path:?} is not a catalog database")).because(error)
+        };
+        let flags = rusqlite::OpenFlags::SQLITE_OPEN_READ_ONLY;
+        let connection =
+            Connection::open_with_flags(path, flags).map_err(|error| failed(error.to_string()))?;
+        let version: i64 = connection
+            .pragma_query_value(None, "user_version", |row| row.get(0))
+            .map_err(|error| failed(error.to_string()))?;
+        if !(1..=SCHEMA_VERSION).contains(&version) {
+            return Err(failed(format!(
+                "its schema has version {version}, this program knows {SCHEMA_VERSION}"
+            )));
+        }
+        connection
+            .query_row("SELECT count(*) FROM batches", [], |row| row.get::<_, i64>(0))
+            .map(|_| ())
+            .map_err(|error| failed(error.to_string()))
+    }
+
     fn prepare(path: &Path) -> rusqlite::Result<Self> {
         let connection = Connection::open(path)?;
         connection.busy_timeout(Duration::from_secs(5))?;
@@ -181,6 +206,19 @@ impl Store for SqliteStore {
                 .map_err(failed)?;
         }
         transaction.commit().map_err(failed)
+    }
+
+    fn backup(&self, to: &Path) -> Result<()> {
+        let failed = |error: String| {
+            Error::new(Code::CATALOG, format!("could not write the catalog to {to:?}")).because(error)
+        };
+        if to.exists() {
+            return Err(failed("the file is there already".to_owned()));
+        }
+        let name = to.to_str().ok_or_else(|| failed("its name is not UTF-8".to_owned()))?;
+        self.connection().execute("VACUUM INTO ?1", [name]).map_err(|error| failed(error.to_string()))?;
+        // SQLite does not sync what it writes there.
+        std::fs::File::open(to).and_then(|file| file.sync_all()).map_err(|error| failed(error.to_string()))
     }
 
     fn last_position(&self, flow: &FlowName) -> Result<Option<Position>> {

@@ -1,5 +1,7 @@
 //! What a catalog database can do.
 
+use std::path::Path;
+
 use catchment_core::{FlowName, Position, Result, TableName};
 
 use crate::model::{BatchRecord, DatasetOutcome, LineageEdge, RunRecord};
@@ -29,6 +31,12 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// As [`Store::put_run`].
     fn mark_undone(&self, dataset: &TableName, is_undone: &dyn Fn(u64) -> bool) -> Result<()>;
+
+    /// Writes all that the database holds to a new file, as of one moment.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`]; also when the file is there already.
+    fn backup(&self, to: &Path) -> Result<()>;
 
     /// The last batch recorded for a flow.
     ///

@@ -75,6 +75,18 @@ pub(crate) enum Command {
   catchment diff curated.orders 4 7 --key id      between two versions
   catchment diff curated.orders '2024-01-31 10:00:00'")]
     Diff(DiffArguments),
+    /// Write what the lake cannot rebuild (run history) to a new file.
+    ///
+    /// Tables, positions, releases, published batches and lineage are in the lake; back it up as files.
+    #[command(after_help = "Example:
+  catchment backup /backups/shop-2024-01-31.sqlite -p shop")]
+    Backup(BackupArguments),
+    /// Bring a backup back, and enter what the lake tells of since then.
+    #[command(after_help = "Example:
+  catchment restore /backups/shop-2024-01-31.sqlite -p shop")]
+    Restore(RestoreArguments),
+    /// Rebuild what the lake tells of in a catalog that was lost: published batches and lineage.
+    Recover(ProjectArguments),
     /// Show how each dataset stands.
     Status(ProjectArguments),
     /// Show the versions of a table, newest first.
@@ -183,6 +195,30 @@ pub(crate) struct DiffArguments {
     /// The most differences to show.
     #[arg(long, default_value_t = 20)]
     pub(crate) samples: usize,
+
+    /// The project's folder.
+    #[arg(short, long, default_value = ".")]
+    pub(crate) project: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct BackupArguments {
+    /// The file to write; it must not be there yet.
+    pub(crate) file: PathBuf,
+
+    /// The project's folder.
+    #[arg(short, long, default_value = ".")]
+    pub(crate) project: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct RestoreArguments {
+    /// A file that `catchment backup` wrote.
+    pub(crate) file: PathBuf,
+
+    /// Put it in the place of the catalog that is there.
+    #[arg(long)]
+    pub(crate) replace: bool,
 
     /// The project's folder.
     #[arg(short, long, default_value = ".")]

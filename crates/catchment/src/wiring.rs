@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use catchment_core::{Clock, Code, Error, Fault, Faults, NoFaults, Result, SystemClock};
-use catchment_pipelines::Workspace;
+use catchment_pipelines::{Workspace, restore_catalog};
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
@@ -19,7 +19,7 @@ const LOG_VARIABLE: &str = "CATCHMENT_LOG";
 /// Starts logging and the threads that everything runs on.
 pub(crate) fn runtime(_: &Arguments) -> Result<Runtime> {
     let filter = environment(LOG_VARIABLE)
-        .unwrap_or_else(|| "warn,deltalake_core=error,delta_kernel=error".to_owned());
+        .unwrap_or_else(|| "warn,deltalake_core=error,delta_kernel=error,buoyant_kernel=off".to_owned());
     tracing_subscriber::fmt()
         .with_env_filter(EnvFilter::new(filter))
         .with_writer(std::io::stderr)
@@ -33,12 +33,28 @@ pub(crate) fn runtime(_: &Arguments) -> Result<Runtime> {
 
 /// Opens a project.
 pub(crate) fn workspace(project: &Path, arguments: &Arguments) -> Result<Workspace> {
-    let clock: Arc<dyn Clock> = Arc::new(SystemClock);
-    let faults: Arc<dyn Faults> = match environment(FAULT_VARIABLE) {
+    Workspace::open(project, &arguments.set, clock(), faults()?)
+}
+
+/// Opens a project after its catalog was brought back from a file.
+pub(crate) fn workspace_from_backup(
+    project: &Path,
+    arguments: &Arguments,
+    from: &Path,
+    replace: bool,
+) -> Result<Workspace> {
+    restore_catalog(project, &arguments.set, from, replace, clock(), faults()?)
+}
+
+fn clock() -> Arc<dyn Clock> {
+    Arc::new(SystemClock)
+}
+
+fn faults() -> Result<Arc<dyn Faults>> {
+    Ok(match environment(FAULT_VARIABLE) {
         Some(text) => Arc::new(Fault::parse(&text)?),
         None => Arc::new(NoFaults),
-    };
-    Workspace::open(project, &arguments.set, clock, faults)
+    })
 }
 
 /// A variable of the environment.

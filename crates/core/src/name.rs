@@ -43,6 +43,12 @@ impl TableName {
         Self::new(self.schema.clone(), format!("{}__quarantine", self.table))
     }
 
+    /// Whether this is the quarantine of another table.
+    #[must_use]
+    pub fn is_quarantine(&self) -> bool {
+        self.table.ends_with("__quarantine")
+    }
+
     /// Whether both parts can be folders in a lake: letters, digits, `_` and `-`, not starting with `_` or `-`,
     /// at most 120 characters.
     #[must_use]

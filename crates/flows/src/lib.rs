@@ -12,6 +12,7 @@ mod passed;
 mod pins;
 mod quarantine;
 mod records;
+mod reenter;
 mod replay;
 mod resume;
 mod rollback;
@@ -26,6 +27,7 @@ pub use incremental::require_incremental;
 pub use pins::pins;
 pub use quarantine::quarantine_spec;
 pub use records::{BatchPlan, StagedBatch, StagedOutput};
+pub use reenter::reenter;
 pub use replay::replay_flow;
 pub use resume::{Resume, resume};
 pub use rollback::{

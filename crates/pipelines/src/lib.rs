@@ -3,6 +3,7 @@
 //! **Never**: touches data before the whole project is checked, or runs a dataset whose input failed.
 
 mod access;
+mod backup;
 mod check;
 mod config;
 mod diff;
@@ -21,6 +22,7 @@ mod upkeep;
 mod views;
 
 pub use access::{Access, HistoryRow, pruned_files};
+pub use backup::restore_catalog;
 pub use check::{Checked, Dataset, check};
 pub use config::{CONFIG_FILE, Config, LoadedConfig};
 pub use diff::{Diff, DiffOptions, Difference};

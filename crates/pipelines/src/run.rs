@@ -17,6 +17,9 @@ use crate::project::Project;
 use crate::remembered::schema_record;
 use crate::statement::DatasetKind;
 
+/// The catalog database in a project's data folder.
+pub(crate) const CATALOG_FILE: &str = "catalog.sqlite";
+
 /// A project with its lake, catalog and engine: what every command works on.
 pub struct Workspace {
     /// The project.
@@ -75,7 +78,7 @@ impl Workspace {
         std::fs::create_dir_all(&spill_folder).map_err(|error| {
             catchment_lake::storage_error(format!("could not make data folder {data:?}"), error)
         })?;
-        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&data.join("catalog.sqlite"))?);
+        let store: Arc<dyn Store> = Arc::new(SqliteStore::open(&data.join(CATALOG_FILE))?);
         let engine = &config.config.engine;
         let sessions = Sessions::new(&SessionOptions {
             memory_bytes: engine.memory_bytes()?,

@@ -1,5 +1,6 @@
 //! The commands, a file each.
 
+mod backup;
 mod check;
 mod config;
 mod diff;
@@ -29,6 +30,9 @@ pub(crate) async fn run(arguments: &Arguments, screen: &Screen) -> Result<ExitCo
         Command::Replay(command) => Box::pin(run::replay(arguments, command, *screen)).await,
         Command::Rollback(command) => Box::pin(rollback::run(arguments, command, *screen)).await,
         Command::Diff(command) => Box::pin(diff::run(arguments, command, *screen)).await,
+        Command::Backup(command) => backup::run(arguments, command, *screen),
+        Command::Restore(command) => Box::pin(backup::restore(arguments, command, *screen)).await,
+        Command::Recover(command) => Box::pin(backup::recover(arguments, command, *screen)).await,
         Command::Release(command) => release::run(arguments, command, *screen).await,
         Command::Status(command) => status::run(arguments, command, *screen).await,
         Command::History(command) => history::run(arguments, command, *screen).await,
