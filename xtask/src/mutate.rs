@@ -63,6 +63,20 @@ const MUTATIONS: &[Mutation] = &[
         test: ("catchment", "unique::whatever_the_threads_and_batches"),
     },
     Mutation {
+        name: "the parent of an epoch",
+        file: "crates/flows/src/ancestry.rs",
+        find: "            ends.push(parent);\n",
+        replace: "            let _ = parent;\n",
+        test: ("catchment", "rollback::any_history_can_be_taken_back"),
+    },
+    Mutation {
+        name: "what readers still need",
+        file: "crates/flows/src/pins.rs",
+        find: "            pins.paths.extend(adds.map(|add| add.path));\n            next += 1;",
+        replace: "            drop(adds);\n            next += 1;",
+        test: ("catchment", "upkeep::vacuum_keeps_what_versions_releases_and_readers_need"),
+    },
+    Mutation {
         name: "the look for duplicates in the table",
         file: "crates/flows/src/unique.rs",
         find: "                    mark(keys, key);\n",
