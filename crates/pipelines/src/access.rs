@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use catchment_core::{Code, Error, FlowName, Result, TableName, timestamp_text};
+use catchment_core::{Code, Error, FlowName, Result, TableName, format_bytes, timestamp_text};
 use catchment_flows::bookmarks;
 use catchment_ingest::files::FileSource;
 use catchment_ingest::{Rejects, Source};
@@ -302,23 +302,24 @@ async fn files(source: FileSource) -> Result<Arc<dyn TableProvider>> {
 /// # Errors
 /// Returns errors of reading the tables' logs.
 pub async fn pruned_files(lake: &Lake, plan: &dyn ExecutionPlan) -> Result<Vec<String>> {
-    let mut read: BTreeMap<String, (usize, BTreeSet<String>)> = BTreeMap::new();
+    let mut read = BTreeMap::new();
     collect_files(plan, &mut read);
     let root = lake.layout().folder().to_string_lossy().trim_start_matches('/').to_owned();
     let mut lines = Vec::new();
-    let mut tables: BTreeMap<TableName, (usize, BTreeSet<String>)> = BTreeMap::new();
-    for (folder, (files, _)) in read {
+    let mut tables: BTreeMap<TableName, (usize, u64, BTreeSet<String>)> = BTreeMap::new();
+    for (folder, files) in read {
         let Some(path) = folder.strip_prefix(&root).map(|rest| rest.trim_start_matches('/')) else {
             continue;
         };
         let mut parts = path.splitn(3, '/');
         if let (Some(schema), Some(table)) = (parts.next(), parts.next()) {
             let entry = tables.entry(TableName::new(schema, table)).or_default();
-            entry.0 += files;
-            entry.1.insert(parts.next().unwrap_or_default().to_owned());
+            entry.0 += files.len();
+            entry.1 += files.values().sum::<u64>();
+            entry.2.insert(parts.next().unwrap_or_default().to_owned());
         }
     }
-    for (name, (files, partitions)) in tables {
+    for (name, (files, bytes, partitions)) in tables {
         let Some(snapshot) = lake.table(&name).latest().await? else { continue };
         let all = snapshot.files()?;
         let folders: BTreeSet<_> = all
@@ -329,7 +330,13 @@ pub async fn pruned_files(lake: &Lake, plan: &dyn ExecutionPlan) -> Result<Vec<S
                 format!("{values:?}")
             })
             .collect();
-        let mut line = format!("{name}: {files} of {} files read", all.len());
+        let all_bytes = all.iter().map(|add| u64::try_from(add.size).unwrap_or(0)).sum();
+        let mut line = format!(
+            "{name}: {files} of {} files read, {} of {}",
+            all.len(),
+            format_bytes(bytes),
+            format_bytes(all_bytes)
+        );
         if !snapshot.partition_columns()?.is_empty() {
             line.push_str(&format!(", {} of {} partitions", partitions.len(), folders.len()));
         }
@@ -338,18 +345,15 @@ pub async fn pruned_files(lake: &Lake, plan: &dyn ExecutionPlan) -> Result<Vec<S
     Ok(lines)
 }
 
-/// Counts the files of a plan's scans by their folder.
-fn collect_files(plan: &dyn ExecutionPlan, read: &mut BTreeMap<String, (usize, BTreeSet<String>)>) {
+/// The sizes of the files of a plan's scans, by folder and name.
+fn collect_files(plan: &dyn ExecutionPlan, read: &mut BTreeMap<String, BTreeMap<String, u64>>) {
     if let Some(scan) = plan.downcast_ref::<DataSourceExec>()
         && let Some(config) = scan.data_source().downcast_ref::<FileScanConfig>()
     {
         for file in config.file_groups.iter().flat_map(|group| group.iter()) {
             let path = file.object_meta.location.to_string();
             let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
-            let entry = read.entry(folder.to_owned()).or_default();
-            if entry.1.insert(name.to_owned()) {
-                entry.0 += 1;
-            }
+            read.entry(folder.to_owned()).or_default().insert(name.to_owned(), file.object_meta.size);
         }
     }
     for child in plan.children() {
