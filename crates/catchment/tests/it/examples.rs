@@ -80,7 +80,10 @@ fn explain_tells_how_many_files_and_partitions_are_left() {
         .call(&["sql", "EXPLAIN SELECT carrier FROM curated.flights WHERE flight_date = DATE '2013-01-05'"])
         .exits(0)
         .out;
-    assert!(out.contains("curated.flights: 1 of 31 files read, ") && out.contains(" KB, 1 of 31 partitions"), "{out}");
+    assert!(
+        out.contains("curated.flights: 1 of 31 files read, ") && out.contains(" KB, 1 of 31 partitions"),
+        "{out}"
+    );
     let lineage = project.query("SELECT input, input_column FROM system.lineage WHERE dataset = 'curated.weather' AND column_name = 'temperature_celsius'");
     assert_eq!(lineage, serde_json::json!([{ "input": "raw.weather", "input_column": "temp" }]));
 }

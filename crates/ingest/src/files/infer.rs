@@ -12,6 +12,7 @@ use crate::files::csv::CsvRecords;
 use crate::files::json::json_records;
 use crate::files::options::{FileFormat, ReadFiles};
 use crate::files::reader::{Failure, open};
+use crate::files::scan::is_reserved;
 use crate::files::units::{Body, Cut, UnitQueue, lines};
 use crate::files::{FileInfo, avro, parquet, path_columns};
 
@@ -67,7 +68,11 @@ pub(crate) fn infer_schema(files: &[FileInfo], format: FileFormat, options: &Rea
 
 fn with_path_columns(mut read: Vec<Field>, files: &[FileInfo], options: &ReadFiles) -> Vec<Field> {
     let names = &options.partition_columns;
-    read.retain(|field| !names.contains(field.name()));
+    read.retain(|field| {
+        let name = field.name();
+        // Fields with names of our own are kept in the rescue column.
+        !names.contains(name) && !is_reserved(name) && options.rescue.as_ref() != Some(name)
+    });
     read.extend(path_columns::infer(names, files, options.infer_types));
     read
 }

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use crate::files::cells::{Cell, Fitted, fit, needs_raw};
 use crate::files::quick::QuickReader;
 use crate::files::reader::Failure;
+use crate::files::scan::is_reserved;
 
 /// What became of a record.
 pub(crate) enum Line {
@@ -90,7 +91,10 @@ impl<'s> JsonReader<'s> {
                 Err(error) => return Line::Malformed(json_reason(&error)),
             };
         if unknown && self.fails_on_new {
-            return Line::New(self.new_names(text));
+            let new = self.new_names(text);
+            if !new.is_empty() {
+                return Line::New(new);
+            }
         }
         let mut misfits = Vec::new();
         for (cell, field) in cells.into_iter().zip(self.schema.fields()) {
@@ -112,7 +116,8 @@ impl<'s> JsonReader<'s> {
     fn new_names(&self, text: &str) -> Vec<String> {
         let fields: serde_json::Map<String, serde_json::Value> =
             serde_json::from_str(text).unwrap_or_default();
-        fields.into_iter().map(|(name, _)| name).filter(|name| self.schema.index_of(name).is_err()).collect()
+        let names = fields.into_iter().map(|(name, _)| name);
+        names.filter(|name| self.schema.index_of(name).is_err() && !is_reserved(name)).collect()
     }
 
     /// The fields of a line that have no column, or a column they do not fit, as a JSON object.

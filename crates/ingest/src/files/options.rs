@@ -12,6 +12,7 @@ use globset::{GlobBuilder, GlobMatcher};
 use crate::files::FileInfo;
 use crate::files::discover::discover;
 use crate::files::quick::{quick_date, quick_timestamp};
+use crate::files::scan::is_reserved;
 use crate::source::Limits;
 use crate::types::parse_schema;
 
@@ -207,8 +208,8 @@ impl ReadFiles {
         let known = KNOWN.iter().find(|known| known.eq_ignore_ascii_case(name));
         match known.copied() {
             Some("format") => self.format = Some(format_of(value)?),
-            Some("schema") => self.schema = Some(parse_schema(value)?),
-            Some("schemaHints") => self.hints = Some(parse_schema(value)?),
+            Some("schema") => self.schema = Some(columns(name, value)?),
+            Some("schemaHints") => self.hints = Some(columns(name, value)?),
             Some("schemaEvolutionMode") => self.evolution = evolution_of(value)?,
             Some("multiLine") => self.multi_line = boolean(name, value)?,
             Some("pathGlobFilter") => self.name_filter = Some(glob(name, value)?),
@@ -299,6 +300,17 @@ fn boolean(name: &str, value: &str) -> Result<bool> {
         .to_lowercase()
         .parse()
         .map_err(|_| invalid(format!("option \"{name}\" is {value:?}, not true or false")))
+}
+
+fn columns(option: &str, value: &str) -> Result<SchemaRef> {
+    let schema = parse_schema(value)?;
+    match schema.fields().iter().find(|field| is_reserved(field.name())) {
+        Some(field) => Err(invalid(format!(
+            "option \"{option}\" has column \"{}\", which is the name of a hidden column",
+            field.name()
+        ))),
+        None => Ok(schema),
+    }
 }
 
 fn names(option: &str, value: &str) -> Result<Vec<String>> {

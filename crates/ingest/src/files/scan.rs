@@ -19,7 +19,7 @@ use datafusion::physical_plan::stream::RecordBatchReceiverStreamBuilder;
 use datafusion::physical_plan::streaming::PartitionStream;
 use tokio::sync::mpsc::Sender;
 
-use crate::address::{Address, address_field, consecutive};
+use crate::address::{ADDRESS_COLUMN, Address, address_field, consecutive};
 use crate::files::cells::{Column, Fitted};
 use crate::files::csv::{CsvReader, record_text};
 use crate::files::json::{JsonReader, Line, json_records};
@@ -35,6 +35,11 @@ const BATCH_ROWS: usize = 8_192;
 
 /// The name of the hidden column with what is known of a row's file.
 pub(crate) const METADATA_COLUMN: &str = "_metadata";
+
+/// Whether a name is one of the hidden columns': a file's field of that name has no column.
+pub(crate) fn is_reserved(name: &str) -> bool {
+    matches!(name, METADATA_COLUMN | ADDRESS_COLUMN)
+}
 
 /// What all scans of one source share.
 #[derive(Debug)]
@@ -418,7 +423,7 @@ impl<'a> UnitJob<'a> {
             return Ok(());
         }
         let new: Vec<String> = names
-            .filter(|name| self.scan.decoder.columns.index_of(name).is_err())
+            .filter(|name| self.scan.decoder.columns.index_of(name).is_err() && !is_reserved(name))
             .map(str::to_owned)
             .collect();
         if new.is_empty() { Ok(()) } else { Err(self.new_columns(&new)) }
