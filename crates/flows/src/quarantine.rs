@@ -245,7 +245,7 @@ fn rows_of(plan: &BatchPlan, rules: &[&str], rejects: &RecordBatch) -> Result<Re
     )
     .map_err(internal)?;
     let mut columns: Vec<(&str, ArrayRef)> = vec![("rules", Arc::new(broken))];
-    for name in ["reason", "source", "file_path", "byte_offset", "record"] {
+    for name in ["reason", "source", "file_path", "byte_offset", "row_number", "record"] {
         columns.extend(rejects.column_by_name(name).map(|column| (name, Arc::clone(column))));
     }
     stamped(plan, columns, count)

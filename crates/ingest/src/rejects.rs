@@ -20,19 +20,22 @@ pub struct Reject {
     pub file: String,
     /// Where the record begins in the decompressed file, in bytes; `None` for a file as a whole.
     pub offset: Option<u64>,
+    /// Which row of the file it is, for formats that have rows.
+    pub row: Option<u64>,
     /// What is wrong with it.
     pub reason: String,
     /// The record as it stands there; bytes that are no text are written `\xNN`.
     pub record: Option<String>,
 }
 
-/// The columns in which rejects travel: `source`, `file_path`, `byte_offset`, `reason`, `record`.
+/// The columns in which rejects travel: `source`, `file_path`, `byte_offset`, `row_number`, `reason`, `record`.
 #[must_use]
 pub fn reject_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
         Field::new("source", DataType::Utf8, true),
         Field::new("file_path", DataType::Utf8, true),
         Field::new("byte_offset", DataType::Int64, true),
+        Field::new("row_number", DataType::Int64, true),
         Field::new("reason", DataType::Utf8, true),
         Field::new("record", DataType::Utf8, true),
     ]))
@@ -40,15 +43,12 @@ pub fn reject_schema() -> SchemaRef {
 
 /// Rows as [`reject_schema`] has them.
 pub(crate) fn reject_batch(rejects: &[Reject]) -> Result<RecordBatch> {
+    let number = |value: Option<u64>| value.and_then(|at| i64::try_from(at).ok());
     let columns: Vec<ArrayRef> = vec![
         Arc::new(rejects.iter().map(|reject| Some(reject.source.as_str())).collect::<StringArray>()),
         Arc::new(rejects.iter().map(|reject| Some(reject.file.as_str())).collect::<StringArray>()),
-        Arc::new(
-            rejects
-                .iter()
-                .map(|reject| reject.offset.and_then(|at| i64::try_from(at).ok()))
-                .collect::<Int64Array>(),
-        ),
+        Arc::new(rejects.iter().map(|reject| number(reject.offset)).collect::<Int64Array>()),
+        Arc::new(rejects.iter().map(|reject| number(reject.row)).collect::<Int64Array>()),
         Arc::new(rejects.iter().map(|reject| Some(reject.reason.as_str())).collect::<StringArray>()),
         Arc::new(rejects.iter().map(|reject| reject.record.as_deref()).collect::<StringArray>()),
     ];

@@ -157,6 +157,7 @@ fn decode(
             source: format.name.clone(),
             file: record.file.clone(),
             offset: record.byte_offset,
+            row: record.row_number,
             reason,
             record: Some(record.record.clone()),
         });

@@ -441,7 +441,8 @@ impl<'a> UnitJob<'a> {
     fn reject(&mut self, offset: u64, reason: String, record: String) -> Result<()> {
         if self.reports {
             let (source, file) = (self.scan.decoder.name.clone(), self.file.path.clone());
-            self.rejected.push(Reject { source, file, offset: Some(offset), reason, record: Some(record) });
+            let (offset, record) = (Some(offset), Some(record));
+            self.rejected.push(Reject { source, file, offset, row: None, reason, record });
             if self.rejected.len() == 1_024 {
                 self.flush_rejects()?;
             }
