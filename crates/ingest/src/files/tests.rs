@@ -106,13 +106,13 @@ async fn json_lines_are_read_strictly_and_nothing_is_lost() {
 +----+------+----------------------+"
     );
     for reason in [
-        "| 48          | column \"name\": number 7 where VARCHAR should be ",
-        "| 76          | column \"id\": number 3.5 where BIGINT should be ",
-        "| 98          | invalid JSON: EOF while parsing an object at column 7",
-        "| 106         | invalid JSON: expected value at column 1",
-        "| 119         | invalid JSON: trailing characters at column 9 ",
-        "| 136         | not a JSON object: invalid type: sequence, expected an object",
-        "| 177         | invalid UTF-8 at byte 16 of the record ",
+        "| 48          |            | column \"name\": number 7 where VARCHAR should be ",
+        "| 76          |            | column \"id\": number 3.5 where BIGINT should be ",
+        "| 98          |            | invalid JSON: EOF while parsing an object at column 7",
+        "| 106         |            | invalid JSON: expected value at column 1",
+        "| 119         |            | invalid JSON: trailing characters at column 9 ",
+        "| 136         |            | not a JSON object: invalid type: sequence, expected an object",
+        "| 177         |            | invalid UTF-8 at byte 16 of the record ",
         r#"{"id":9,"name":"\xFF"}"#,
     ] {
         assert!(found.rejected.contains(reason), "{reason}\n{}", found.rejected);
