@@ -91,15 +91,15 @@ pub struct ReadFiles {
     pub limits: Limits,
 }
 
-/// Options of the reference that are known and not there yet.
-const NOT_YET: &[&str] = &[
-    "useNotifications",
-    "useManagedFileEvents",
-    "queueUrl",
-    "region",
-    "backfillInterval",
-    "cleanSource",
-    "includeExistingFiles",
+/// Options of the reference that are known and not there yet, and what to do without them.
+const NOT_YET: &[(&str, &str)] = &[
+    ("useNotifications", "leave it out: folders are listed"),
+    ("useManagedFileEvents", "leave it out: folders are listed"),
+    ("queueUrl", "leave it out: folders are listed"),
+    ("region", "leave it out: only files of this machine are read so far"),
+    ("backfillInterval", "leave it out: every run lists all files, so none is missed"),
+    ("cleanSource", "remove files yourself when no rollback or full refresh will need them again"),
+    ("includeExistingFiles", "modifiedAfter leaves files out that are older than a time"),
 ];
 
 /// Options that work.
@@ -233,11 +233,13 @@ impl ReadFiles {
                 return Err(invalid(format!("option \"{name}\" has no meaning here"))
                     .hint(format!("leave it out: {}", why.map_or("", |(_, why)| why))));
             }
-            _ if NOT_YET.iter().any(|known| known.eq_ignore_ascii_case(name)) => {
+            _ if NOT_YET.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)) => {
+                let instead = NOT_YET.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
                 return Err(Error::new(
                     Code::NOT_SUPPORTED,
                     format!("option \"{name}\" of read_files is not supported yet"),
-                ));
+                )
+                .hint(instead.map_or("", |(_, instead)| instead)));
             }
             _ => {
                 let error = invalid(format!("read_files has no option \"{name}\""));
