@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use catchment_core::{FaultPoint, FlowName, Position, Result};
+use catchment_core::{FaultPoint, FlowName, Position, Result, TableName};
 use catchment_ingest::files::{SeenFile, SeenFiles, SeenRun};
 use catchment_ingest::{Range, Standing, TableStanding};
 use catchment_lake::{Lake, Owner};
@@ -138,10 +138,20 @@ pub(crate) async fn taken(lake: &Lake, flow: &FlowName, published: Option<Positi
     each_run(lake, flow, published, |run| run.add_to(&mut seen)).await?;
     // The last published plan is never removed.
     let last = records.plan(published).await?;
-    let (tables, versions) = match Passed::read(lake, flow, published).await? {
+    let (mut tables, versions) = match Passed::read(lake, flow, published).await? {
         Some(passed) => (passed.tables, passed.versions),
         None => (last.tables.clone(), last.versions.clone()),
     };
+    for (name, standing) in &mut tables {
+        // A rollback may have undone versions that were passed since they had nothing new.
+        if let Some(before) = last.tables.get(name)
+            && let Some(table) = TableName::parse(name, "")
+            && let Some(snapshot) = lake.table(&table).latest().await?
+            && !snapshot.line()?.holds(standing.version)
+        {
+            *standing = *before;
+        }
+    }
     Ok(Taken { files: Arc::new(seen), tables, versions, last: Some(last) })
 }
 

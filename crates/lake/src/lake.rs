@@ -185,6 +185,7 @@ impl Owner {
                 Arc::clone(&self.lake.faults),
                 Arc::clone(&self.lease),
                 self.lake.layout.table(name),
+                self.lake.layout.releases(),
             ))
         });
         Arc::clone(writer)

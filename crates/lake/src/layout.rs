@@ -59,6 +59,12 @@ impl Layout {
         self.root.clone().join(OWN_FOLDER).join("rollback.json")
     }
 
+    /// The record of a named set of versions.
+    #[must_use]
+    pub fn release(&self, name: &str) -> Path {
+        self.releases().join(format!("{name}.json"))
+    }
+
     /// The folder of named sets of versions.
     #[must_use]
     pub fn releases(&self) -> Path {

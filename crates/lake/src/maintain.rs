@@ -12,6 +12,7 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
 use crate::failure::log_error;
+use crate::release::releases;
 use crate::writer::TableWriter;
 
 /// When a table is maintained.
@@ -132,6 +133,11 @@ impl TableWriter {
         let attempt = || format!("could not write a checkpoint of table \"{}\"", self.table().name());
         checkpoints::create_checkpoint(delta, None).await.map_err(|error| log_error(attempt(), error))?;
         self.faults.reach(FaultPoint::CheckpointWritten)?;
+        // A version that has a name must stay readable, and its log with it.
+        let releases = releases(&self.store, &self.releases).await?;
+        if releases.iter().any(|release| release.version(self.table().name()).is_some()) {
+            return Ok(snapshot.version());
+        }
         checkpoints::cleanup_metadata(delta, None).await.map_err(|error| log_error(attempt(), error))?;
         Ok(snapshot.version())
     }

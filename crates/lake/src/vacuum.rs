@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::{Duration, UNIX_EPOCH};
 
-use catchment_core::Result;
+use catchment_core::{Code, Result};
 use futures::TryStreamExt;
 use object_store::path::Path;
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt};
@@ -53,7 +53,14 @@ impl TableWriter {
             next = version.checked_sub(1);
         }
         for version in &pins.versions {
-            needed.extend(self.table().at(*version).await?.files()?.into_iter().map(|file| file.path));
+            match self.table().at(*version).await {
+                Ok(snapshot) => needed.extend(snapshot.files()?.into_iter().map(|file| file.path)),
+                // Nobody can read it any more, so nobody needs its files.
+                Err(error) if error.code() == Code::VERSION_UNKNOWN => {
+                    tracing::warn!(table = %self.table().name(), version, "a pinned version is gone");
+                }
+                Err(error) => return Err(error),
+            }
         }
         let mut done = Vacuumed::default();
         for file in self.old_files(since).await? {

@@ -76,6 +76,8 @@ pub struct TableWriter {
     pub(crate) faults: Arc<dyn Faults>,
     pub(crate) lease: Arc<Lease>,
     pub(crate) root: Path,
+    /// The folder of releases, which versions must be kept for.
+    pub(crate) releases: Path,
     tip: Mutex<Tip>,
 }
 
@@ -96,8 +98,9 @@ impl TableWriter {
         faults: Arc<dyn Faults>,
         lease: Arc<Lease>,
         root: Path,
+        releases: Path,
     ) -> Self {
-        Self { table, store, clock, faults, lease, root, tip: Mutex::default() }
+        Self { table, store, clock, faults, lease, root, releases, tip: Mutex::default() }
     }
 
     /// The table it writes.

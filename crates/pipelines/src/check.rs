@@ -443,6 +443,15 @@ impl<'p> Checker<'p> {
                         format!("name \"{}\" has more than two parts", parts.join(".")),
                     ));
                 };
+                if relation.streaming
+                    && let Some(as_of) = as_of
+                {
+                    return Err(Error::new(
+                        Code::NOT_SUPPORTED,
+                        format!("a stream of \"{name}\" has all its rows, and no {as_of}"),
+                    )
+                    .hint("take STREAM away to read one state of the table"));
+                }
                 let schema = self.table_schema(&name, relation.streaming).await?;
                 let kind = if relation.streaming {
                     let source: Arc<dyn Source> =

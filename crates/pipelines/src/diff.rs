@@ -84,16 +84,22 @@ impl Workspace {
             None => newest.version(),
         };
         let (old, new) = (table.at(before).await?.schema()?, table.at(after).await?.schema()?);
-        let key = self.key(&name, options, &old, &new).await?;
-        let comparison = Comparison::new(&name, (before, after), &key, &old, &new);
+        let mut key = self.key(&name, options, &old, &new).await?;
+        let mut comparison = Comparison::new(&name, (before, after), &key, &old, &new);
+        if !key.is_empty() && number(&self.rows(&comparison.repeated_keys()).await?, 0) > 0 {
+            if !options.key.is_empty() {
+                return Err(Error::new(
+                    Code::USAGE,
+                    format!("rows of \"{name}\" share values of {}, which are no key then", key.join(", ")),
+                )
+                .hint("name more columns with --key, or none to compare whole rows"));
+            }
+            // Nulls are not held to be unique, for one.
+            key.clear();
+            comparison = Comparison::new(&name, (before, after), &key, &old, &new);
+        }
         let counts = self.rows(&comparison.counts()).await?;
-        let count = |index: usize| {
-            let value = counts.first().and_then(|rows| {
-                let column = rows.column(index).as_primitive_opt::<Int64Type>()?;
-                column.is_valid(0).then(|| column.value(0))
-            });
-            u64::try_from(value.unwrap_or(0)).unwrap_or(0)
-        };
+        let count = |index| number(&counts, index);
         let samples = self.rows(&comparison.samples(options.samples)).await?;
         let only = |a: &Schema, b: &Schema| -> Vec<String> {
             let names = a.fields().iter().map(|field| field.name().clone());
@@ -146,6 +152,15 @@ impl Workspace {
     }
 }
 
+/// A number in the first row of a result.
+fn number(rows: &[RecordBatch], index: usize) -> u64 {
+    let value = rows.first().and_then(|rows| {
+        let column = rows.column(index).as_primitive_opt::<Int64Type>()?;
+        column.is_valid(0).then(|| column.value(0))
+    });
+    u64::try_from(value.unwrap_or(0)).unwrap_or(0)
+}
+
 fn differences(rows: &RecordBatch) -> Vec<Difference> {
     let text = |column: usize, row: usize| {
         let column = rows.column(column);
@@ -169,6 +184,8 @@ struct Comparison {
     key: Vec<String>,
     /// Columns of both that are not part of the key.
     values: Vec<String>,
+    /// Those of them whose values are not written out.
+    nested: Vec<String>,
 }
 
 fn quoted(name: &str) -> String {
@@ -179,12 +196,14 @@ impl Comparison {
     fn new(name: &TableName, versions: (u64, u64), key: &[String], old: &Schema, new: &Schema) -> Self {
         let table =
             |version| format!("{}.{} VERSION AS OF {version}", quoted(&name.schema), quoted(&name.table));
-        let both = old.fields().iter().filter(|field| new.index_of(field.name()).is_ok());
+        let both = || old.fields().iter().filter(|field| new.index_of(field.name()).is_ok());
+        let nested = both().filter(|field| field.data_type().is_nested());
         Self {
             before: table(versions.0),
             after: table(versions.1),
             key: key.iter().map(|column| quoted(column)).collect(),
-            values: both
+            nested: nested.map(|field| quoted(field.name())).collect(),
+            values: both()
                 .filter(|field| !key.contains(field.name()))
                 .map(|field| quoted(field.name()))
                 .collect(),
@@ -194,7 +213,7 @@ impl Comparison {
     /// Both states side by side, joined by their key.
     fn joined(&self) -> String {
         let on: Vec<String> =
-            self.key.iter().map(|column| format!("a.{column} IS NOT DISTINCT FROM b.{column}")).collect();
+            self.key.iter().map(|column| format!("(a.{column} IS NOT DISTINCT FROM b.{column})")).collect();
         format!(
             "(SELECT *, 1 AS \"__there\" FROM {}) a FULL JOIN (SELECT *, 1 AS \"__there\" FROM {}) b ON {}",
             self.before,
@@ -207,10 +226,21 @@ impl Comparison {
     fn weighed(&self) -> String {
         let columns = self.values.join(", ");
         format!(
-            "(SELECT {columns}, sum(\"__weight\") AS weight FROM (SELECT {columns}, 1 AS \"__weight\" FROM {} \
+            "(SELECT {columns}, sum(\"__weight\") AS \"__more\" FROM (SELECT {columns}, 1 AS \"__weight\" FROM {} \
              UNION ALL SELECT {columns}, -1 AS \"__weight\" FROM {}) GROUP BY {columns} HAVING sum(\"__weight\") <> 0)",
             self.after, self.before
         )
+    }
+
+    /// How many keys stand for more than one row, on either side.
+    fn repeated_keys(&self) -> String {
+        let keys = self.key.join(", ");
+        let side = |table: &str| {
+            format!(
+                "SELECT count(*) AS n FROM (SELECT {keys} FROM {table} GROUP BY {keys} HAVING count(*) > 1)"
+            )
+        };
+        format!("SELECT sum(n) FROM ({} UNION ALL {})", side(&self.before), side(&self.after))
     }
 
     /// Rows before and after, added, removed, changed.
@@ -218,8 +248,8 @@ impl Comparison {
         if self.key.is_empty() {
             return format!(
                 "SELECT (SELECT count(*) FROM {}) AS before, (SELECT count(*) FROM {}) AS after, \
-                 coalesce(sum(CASE WHEN weight > 0 THEN weight END), 0), \
-                 coalesce(sum(CASE WHEN weight < 0 THEN -weight END), 0), CAST(0 AS BIGINT) FROM {}",
+                 coalesce(sum(CASE WHEN \"__more\" > 0 THEN \"__more\" END), 0), \
+                 coalesce(sum(CASE WHEN \"__more\" < 0 THEN -\"__more\" END), 0), CAST(0 AS BIGINT) FROM {}",
                 self.before,
                 self.after,
                 self.weighed()
@@ -236,22 +266,24 @@ impl Comparison {
 
     fn differs(&self) -> String {
         let parts: Vec<String> =
-            self.values.iter().map(|column| format!("a.{column} IS DISTINCT FROM b.{column}")).collect();
+            self.values.iter().map(|column| format!("(a.{column} IS DISTINCT FROM b.{column})")).collect();
         if parts.is_empty() { "false".to_owned() } else { parts.join(" OR ") }
     }
 
     /// Some differences: kind, row, column, before, after.
     fn samples(&self, limit: usize) -> String {
+        let value = |side: &str, column: &String| match self.nested.contains(column) {
+            true => format!("CASE WHEN {side}{column} IS NULL THEN NULL ELSE '(nested)' END"),
+            false => format!("CAST({side}{column} AS VARCHAR)"),
+        };
         let text = |side: &str, columns: &[String]| {
-            let parts: Vec<String> = columns
-                .iter()
-                .map(|column| format!("coalesce(CAST({side}{column} AS VARCHAR), 'NULL')"))
-                .collect();
+            let parts: Vec<String> =
+                columns.iter().map(|column| format!("coalesce({}, 'NULL')", value(side, column))).collect();
             parts.join(" || ', ' || ")
         };
         if self.key.is_empty() {
             return format!(
-                "SELECT CASE WHEN weight > 0 THEN 'added' ELSE 'removed' END, {}, NULL AS name, NULL AS before, NULL AS after \
+                "SELECT CASE WHEN \"__more\" > 0 THEN 'added' ELSE 'removed' END, {}, NULL AS name, NULL AS before, NULL AS after \
                  FROM {} ORDER BY 1, 2 LIMIT {limit}",
                 text("", &self.values),
                 self.weighed()
@@ -264,10 +296,11 @@ impl Comparison {
             .iter()
             .map(|column| {
                 format!(
-                    "SELECT 'changed' AS change, {a} AS key, '{}' AS name, CAST(a.{column} AS VARCHAR) AS before, \
-                     CAST(b.{column} AS VARCHAR) AS after FROM {joined} \
-                     WHERE a.\"__there\" = b.\"__there\" AND a.{column} IS DISTINCT FROM b.{column}",
-                    column.trim_matches('"').replace('\'', "''")
+                    "SELECT 'changed' AS change, {a} AS key, '{}' AS name, {} AS before, {} AS after FROM {joined} \
+                     WHERE a.\"__there\" = b.\"__there\" AND (a.{column} IS DISTINCT FROM b.{column})",
+                    column.trim_matches('"').replace('\'', "''"),
+                    value("a.", column),
+                    value("b.", column)
                 )
             })
             .collect();

@@ -23,12 +23,12 @@ mod views;
 
 pub use access::{Access, HistoryRow, pruned_files};
 pub use backup::restore_catalog;
+pub use catchment_lake::Release;
 pub use check::{Checked, Dataset, check};
 pub use config::{CONFIG_FILE, Config, LoadedConfig};
 pub use diff::{Diff, DiffOptions, Difference};
 pub use graph::{Graph, order};
 pub use project::{Declared, Project};
-pub use releases::Release;
 pub use rollback::{RollbackOptions, RollbackReport};
 pub use run::{RunOptions, RunReport, Workspace};
 pub use statement::{

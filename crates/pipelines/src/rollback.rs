@@ -7,7 +7,6 @@ use catchment_flows::{Rollback, RollbackRequest, apply_rollback, finish_rollback
 use catchment_lake::{Lake, Table};
 use catchment_sql::AsOf;
 
-use crate::releases::Release;
 use crate::run::{Workspace, select};
 
 /// What a rollback is asked for.
@@ -91,7 +90,7 @@ impl Workspace {
                 }
             }
             AsOf::Release(name) => {
-                let Some(release) = Release::read(&self.lake, &name).await? else {
+                let Some(release) = self.lake.release(&name).await? else {
                     return Err(Error::new(Code::VERSION_UNKNOWN, format!("there is no release \"{name}\""))
                         .hint("give a version such as 7, a time such as '2024-01-31 10:00:00', or a name that `catchment release` lists"));
                 };
@@ -118,7 +117,7 @@ pub(crate) async fn version_as_of(lake: &Lake, name: &TableName, as_of: &AsOf) -
             })
         }
         AsOf::Release(release) => {
-            let found = Release::read(lake, release).await?.ok_or_else(|| {
+            let found = lake.release(release).await?.ok_or_else(|| {
                 unknown(format!("there is no release \"{release}\"")).hint("`catchment release` lists them")
             })?;
             found
@@ -135,7 +134,7 @@ pub(crate) async fn version_as_of(lake: &Lake, name: &TableName, as_of: &AsOf) -
 /// Returns [`Code::HISTORY_GONE`] when the log does not reach back so far, and errors of reading.
 pub(crate) async fn version_at(table: &Table, time: i64) -> Result<Option<Option<u64>>> {
     let Some(latest) = table.latest().await? else { return Ok(None) };
-    let line = latest.line()?;
+    // A version that a rollback undid later was the newest one once.
     let mut next = Some(latest.version());
     while let Some(version) = next {
         let Some(entry) = table.entry(version).await? else {
@@ -147,7 +146,7 @@ pub(crate) async fn version_at(table: &Table, time: i64) -> Result<Option<Option
         if entry.timestamp.saturating_mul(1_000) <= time {
             return Ok(Some(Some(version)));
         }
-        next = line.previous(version);
+        next = version.checked_sub(1);
     }
     Ok(Some(None))
 }

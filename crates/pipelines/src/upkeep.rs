@@ -67,7 +67,7 @@ impl Workspace {
         };
         let (owner, _heartbeat) = self.own()?;
         finish_rollback(&owner, self.store.as_ref()).await?;
-        let releases = self.releases().await?;
+        let releases = self.lake.releases().await?;
         let mut reports = Vec::new();
         for name in names {
             if self.lake.table(&name).latest().await?.is_none() {

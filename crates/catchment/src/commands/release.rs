@@ -18,7 +18,7 @@ pub(crate) async fn run(
     let workspace = wiring::workspace(&command.project, arguments)?;
     let releases = match &command.name {
         Some(name) => vec![workspace.release(name, &command.select).await?],
-        None => workspace.releases().await?,
+        None => workspace.lake.releases().await?,
     };
     if screen.json {
         screen.json(&json!(releases.iter().map(as_json).collect::<Vec<_>>()));

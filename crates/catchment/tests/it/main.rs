@@ -16,6 +16,7 @@ mod output;
 mod project;
 mod readers;
 mod rollback;
+mod rollback_traps;
 mod slt;
 mod time_travel;
 mod unique;

@@ -48,7 +48,7 @@ fn two_states_are_compared_by_key_and_by_whole_rows() {
     );
     project.write("in/a.jsonl", "{\"id\":1,\"name\":\"a\"}\n{\"id\":2}\n{\"id\":3,\"name\":\"c\"}\n");
     project.run();
-    project.write("in/a.jsonl", "{\"id\":1,\"name\":\"a\"}\n{\"id\":2,\"name\":\"b\"}\n{\"id\":4,\"name\":\"d\"}\n{\"id\":4,\"name\":\"d\"}\n");
+    project.write("in/a.jsonl", "{\"id\":1,\"name\":\"a\"}\n{\"id\":2,\"name\":\"b\"}\n{\"id\":4,\"name\":\"d\"}\n{\"id\":5,\"name\":\"d\"}\n");
     project.run();
     let folder = project.path().to_str().unwrap().to_owned();
     let diff = |more: &[&str]| {

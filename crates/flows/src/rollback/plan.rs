@@ -86,28 +86,28 @@ impl Planner<'_> {
             Some(start) => settle(self.lake, start, &all, &Judge::Inputs(&self.lines)).await?,
             None => None,
         };
-        if version == Some(now.version()) {
+        if version == Some(now.version()) && !self.is_planned_on_undone(&now, &all).await? {
             return Ok(());
         }
         // Flows that the project does not have any more may have written, too.
         all.extend(writers(&table, &now, version).await?);
-        let mut to = match version {
-            Some(version) => Some(table.at(version).await?),
+        let restored = match version {
+            Some(version) => self.restored(dataset, &now, table.at(version).await?, &all).await?,
             None => None,
         };
-        let openings = match self.openings(dataset, &now, to.as_ref(), &all).await? {
-            Some(openings) => openings,
-            None if asked.is_some() => return Err(plans_gone(dataset)),
+        let (to, openings, mut tables) = match restored {
+            Some((to, openings, tables)) => (Some(to), openings, tables),
+            None if matches!(asked, Some(Some(_))) => return Err(gone(dataset)),
             None => {
-                to = None;
-                self.openings(dataset, &now, None, &all).await?.unwrap_or_default()
+                let openings = self.openings(dataset, &now, None, &all).await?.unwrap_or_default();
+                let tables = self.quarantine(&now, None, &all, &openings).await?.unwrap_or_default();
+                (None, openings, tables)
             }
         };
         if openings.is_empty() {
             return Ok(());
         }
         let (files, changed) = self.require_sources(&now, &openings).await?;
-        let mut tables = self.quarantine(&now, to.as_ref(), &all, &openings).await?;
         tables.push(step(&now, to.as_ref())?);
         let because_of = match asked {
             Some(_) => None,
@@ -123,6 +123,45 @@ impl Planner<'_> {
             changed,
         });
         Ok(())
+    }
+
+    /// Whether a batch is planned and not published that reads what is going to be undone. It would be computed
+    /// or published as it was planned.
+    async fn is_planned_on_undone(&self, now: &Snapshot, flows: &BTreeSet<FlowName>) -> Result<bool> {
+        let judge = Judge::Inputs(&self.lines);
+        for flow in flows {
+            let published = now.position(flow.as_str()).await?;
+            let (plans, _) = Records::new(self.lake, flow).positions().await?;
+            for at in plans.into_iter().filter(|at| published.is_none_or(|published| *at > published)) {
+                if !judge.may_stay(self.lake, flow, at, None).await? {
+                    return Ok(true);
+                }
+            }
+        }
+        Ok(false)
+    }
+
+    /// What it takes to bring back a version; `None` when plans or data files that it needs are gone.
+    async fn restored(
+        &self,
+        dataset: &TableName,
+        now: &Snapshot,
+        to: Snapshot,
+        flows: &BTreeSet<FlowName>,
+    ) -> Result<Option<(Snapshot, Vec<BatchPlan>, Vec<TableStep>)>> {
+        if self.lost_files(now, &to)? {
+            return Ok(None);
+        }
+        let Some(openings) = self.openings(dataset, now, Some(&to), flows).await? else { return Ok(None) };
+        let tables = self.quarantine(now, Some(&to), flows, &openings).await?;
+        Ok(tables.map(|tables| (to, openings, tables)))
+    }
+
+    /// Whether data files of an older version are gone.
+    fn lost_files(&self, now: &Snapshot, then: &Snapshot) -> Result<bool> {
+        let held: BTreeSet<String> = now.files()?.into_iter().map(|file| file.path).collect();
+        let folder = self.lake.layout().table_folder(now.name());
+        Ok(then.files()?.iter().any(|file| !held.contains(&file.path) && !folder.join(&file.path).exists()))
     }
 
     /// The plans that open new epochs; `None` when one cannot be made since an old plan is not kept any more.
@@ -182,16 +221,17 @@ impl Planner<'_> {
         Ok(Some(openings))
     }
 
-    /// What happens to the quarantine: rows go that batches put there which are undone.
+    /// What happens to the quarantine: rows go that batches put there which are undone. `None` when its files
+    /// of then are gone.
     async fn quarantine(
         &self,
         dataset: &Snapshot,
         dataset_then: Option<&Snapshot>,
         flows: &BTreeSet<FlowName>,
         openings: &[BatchPlan],
-    ) -> Result<Vec<TableStep>> {
+    ) -> Result<Option<Vec<TableStep>>> {
         let table = self.lake.table(&dataset.name().quarantine());
-        let Some(now) = table.latest().await? else { return Ok(Vec::new()) };
+        let Some(now) = table.latest().await? else { return Ok(Some(Vec::new())) };
         let mut kept = BTreeMap::new();
         for opening in openings {
             if let Some(parent) = opening.parent {
@@ -207,13 +247,18 @@ impl Planner<'_> {
             None => None,
         };
         if version == Some(now.version()) {
-            return Ok(Vec::new());
+            return Ok(Some(Vec::new()));
         }
         let to = match version {
             Some(version) => Some(table.at(version).await?),
             None => None,
         };
-        Ok(vec![step(&now, to.as_ref())?])
+        if let Some(to) = &to
+            && self.lost_files(&now, to)?
+        {
+            return Ok(None);
+        }
+        Ok(Some(vec![step(&now, to.as_ref())?]))
     }
 
     /// The dataset whose rollback undoes what this one has read.
@@ -278,7 +323,12 @@ impl Planner<'_> {
         let mut gone = Vec::new();
         let taken = Ancestry::of(records, published).await?;
         for at in records.positions().await?.0.into_iter().filter(|at| taken.holds(*at) && !kept.holds(*at)) {
-            for (name, range) in records.plan(at).await?.ranges {
+            let plan = records.plan(at).await?;
+            // It has the ranges of the batch that it goes on from.
+            if plan.is_opening() {
+                continue;
+            }
+            for (name, range) in plan.ranges {
                 let (Some(table), Range::Table { files, .. }) = (TableName::parse(&name, ""), range) else {
                     continue;
                 };
@@ -350,14 +400,15 @@ async fn writers(table: &Table, now: &Snapshot, version: Option<u64>) -> Result<
     Ok(flows)
 }
 
-fn plans_gone(dataset: &TableName) -> Error {
+fn gone(dataset: &TableName) -> Error {
     Error::new(
         Code::HISTORY_GONE,
         format!(
-            "\"{dataset}\" cannot be taken back so far: the plans of its batches then are not kept any more"
+            "\"{dataset}\" cannot be taken back so far: data files or plans of batches of then are not there any more"
         ),
     )
-    .hint("maintenance.kept_plans says how many are kept; `catchment run --full-refresh` builds it anew")
+    .hint("VACUUM removes files that no release needs, maintenance.kept_plans says how many plans are kept; \
+         `catchment run --full-refresh` builds it anew")
 }
 
 fn step(now: &Snapshot, to: Option<&Snapshot>) -> Result<TableStep> {

@@ -21,7 +21,7 @@ pub(super) enum Judge<'a> {
 }
 
 impl Judge<'_> {
-    async fn may_stay(
+    pub(super) async fn may_stay(
         &self,
         lake: &Lake,
         flow: &FlowName,

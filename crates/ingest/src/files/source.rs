@@ -57,6 +57,12 @@ impl FileSource {
             None => hinted(&infer_schema(&files, format, &options)?, options.hints.as_ref()),
         };
         let (columns, path_columns) = path_columns::split(&columns, &options.partition_columns);
+        if columns.fields().is_empty() {
+            return Err(Error::new(
+                Code::OPTION_INVALID,
+                format!("partitionColumns leaves no column to read from the files of {:?}", options.path),
+            ));
+        }
         let decoder = Arc::new(Decoder {
             name: options.path.clone(),
             project: options.project.clone(),

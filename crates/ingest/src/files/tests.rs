@@ -274,7 +274,9 @@ fn options_that_are_wrong_are_all_named() {
         source(folder.path(), "x", &[("formt", "json"), ("header", "maybe"), ("cleanSource", "true")])
             .unwrap_err();
     let messages: Vec<_> = error.each().map(|error| (error.code().id, error.hint_text())).collect();
-    assert_eq!(messages, [("C2011", Some("did you mean \"format\"?")), ("C2011", None), ("C2002", None)]);
+    let instead = "remove files yourself when no rollback or full refresh will need them again";
+    let expected = [("C2011", Some("did you mean \"format\"?")), ("C2011", None), ("C2002", Some(instead))];
+    assert_eq!(messages, expected);
 }
 
 proptest! {
