@@ -265,7 +265,7 @@ pub(crate) fn quick_timestamp(text: &[u8]) -> Option<i64> {
             let mut micros = 0_i64;
             for place in 0..6 {
                 let digit = digits.get(place).copied().unwrap_or(b'0');
-                micros = micros * 10 + i64::from(digit.is_ascii_digit().then_some(digit - b'0')?);
+                micros = micros * 10 + i64::from(digit.is_ascii_digit().then(|| digit - b'0')?);
             }
             micros
         }
