@@ -57,8 +57,19 @@ impl Runtime {
         match resume(published, plans.last().copied(), staged.last().copied()) {
             Resume::Publish(at) => {
                 let (plan, staged) = (records.plan(at).await?, records.staged(at).await?);
-                self.publish(&replayed, &plan, &staged, progress, report).await?;
-                Ok(at.next())
+                match self.publish(&replayed, &plan, &staged, progress, report).await {
+                    Ok(()) => Ok(at.next()),
+                    Err(error) if error.code() == Code::COMMIT_CONFLICT => {
+                        let quarantine = self.owner.writer(&spec.target.quarantine());
+                        if quarantine.position(&replayed.name).await? >= Some(at) {
+                            return Err(error);
+                        }
+                        // Files that it was to replace were joined with others. Nothing of it is published.
+                        records.remove(&self.owner, at).await?;
+                        Ok(at)
+                    }
+                    Err(error) => Err(error),
+                }
             }
             Resume::Stage(at) => {
                 records.remove(&self.owner, at).await?;

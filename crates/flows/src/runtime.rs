@@ -267,9 +267,10 @@ impl Runtime {
         let known = taken.versions.clone();
         for input in &spec.inputs {
             let range = match &input.kind {
-                InputKind::Stream(source, limits) => {
-                    source.plan(&taken.standing(&input.name), *limits).await?
-                }
+                InputKind::Stream(source, limits) => source
+                    .plan(&taken.standing(&input.name), *limits)
+                    .await
+                    .map_err(|error| for_dataset(error, &spec.target))?,
                 InputKind::Everything(source) => source.everything().await?,
                 InputKind::Table(name, Some(version)) => {
                     plan.versions
@@ -432,7 +433,14 @@ impl Runtime {
         let mut maintainers = self.maintainers.lock().unwrap_or_else(PoisonError::into_inner);
         maintainers
             .entry(table.clone())
-            .or_insert_with(|| Maintainer::start(self.owner.writer(table), self.options.maintenance))
+            .or_insert_with(|| {
+                let mut options = self.options.maintenance;
+                if table.is_quarantine() {
+                    // A replay replaces the files that it has read; they stay as they are until then.
+                    options.minimum_files = usize::MAX;
+                }
+                Maintainer::start(self.owner.writer(table), options)
+            })
             .committed(version);
     }
 
@@ -501,6 +509,14 @@ impl Runtime {
             definition: spec.definition.clone(),
         };
         Records::new(self.lake(), &flow).write_plan(&self.owner, plan).await.map(|_| ())
+    }
+}
+
+/// An error of a source, with the dataset that reads it in its hint.
+fn for_dataset(error: Error, dataset: &TableName) -> Error {
+    match error.hint_text().map(|hint| hint.replace("DATASET", &dataset.to_string())) {
+        Some(hint) => error.hint(hint),
+        None => error,
     }
 }
 

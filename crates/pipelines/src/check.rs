@@ -443,30 +443,29 @@ impl<'p> Checker<'p> {
                         format!("name \"{}\" has more than two parts", parts.join(".")),
                     ));
                 };
-                if relation.streaming
-                    && let Some(as_of) = as_of
-                {
-                    return Err(Error::new(
-                        Code::NOT_SUPPORTED,
-                        format!("a stream of \"{name}\" has all its rows, and no {as_of}"),
-                    )
-                    .hint("take STREAM away to read one state of the table"));
-                }
-                let schema = self.table_schema(&name, relation.streaming).await?;
-                let kind = if relation.streaming {
-                    let source: Arc<dyn Source> =
-                        Arc::new(TableSource::new(self.lake, &name, Arc::clone(&schema)));
-                    InputKind::Stream(source, TABLE_LIMITS)
-                } else {
-                    let version = match as_of {
-                        Some(as_of) => Some(version_as_of(self.lake, &name, as_of).await?),
-                        None => None,
-                    };
-                    InputKind::Table(name.clone(), version)
-                };
-                let label = match as_of {
-                    Some(as_of) => format!("{name} {as_of}"),
-                    None => name.to_string(),
+                let (label, kind, schema) = match (relation.streaming, as_of) {
+                    (true, Some(as_of)) => {
+                        return Err(Error::new(
+                            Code::NOT_SUPPORTED,
+                            format!("a stream of \"{name}\" has all its rows, and no {as_of}"),
+                        )
+                        .hint("take STREAM away to read one state of the table"));
+                    }
+                    (true, None) => {
+                        let schema = self.table_schema(&name, true).await?;
+                        let source: Arc<dyn Source> =
+                            Arc::new(TableSource::new(self.lake, &name, Arc::clone(&schema)));
+                        (name.to_string(), InputKind::Stream(source, TABLE_LIMITS), schema)
+                    }
+                    (false, Some(as_of)) => {
+                        let version = version_as_of(self.lake, &name, as_of).await?;
+                        let schema = self.lake.table(&name).at(version).await?.schema()?;
+                        (format!("{name} {as_of}"), InputKind::Table(name, Some(version)), schema)
+                    }
+                    (false, None) => {
+                        let schema = self.table_schema(&name, false).await?;
+                        (name.to_string(), InputKind::Table(name, None), schema)
+                    }
                 };
                 Ok((input(label, kind), schema))
             }

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use catchment_core::{Code, Error, FlowName, Result, TableName};
-use catchment_flows::{finish_rollback, pins};
+use catchment_flows::{InputKind, finish_rollback, pins};
 
 use crate::run::Workspace;
 
@@ -74,6 +74,13 @@ impl Workspace {
                 return Err(Error::new(Code::TABLE_UNKNOWN, format!("no table \"{name}\" in the lake")));
             }
             let mut pins = pins(&self.lake, &name, &flows).await?;
+            // A query may name a version for good.
+            let inputs =
+                checked.datasets.iter().flat_map(|dataset| &dataset.flows).flat_map(|flow| &flow.inputs);
+            pins.versions.extend(inputs.filter_map(|input| match &input.kind {
+                InputKind::Table(table, version) if *table == name => *version,
+                _ => None,
+            }));
             pins.versions.extend(releases.iter().filter_map(|release| release.version(&name)));
             let done = owner.writer(&name).vacuum(retention, &pins, dry_run).await?;
             reports.push(UpkeepReport { table: name, removed: done.files, added: 0, bytes: done.bytes });

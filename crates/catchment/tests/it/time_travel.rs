@@ -38,6 +38,18 @@ fn tables_are_read_as_they_were() {
     let error = |as_of: &str| project.call(&["sql", &format!("SELECT * FROM raw.t {as_of}")]).exits(1).err;
     assert!(error("TIMESTAMP AS OF '1999-01-01'").contains("error[C4006]: table \"raw.t\" was not there"));
     assert!(error("VERSION AS OF 'v9'").contains("error[C4006]: there is no release \"v9\""));
+    project.write(
+        "pipelines/more.sql",
+        "CREATE MATERIALIZED VIEW x.y AS SELECT id FROM raw.t VERSION AS OF 99;",
+    );
+    let checked = project.call(&["check"]).exits(1).err;
+    assert!(checked.contains("error[C4006]: table \"raw.t\" has no version 99"), "{checked}");
+    project.write(
+        "pipelines/more.sql",
+        "CREATE MATERIALIZED VIEW x.y AS SELECT id FROM raw.t VERSION AS OF 'v1.0';",
+    );
+    project.run();
+    assert_eq!(project.query("SELECT count(*) AS n FROM x.y")[0]["n"], 1);
     assert!(error("TIMESTAMP AS OF 3").contains("error[C2001]: 3 is not a time"));
 }
 

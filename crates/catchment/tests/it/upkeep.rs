@@ -81,3 +81,31 @@ fn vacuum_keeps_what_versions_releases_and_readers_need() {
     let wrong = project.call(&["sql", "VACUUM raw.t RETAIN some HOURS"]).exits(1);
     assert!(wrong.err.contains("error[C2001]"), "{}", wrong.err);
 }
+
+#[test]
+fn a_replay_that_was_staged_survives_that_its_quarantine_is_compacted() {
+    let pipeline = |least: i64| {
+        format!(
+            "CREATE STREAMING TABLE raw.t (CONSTRAINT least EXPECT (id > {least}) ON VIOLATION QUARANTINE)
+             AS SELECT id FROM STREAM read_files('in', format => 'json', schema => 'id BIGINT');"
+        )
+    };
+    let project = Project::new(&pipeline(10));
+    for id in 1..4 {
+        project.write(&format!("in/{id}.jsonl"), format!("{{\"id\":{id}}}\n"));
+        project.call(&["run"]).exits(2);
+    }
+    project.write("pipelines/all.sql", pipeline(1));
+    let mut command = project.command(&["replay", "raw.t"]);
+    command.env("CATCHMENT_FAULT", "staged-written:1:abort");
+    assert_eq!(command.output().unwrap().status.code(), None);
+    let joined = project.call(&["sql", "--json", "OPTIMIZE raw.t__quarantine"]).exits(0).json();
+    assert_eq!(joined[0]["files_removed"], 3);
+    project.call(&["replay", "raw.t"]).exits(2);
+    assert_eq!(
+        project.query("SELECT id FROM raw.t ORDER BY id"),
+        serde_json::json!([{ "id": 2 }, { "id": 3 }])
+    );
+    assert_eq!(project.query("SELECT count(*) AS n FROM raw.t__quarantine")[0]["n"], 1);
+    project.call(&["run"]).exits(0);
+}
