@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use catchment_core::{Result, timestamp_text};
+use catchment_core::{Result, format_count, timestamp_text};
 use catchment_pipelines::Release;
 use serde_json::json;
 
@@ -27,12 +27,11 @@ pub(crate) async fn run(
     let rows: Vec<Vec<String>> = releases
         .iter()
         .map(|release| {
-            let versions: Vec<String> =
-                release.versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
-            vec![release.name.clone(), timestamp_text(release.created_at), versions.join(", ")]
+            let datasets = format_count(release.versions.len() as u64);
+            vec![release.name.clone(), timestamp_text(release.created_at), datasets]
         })
         .collect();
-    screen.line(screen.table(&["RELEASE", "CREATED", "VERSIONS"], &rows, &[]));
+    screen.line(screen.table(&["RELEASE", "CREATED", "DATASETS"], &rows, &[2]));
     Ok(ExitCode::SUCCESS)
 }
 
