@@ -203,9 +203,12 @@ impl Runtime {
         self.keep_known_keys(&spec.target, known);
         self.owner.lake().faults().reach(FaultPoint::StagedWritten)?;
         self.publish(&replayed, &plan, &staged, progress, report).await?;
-        // One plan behind the last is enough: nothing is read from there.
-        if let Some(before) = at.number.checked_sub(1) {
-            records.remove(&self.owner, Position { number: before, ..at }).await?;
+        // A rollback needs those that are kept, and that which opens the epoch: it says what that goes on from.
+        if let Some(number) = at.number.checked_sub(self.kept_plans()) {
+            let before = Position { number, ..at };
+            if records.kept_plan(before).await?.is_some_and(|plan| !plan.is_opening()) {
+                records.remove(&self.owner, before).await?;
+            }
         }
         Ok(())
     }

@@ -114,6 +114,11 @@ impl Runtime {
         self.sessions.spill_folder().to_path_buf()
     }
 
+    /// Plans behind the last published one that are kept.
+    pub(crate) fn kept_plans(&self) -> u64 {
+        self.options.kept_plans.max(1) as u64
+    }
+
     pub(crate) fn key_bytes(&self) -> usize {
         self.options.key_bytes
     }

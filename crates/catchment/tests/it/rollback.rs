@@ -262,9 +262,15 @@ impl World {
         let found = self.project.query("SELECT id, made FROM curated.events ORDER BY id");
         let expected: Vec<Value> =
             curated.rows.iter().map(|(id, made)| json!({ "id": id, "made": made })).collect();
-        assert_eq!(found, json!(expected), "{:#?}", self.log);
+        assert_eq!(found, json!(expected), "{:#?}\n{}", self.log, self.histories());
         // A record may stand there twice: it was twice in the raw table.
-        assert_eq!(self.apart(), curated.apart.iter().copied().collect::<Vec<_>>(), "{:#?}", self.log);
+        let expected = curated.apart.iter().copied().collect::<Vec<_>>();
+        assert_eq!(self.apart(), expected, "{:#?}\n{}", self.log, self.histories());
+    }
+
+    fn histories(&self) -> String {
+        let tables = ["raw.events", "curated.events", "curated.events__quarantine"];
+        tables.map(|table| self.project.call(&["history", table, "--limit", "100"]).out).join("\n")
     }
 
     fn check(&self) {
@@ -344,6 +350,12 @@ fn explore(seeds: std::ops::Range<u64>, steps: usize) {
 #[test]
 fn any_history_can_be_taken_back() {
     explore(0..6, 12);
+}
+
+#[test]
+fn long_histories_that_once_broke_can_be_taken_back() {
+    explore(1_000..1_001, 30);
+    explore(1_006..1_007, 30);
 }
 
 #[test]

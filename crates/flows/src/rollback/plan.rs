@@ -76,7 +76,7 @@ impl Planner<'_> {
                     format!("table \"{dataset}\" has no version {version}, its newest is {}", now.version()),
                 ));
             }
-            Some(Some(version)) => Some(table.at(past_upkeep(&table, &now, version).await?).await?),
+            Some(Some(version)) => Some(table.at(past_upkeep(&table, version).await?).await?),
             Some(None) => None,
             None => Some(now.clone()),
         };
@@ -234,9 +234,14 @@ impl Planner<'_> {
         let Some(now) = table.latest().await? else { return Ok(Some(Vec::new())) };
         let mut kept = BTreeMap::new();
         for opening in openings {
-            if let Some(parent) = opening.parent {
+            // Also of a position that stands for nothing taken, which an earlier rollback left in both tables.
+            let position = match dataset_then {
+                Some(then) => then.position(opening.flow.as_str()).await?,
+                None => None,
+            };
+            if let Some(position) = position {
                 let records = Records::new(self.lake, &opening.flow);
-                kept.insert(opening.flow.clone(), Ancestry::of(&records, parent).await?);
+                kept.insert(opening.flow.clone(), Ancestry::of(&records, position).await?);
             }
         }
         let version = match dataset_then {
@@ -366,14 +371,10 @@ async fn newest_within(
 }
 
 /// The newest version with the rows of `version`: what follows and only rearranges rows need not be undone.
-async fn past_upkeep(table: &Table, now: &Snapshot, version: u64) -> Result<u64> {
-    let line = now.line()?;
+async fn past_upkeep(table: &Table, version: u64) -> Result<u64> {
     let mut version = version;
-    while line.holds(version)
-        && let Some(next) = line.next(version)
-        && next == version + 1
-        && let Some(entry) = table.entry(next).await?
-    {
+    // An entry that only rearranges rows stands on the one before it, whether that is undone by now or not.
+    while let Some(entry) = table.entry(version + 1).await? {
         let is_upkeep = !entry.changes_metadata
             && entry.transactions.iter().all(|txn| txn.app_id == OWNER_APPLICATION)
             && entry.adds.iter().all(|add| !add.data_change)
@@ -381,7 +382,7 @@ async fn past_upkeep(table: &Table, now: &Snapshot, version: u64) -> Result<u64>
         if !is_upkeep {
             break;
         }
-        version = next;
+        version += 1;
     }
     Ok(version)
 }
