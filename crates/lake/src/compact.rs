@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use arrow::array::{RecordBatch, new_null_array};
 use arrow::datatypes::{Schema, SchemaRef};
-use catchment_core::{Code, Error, FaultPoint, Result};
+use catchment_core::{Code, Error, FaultPoint, Result, TableName};
 use deltalake::kernel::{Add, Remove};
 use object_store::ObjectStoreExt;
 use object_store::path::Path;
@@ -17,7 +17,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
 
 use crate::failure::storage_error;
-use crate::files::FileOptions;
+use crate::files::{FileOptions, WrittenFiles};
 use crate::log::Draft;
 use crate::schema::to_stored;
 use crate::table::{Snapshot, remove_of};
@@ -87,6 +87,35 @@ impl TableWriter {
             Outcome::Committed(_) => Ok(done),
             Outcome::AlreadyPublished => Ok(Compacted::default()),
         }
+    }
+
+    /// Puts files with the same rows in the place of all files of a snapshot, which must be the newest.
+    ///
+    /// # Errors
+    /// Returns [`Code::COMMIT_CONFLICT`] when the table has changed since, and [`Code::INTERNAL`] for other rows.
+    pub async fn replace_all(&self, snapshot: &Snapshot, written: WrittenFiles) -> Result<Compacted> {
+        let mut tip = self.tip().await?;
+        let newest = self.existing(&tip).await?;
+        if newest.version() != snapshot.version() {
+            return Err(Error::new(
+                Code::COMMIT_CONFLICT,
+                format!("table \"{}\" changed while it was rewritten", self.table().name()),
+            ));
+        }
+        let files = newest.files()?;
+        require_rows(self.table().name(), &files, written.rows)?;
+        self.faults.reach(FaultPoint::CompactionWritten)?;
+        let now = self.clock.now_millis();
+        let bytes = files.iter().map(|add| u64::try_from(add.size).unwrap_or(0)).sum();
+        let done = Compacted { removed: files.len(), added: written.adds.len(), bytes };
+        let draft = Draft {
+            operation: "OPTIMIZE".to_owned(),
+            parameters: parameters([("auto", "false")]),
+            removes: files.iter().map(|add| remove_of(add, false, now)).collect(),
+            adds: written.adds.into_iter().map(|add| Add { data_change: false, ..add }).collect(),
+            ..Draft::default()
+        };
+        self.commit(&mut tip, draft, &[]).await.map(|_| done)
     }
 
     /// Writes all files of a table again, one by one, with the columns of another schema.
@@ -163,22 +192,24 @@ impl TableWriter {
         }
         let partition_values = files.first().map(|file| file.partition_values.clone()).unwrap_or_default();
         let written = writer.finish().await?;
-        let expected: Option<u64> = files.iter().map(rows_of).sum();
-        if expected.is_some_and(|expected| expected != written.rows) {
-            return Err(Error::new(
-                Code::INTERNAL,
-                format!(
-                    "compaction of table \"{}\" read {} rows of {expected:?}",
-                    self.table().name(),
-                    written.rows
-                ),
-            ));
-        }
+        require_rows(self.table().name(), files, written.rows)?;
         Ok(written
             .adds
             .into_iter()
             .map(|add| Add { data_change: false, partition_values: partition_values.clone(), ..add })
             .collect())
+    }
+}
+
+/// Makes sure that a rewrite has as many rows as the files whose place it takes.
+fn require_rows(table: &TableName, files: &[Add], written: u64) -> Result<()> {
+    let expected: Option<u64> = files.iter().map(rows_of).sum();
+    match expected {
+        Some(expected) if expected != written => Err(Error::new(
+            Code::INTERNAL,
+            format!("a rewrite of table \"{table}\" has {written} rows of {expected}"),
+        )),
+        _ => Ok(()),
     }
 }
 

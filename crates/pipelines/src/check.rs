@@ -10,10 +10,11 @@ use catchment_ingest::{Limits, Source, TableSource};
 use catchment_lake::{Lake, TableSpec, storable_schema};
 use catchment_quality::Expectation;
 use catchment_sql::{BoundQuery, Moment, Planner, Relation, Sessions, SqlText, Target, nearest};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::sql::sqlparser::tokenizer::Span;
 
+use crate::columns::{merge_columns, require_columns};
 use crate::expectations;
 use crate::graph::{Graph, order};
 use crate::project::Project;
@@ -21,6 +22,7 @@ use crate::remembered::{remembered_schema, taken_files};
 use crate::rollback::version_as_of;
 use crate::rulesets;
 use crate::statement::DatasetKind;
+use crate::upkeep::CLUSTER_BY;
 
 /// A dataset, ready to run.
 #[derive(Debug, Clone)]
@@ -277,19 +279,15 @@ impl<'p> Checker<'p> {
                 Err(error) => errors.extend(error.split()),
             }
         }
-        let mut partition_columns = Vec::new();
-        for (column, at) in &declared.body.partition_columns {
-            if errors.is_empty() && columns.iter().all(|known| known.name() != column) {
-                let names: Vec<&str> = columns.iter().map(|known| known.name().as_str()).collect();
-                let error =
-                    Error::new(Code::COLUMN_UNKNOWN, format!("no column \"{column}\" to partition by"))
-                        .at(declared.text.place(*at));
-                errors.push(match nearest(column, &names) {
-                    Some(near) => error.hint(format!("did you mean \"{near}\"?")),
-                    None => error,
-                });
-            }
-            partition_columns.push(column.clone());
+        if errors.is_empty() {
+            errors.extend(require_columns(declared, &declared.body.partition_columns, &columns, "partition"));
+            errors.extend(require_columns(declared, &declared.body.cluster_columns, &columns, "cluster"));
+        }
+        let names = |list: &[(String, Span)]| list.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
+        let partition_columns = names(&declared.body.partition_columns);
+        let mut properties = declared.body.properties.clone();
+        if !declared.body.cluster_columns.is_empty() {
+            properties.push((CLUSTER_BY.to_owned(), names(&declared.body.cluster_columns).join(",")));
         }
         let schema: SchemaRef = Arc::new(Schema::new(columns));
         if errors.is_empty() {
@@ -312,12 +310,8 @@ impl<'p> Checker<'p> {
             .map_err(|error| error.at(declared.text.place(declared.body.name.1)))?;
         let ruleset = bound.as_ref().map(|bound| Arc::clone(&bound.ruleset));
         let rules = bound.map_or_else(String::new, |bound| format!("\n{}", bound.text));
-        let table = TableSpec {
-            schema,
-            partition_columns,
-            comment: declared.body.comment.clone(),
-            properties: declared.body.properties.clone(),
-        };
+        let table =
+            TableSpec { schema, partition_columns, comment: declared.body.comment.clone(), properties };
         let flows = specs
             .into_iter()
             .map(|(draft, inputs)| FlowSpec {
@@ -532,54 +526,4 @@ pub(crate) fn read_files_options(
             .hint("write read_files('path', format => '...')")),
         _ => Err(Error::new(Code::NOT_SUPPORTED, format!("source {name} is not supported yet"))),
     }
-}
-
-/// Adds a query's columns to those of its table, by name.
-fn merge_columns(
-    columns: &mut Vec<Arc<Field>>,
-    query: &SchemaRef,
-    declared: bool,
-    draft: &Draft<'_>,
-) -> Result<()> {
-    let mut errors = Vec::new();
-    for field in query.fields() {
-        match columns.iter().find(|column| column.name() == field.name()) {
-            Some(column) if fits(field.data_type(), column.data_type()) => {}
-            Some(column) => errors.push(
-                Error::new(
-                    Code::SQL_TYPE,
-                    format!(
-                        "column \"{}\" is {} in the table and {} in the query",
-                        field.name(),
-                        column.data_type(),
-                        field.data_type()
-                    ),
-                )
-                .hint("cast it in the query"),
-            ),
-            None if declared => {
-                errors.push(Error::new(
-                    Code::COLUMN_UNKNOWN,
-                    format!("the query has column \"{}\", which the table does not declare", field.name()),
-                ));
-            }
-            None => columns.push(Arc::clone(field)),
-        }
-    }
-    Error::join(errors.into_iter().map(|error| error.at(draft.text.place(draft.query.span))))
-}
-
-/// Whether every value of a type can be stored as another, without loss.
-fn fits(from: &DataType, to: &DataType) -> bool {
-    use DataType::{Date32, Decimal128, Float32, Float64, Int8, Int16, Int32, Int64, Timestamp};
-    from == to
-        || matches!(
-            (from, to),
-            (Int8, Int16 | Int32 | Int64 | Float32 | Float64)
-                | (Int16, Int32 | Int64 | Float32 | Float64)
-                | (Int32, Int64 | Float64)
-                | (Float32, Float64)
-                | (Date32, Timestamp(..))
-        )
-        || matches!((from, to), (Decimal128(p, s), Decimal128(q, t)) if t >= s && i16::from(*q) - i16::from(*t) >= i16::from(*p) - i16::from(*s))
 }

@@ -5,6 +5,7 @@
 mod access;
 mod backup;
 mod check;
+mod columns;
 mod config;
 mod diff;
 mod expectations;

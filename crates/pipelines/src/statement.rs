@@ -57,6 +57,8 @@ pub struct DatasetStatement {
     pub expectations: Vec<(Expectation, Span)>,
     /// The columns that split its files, and where they stand.
     pub partition_columns: Vec<(String, Span)>,
+    /// The columns that `OPTIMIZE` sorts its rows by.
+    pub cluster_columns: Vec<(String, Span)>,
     /// A sentence for people.
     pub comment: Option<String>,
     /// Table properties.
@@ -223,6 +225,7 @@ impl Reader<'_> {
             columns: None,
             expectations: Vec::new(),
             partition_columns: Vec::new(),
+            cluster_columns: Vec::new(),
             comment: None,
             properties: Vec::new(),
             query: None,
@@ -237,6 +240,9 @@ impl Reader<'_> {
             } else if self.parser.parse_keyword(Keyword::PARTITIONED) {
                 self.parser.expect_keyword(Keyword::BY).map_err(|error| self.syntax(&error))?;
                 dataset.partition_columns = self.name_list()?;
+            } else if self.word("cluster") {
+                self.parser.expect_keyword(Keyword::BY).map_err(|error| self.syntax(&error))?;
+                dataset.cluster_columns = self.name_list()?;
             } else if self.word("tblproperties") {
                 dataset.properties = self.properties()?;
             } else if self.parser.parse_keyword(Keyword::USING) {
@@ -247,7 +253,7 @@ impl Reader<'_> {
                 break;
             }
         }
-        for word in ["cluster", "location", "schedule", "trigger", "with", "default", "row"] {
+        for word in ["location", "schedule", "trigger", "with", "default", "row"] {
             if self.peek_word(word) {
                 return Err(self.not_yet(&word.to_uppercase()));
             }

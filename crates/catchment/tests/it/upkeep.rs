@@ -109,3 +109,52 @@ fn a_replay_that_was_staged_survives_that_its_quarantine_is_compacted() {
     assert_eq!(project.query("SELECT count(*) AS n FROM raw.t__quarantine")[0]["n"], 1);
     project.call(&["run"]).exits(0);
 }
+
+#[test]
+fn a_clustered_table_is_sorted_by_optimize_and_read_in_parts() {
+    let project = Project::new(
+        "CREATE STREAMING TABLE raw.t PARTITIONED BY (part) CLUSTER BY (id) AS
+           SELECT id, id % 2 AS part, md5(CAST(id AS VARCHAR)) AS text
+           FROM STREAM read_files('in', format => 'json', schema => 'id BIGINT', maxFilesPerTrigger => 1);
+         CREATE STREAMING TABLE curated.t AS SELECT id FROM STREAM raw.t;",
+    );
+    project.write("catchment.toml", "[maintenance]\ntarget_file_size = '20KB'\n");
+    for file in 0..4 {
+        // Numbers of each file lie all over the range.
+        let lines: String =
+            (0..10_000).map(|row| format!("{{\"id\":{}}}\n", row * 7_919 % 10_000 * 4 + file)).collect();
+        project.write(&format!("in/{file}.jsonl"), lines);
+    }
+    project.run();
+    let all = "SELECT count(*) AS n, sum(id) AS s, count(DISTINCT text) AS d FROM raw.t";
+    let before = project.query(all);
+    let read = |sql: &str| {
+        let out = project.call(&["sql", &format!("EXPLAIN {sql}")]).exits(0).out;
+        let line = out.lines().find(|line| line.starts_with("raw.t: ")).unwrap().to_owned();
+        let mut words = line.split(' ').skip(1);
+        (words.next().unwrap().parse::<usize>().unwrap(), words.nth(1).unwrap().parse::<usize>().unwrap())
+    };
+    let query = "SELECT text FROM raw.t WHERE id = 20001 AND part = 1";
+    let (unsorted, _) = read(query);
+    assert!(unsorted > 1);
+    let optimize = || project.call(&["sql", "--json", "OPTIMIZE raw.t"]).exits(0).json()[0].clone();
+    assert_ne!(optimize()["files_removed"], 0);
+    let (sorted, files) = read(query);
+    assert!(sorted == 1 && files > 4, "{sorted} of {files}");
+    assert_eq!(project.query(all), before);
+    assert_eq!(optimize()["files_removed"], 0, "all is sorted already");
+    // Readers pass it by, and what comes later is sorted in by the next one.
+    project.write("in/9.jsonl", "{\"id\":20001}\n");
+    project.run();
+    assert_eq!(project.query("SELECT count(*) AS n FROM curated.t")[0]["n"], 40_001);
+    assert_ne!(optimize()["files_removed"], 0);
+    assert_eq!(read(query).0, 1);
+    let wrong = Project::new(
+        "CREATE STREAMING TABLE raw.t CLUSTER BY (idd) AS SELECT id FROM STREAM read_files('in', format => 'json', schema => 'id BIGINT');",
+    );
+    let refused = wrong.call(&["check"]).exits(1).err;
+    assert!(
+        refused.contains("no column \"idd\" to cluster by") && refused.contains("did you mean \"id\"?"),
+        "{refused}"
+    );
+}

@@ -1,0 +1,89 @@
+//! The columns of a dataset's table: from its queries, and those it is partitioned and clustered by.
+
+use std::sync::Arc;
+
+use catchment_core::{Code, Error, Result};
+use catchment_sql::nearest;
+use datafusion::arrow::datatypes::{DataType, Field, SchemaRef};
+use datafusion::sql::sqlparser::tokenizer::Span;
+
+use crate::check::Draft;
+use crate::project::Declared;
+use crate::statement::DatasetStatement;
+
+/// Errors for columns that the table does not have, or cannot be partitioned or clustered by.
+pub(crate) fn require_columns(
+    declared: &Declared<DatasetStatement>,
+    named: &[(String, Span)],
+    columns: &[Arc<Field>],
+    what: &str,
+) -> Vec<Error> {
+    let names: Vec<&str> = columns.iter().map(|known| known.name().as_str()).collect();
+    let mut errors = Vec::new();
+    for (column, at) in named {
+        let error = match columns.iter().find(|known| known.name() == column) {
+            Some(known) if known.data_type().is_nested() => Error::new(
+                Code::SQL_TYPE,
+                format!("column \"{column}\" is nested: a table cannot {what} by it"),
+            ),
+            Some(_) => continue,
+            None => Error::new(Code::COLUMN_UNKNOWN, format!("no column \"{column}\" to {what} by")),
+        };
+        let error = error.at(declared.text.place(*at));
+        errors.push(match nearest(column, &names) {
+            Some(near) if near != column => error.hint(format!("did you mean \"{near}\"?")),
+            _ => error,
+        });
+    }
+    errors
+}
+
+/// Adds a query's columns to those of its table, by name.
+pub(crate) fn merge_columns(
+    columns: &mut Vec<Arc<Field>>,
+    query: &SchemaRef,
+    declared: bool,
+    draft: &Draft<'_>,
+) -> Result<()> {
+    let mut errors = Vec::new();
+    for field in query.fields() {
+        match columns.iter().find(|column| column.name() == field.name()) {
+            Some(column) if fits(field.data_type(), column.data_type()) => {}
+            Some(column) => errors.push(
+                Error::new(
+                    Code::SQL_TYPE,
+                    format!(
+                        "column \"{}\" is {} in the table and {} in the query",
+                        field.name(),
+                        column.data_type(),
+                        field.data_type()
+                    ),
+                )
+                .hint("cast it in the query"),
+            ),
+            None if declared => {
+                errors.push(Error::new(
+                    Code::COLUMN_UNKNOWN,
+                    format!("the query has column \"{}\", which the table does not declare", field.name()),
+                ));
+            }
+            None => columns.push(Arc::clone(field)),
+        }
+    }
+    Error::join(errors.into_iter().map(|error| error.at(draft.text.place(draft.query.span))))
+}
+
+/// Whether every value of a type can be stored as another, without loss.
+fn fits(from: &DataType, to: &DataType) -> bool {
+    use DataType::{Date32, Decimal128, Float32, Float64, Int8, Int16, Int32, Int64, Timestamp};
+    from == to
+        || matches!(
+            (from, to),
+            (Int8, Int16 | Int32 | Int64 | Float32 | Float64)
+                | (Int16, Int32 | Int64 | Float32 | Float64)
+                | (Int32, Int64 | Float64)
+                | (Float32, Float64)
+                | (Date32, Timestamp(..))
+        )
+        || matches!((from, to), (Decimal128(p, s), Decimal128(q, t)) if t >= s && i16::from(*q) - i16::from(*t) >= i16::from(*p) - i16::from(*s))
+}
