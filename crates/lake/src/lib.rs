@@ -41,7 +41,7 @@ pub use log::{BATCH_KEY, Entry, OWNER_APPLICATION};
 pub use maintain::{Maintainer, Maintenance, MaintenanceOptions};
 pub use merge::{Merge, merge_planner};
 pub use release::Release;
-pub use schema::{parse_schema_text, schema_text, storable_schema, to_stored};
+pub use schema::{parse_schema_text, schema_text, storable_schema, to_stored, widens};
 pub use stats::{ColumnRange, may_hold};
 pub use store::DurableStore;
 pub use table::{Snapshot, Table};

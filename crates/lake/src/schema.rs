@@ -172,7 +172,8 @@ pub(crate) enum Evolution {
 }
 
 /// Whether every value of a type is one of another type too, digit for digit.
-fn widens(from: &DataType, to: &DataType) -> bool {
+#[must_use]
+pub fn widens(from: &DataType, to: &DataType) -> bool {
     use DataType::{Decimal128, Float32, Float64, Int8, Int16, Int32, Int64};
     match (from, to) {
         (Int8, Int16 | Int32 | Int64 | Float32 | Float64)

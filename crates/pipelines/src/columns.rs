@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result};
+use catchment_lake::widens;
 use catchment_sql::nearest;
 use datafusion::arrow::datatypes::{DataType, Field, SchemaRef};
 use datafusion::sql::sqlparser::tokenizer::Span;
@@ -75,15 +76,5 @@ pub(crate) fn merge_columns(
 
 /// Whether every value of a type can be stored as another, without loss.
 fn fits(from: &DataType, to: &DataType) -> bool {
-    use DataType::{Date32, Decimal128, Float32, Float64, Int8, Int16, Int32, Int64, Timestamp};
-    from == to
-        || matches!(
-            (from, to),
-            (Int8, Int16 | Int32 | Int64 | Float32 | Float64)
-                | (Int16, Int32 | Int64 | Float32 | Float64)
-                | (Int32, Int64 | Float64)
-                | (Float32, Float64)
-                | (Date32, Timestamp(..))
-        )
-        || matches!((from, to), (Decimal128(p, s), Decimal128(q, t)) if t >= s && i16::from(*q) - i16::from(*t) >= i16::from(*p) - i16::from(*s))
+    from == to || widens(from, to) || matches!((from, to), (DataType::Date32, DataType::Timestamp(..)))
 }

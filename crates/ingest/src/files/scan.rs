@@ -9,6 +9,7 @@ use datafusion::arrow::array::{
     ArrayRef, Int64Array, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray, UInt64Array,
 };
 use datafusion::arrow::datatypes::{DataType, Field, Fields, Schema, SchemaRef, TimeUnit};
+use datafusion::arrow::error::ArrowError;
 use datafusion::catalog::streaming::StreamingTable;
 use datafusion::catalog::{Session, TableProvider};
 use datafusion::common::{DataFusionError, Result as EngineResult};
@@ -289,7 +290,10 @@ impl<'a> UnitJob<'a> {
             }
             Body::Lines { offset, bytes } => self.json(lines(offset, &bytes), bytes.len()),
             Body::Document { text } => self.json(json_records(&text)?.into_iter(), text.len()),
-            Body::Container => self.avro(),
+            Body::Container => {
+                let path = self.file.location(&self.scan.decoder.project);
+                self.stored(avro::open(&path, BATCH_ROWS)?, 0)
+            }
             Body::Records { header, records } => self.csv(header.as_deref().map(Vec::as_slice), &records),
             Body::RowGroup { metadata, group, first_row } => {
                 let path = self.file.location(&self.scan.decoder.project);
@@ -299,7 +303,7 @@ impl<'a> UnitJob<'a> {
                     None => Arc::clone(&self.scan.decoder.columns),
                 };
                 self.require_known(metadata.schema().fields().iter().map(|field| field.name().as_str()))?;
-                self.parquet(parquet::row_group(&path, metadata, group, BATCH_ROWS, &columns)?, first_row)
+                self.stored(parquet::row_group(&path, metadata, group, BATCH_ROWS, &columns)?, first_row)
             }
         }?;
         self.flush_rejects()?;
@@ -378,33 +382,16 @@ impl<'a> UnitJob<'a> {
         self.send(&mut rows)
     }
 
-    fn parquet(
+    /// The rows of a file that stores columns, matched by name.
+    fn stored(
         &mut self,
-        reader: ::parquet::arrow::arrow_reader::ParquetRecordBatchReader,
+        batches: impl Iterator<Item = Result<RecordBatch, ArrowError>>,
         first_row: u64,
     ) -> Result<Flow, Failure> {
         let mut row = first_row;
         let decoder = &self.scan.decoder;
-        for rows in reader {
+        for rows in batches {
             let rows = rows.map_err(|error| Failure::Broken(error.to_string()))?;
-            let (columns, rescued) = parquet::fit_rows(&rows, &decoder.columns, decoder.rescue.is_some())?;
-            let count = rows.num_rows();
-            let addresses = consecutive(self.piece, row, count);
-            row += count as u64;
-            if self.send_columns(&columns, rescued, addresses, count)? == Flow::Stop {
-                return Ok(Flow::Stop);
-            }
-        }
-        Ok(Flow::Go)
-    }
-
-    /// The rows of an Avro file, their columns matched by name.
-    fn avro(&mut self) -> Result<Flow, Failure> {
-        let broken = |error: datafusion::arrow::error::ArrowError| Failure::Broken(error.to_string());
-        let decoder = &self.scan.decoder;
-        let mut row = 0;
-        for rows in avro::open(&self.file.location(&decoder.project), BATCH_ROWS)? {
-            let rows = rows.map_err(broken)?;
             self.require_known(rows.schema().fields().iter().map(|field| field.name().as_str()))?;
             let (columns, rescued) = parquet::fit_rows(&rows, &decoder.columns, decoder.rescue.is_some())?;
             let count = rows.num_rows();
