@@ -53,6 +53,18 @@ pub(crate) enum Command {
     #[command(after_help = "Example:
   catchment replay curated.orders shop      after the rule or the query was mended")]
     Replay(ReplayArguments),
+    /// Compute partitions of a dataset anew, from everything that it has taken.
+    ///
+    /// After its definition changed, or files that it had read were corrected. Only the partitions asked for are
+    /// written, in one commit, or one for each step; the files of others stay as they are. Materialized views
+    /// follow with the next run. Datasets that read it as a stream have to be computed anew as a whole: that is
+    /// shown, and done only with --cascade. What is killed is finished by the next run.
+    #[command(after_help = "Examples:
+  catchment backfill curated.orders --from 2024-01-01 --to 2024-02-01
+  catchment backfill curated.orders --from 2023-01-01 --to 2024-01-01 --step 7d
+  catchment backfill curated.orders --where \"region = 'eu'\" --dry-run
+  catchment backfill curated.orders --all               without an empty table in between")]
+    Backfill(BackfillArguments),
     /// Take datasets back to what they were, with all that was made from the rows that go.
     ///
     /// Quarantine, positions and the datasets downstream go back together, so that the next run neither
@@ -134,8 +146,60 @@ pub(crate) struct RunArguments {
     pub(crate) select: Vec<String>,
 
     /// Empty the datasets and build them again from all their input.
-    #[arg(long)]
+    #[arg(long, conflicts_with = "from")]
     pub(crate) full_refresh: bool,
+
+    /// Afterwards compute the partitions of the datasets anew from this time on, as `backfill` does.
+    #[arg(long, value_name = "TIME", requires = "to")]
+    pub(crate) from: Option<String>,
+
+    /// Up to before this time.
+    #[arg(long, value_name = "TIME", requires = "from")]
+    pub(crate) to: Option<String>,
+}
+
+#[derive(Debug, Args)]
+#[command(group = clap::ArgGroup::new("partitions").args(["from", "condition", "all", "cancel"]).required(true))]
+pub(crate) struct BackfillArguments {
+    /// The datasets, as schema.table.
+    #[arg(required_unless_present = "cancel")]
+    pub(crate) datasets: Vec<String>,
+
+    /// The partitions of this time and later: a date, or a time (UTC unless it has an offset).
+    #[arg(long, value_name = "TIME", requires = "to")]
+    pub(crate) from: Option<String>,
+
+    /// Up to before this time.
+    #[arg(long, value_name = "TIME", requires = "from")]
+    pub(crate) to: Option<String>,
+
+    /// One commit for each step of so much time, such as 12h, 7d or 1month.
+    #[arg(long, value_name = "LENGTH", requires = "from")]
+    pub(crate) step: Option<String>,
+
+    /// The partitions that meet a condition on the partition columns.
+    #[arg(long = "where", value_name = "CONDITION")]
+    pub(crate) condition: Option<String>,
+
+    /// All partitions.
+    #[arg(long)]
+    pub(crate) all: bool,
+
+    /// Give up a backfill that was begun and not finished; what was published stays.
+    #[arg(long)]
+    pub(crate) cancel: bool,
+
+    /// Also compute datasets anew, as a whole, that read the partitions as a stream.
+    #[arg(long)]
+    pub(crate) cascade: bool,
+
+    /// Show what would happen, and do nothing.
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+
+    /// The project's folder.
+    #[arg(short, long, default_value = ".")]
+    pub(crate) project: PathBuf,
 }
 
 #[derive(Debug, Args)]

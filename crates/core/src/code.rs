@@ -75,7 +75,7 @@ codes! {
     HISTORY_GONE = "C4008", User, Never, "the changes to read are gone";
     CATALOG = "C4009", External, Never, "catalog database failed";
     TABLE_UNSUPPORTED = "C4010", User, Never, "table needs a feature that is not supported";
-    CASCADE_NEEDED = "C4011", User, Never, "rollback concerns more datasets";
+    CASCADE_NEEDED = "C4011", User, Never, "more datasets are concerned";
 
     INPUT_OUTPUT = "C5001", External, Backoff, "reading or writing failed";
     DISK_FULL = "C5002", External, Never, "disk is full";

@@ -43,6 +43,12 @@ impl RunName {
 
 /// What a batch took, as bookmarks have it.
 pub(crate) fn seen_by(plan: &BatchPlan, staged: &StagedBatch) -> SeenRun {
+    if plan.replaces.is_some() {
+        // All else that it reads was taken before.
+        let again = staged.again.iter().cloned();
+        let files = again.map(|file| SeenFile { file, taken_by: plan.position, broken: None }).collect();
+        return SeenRun { files };
+    }
     let files = plan
         .ranges
         .values()
@@ -86,14 +92,19 @@ async fn read_run(lake: &Lake, flow: &FlowName, run: RunName) -> Result<SeenRun>
 /// # Errors
 /// Returns [`catchment_core::Code::PLAN_CORRUPT`] when a record cannot be read.
 pub async fn bookmarks(lake: &Lake, flow: &FlowName, published: Position) -> Result<Vec<Bookmark>> {
-    let mut all = Vec::new();
-    each_run(lake, flow, published, |run| all.push(run)).await?;
-    Ok(SeenRun::merge(all)
+    Ok(SeenRun::merge(seen_runs(lake, flow, published).await?)
         .newest()
         .files
         .into_iter()
         .map(|seen| Bookmark { flow: flow.clone(), seen })
         .collect())
+}
+
+/// What the batches took that a position stands on, oldest first.
+pub(crate) async fn seen_runs(lake: &Lake, flow: &FlowName, published: Position) -> Result<Vec<SeenRun>> {
+    let mut all = Vec::new();
+    each_run(lake, flow, published, |run| all.push(run)).await?;
+    Ok(all)
 }
 
 /// Gives out what the batches took that a position stands on, oldest first.
@@ -130,9 +141,15 @@ fn in_epoch(at: Position, published: Position) -> bool {
     at.epoch == published.epoch && at <= published
 }
 
-/// What the flow has taken: the files of all its inputs, and where it stands in each table.
-pub(crate) async fn taken(lake: &Lake, flow: &FlowName, published: Option<Position>) -> Result<Taken> {
-    let Some(published) = published else { return Ok(Taken::default()) };
+/// What the flow has taken: the files of all its inputs, and where it stands in each table. For
+/// `passes_replaced` see [`crate::CatchUp`].
+pub(crate) async fn taken(
+    lake: &Lake,
+    flow: &FlowName,
+    published: Option<Position>,
+    passes_replaced: bool,
+) -> Result<Taken> {
+    let Some(published) = published else { return Ok(Taken { passes_replaced, ..Taken::default() }) };
     let records = Records::new(lake, flow);
     let mut seen = SeenFiles::default();
     each_run(lake, flow, published, |run| run.add_to(&mut seen)).await?;
@@ -152,7 +169,7 @@ pub(crate) async fn taken(lake: &Lake, flow: &FlowName, published: Option<Positi
             *standing = *before;
         }
     }
-    Ok(Taken { files: Arc::new(seen), tables, versions, last: Some(last) })
+    Ok(Taken { files: Arc::new(seen), tables, versions, last: Some(last), passes_replaced })
 }
 
 /// What a flow has taken so far.
@@ -164,12 +181,17 @@ pub(crate) struct Taken {
     pub(crate) versions: BTreeMap<String, u64>,
     /// The plan of the last published batch.
     pub(crate) last: Option<BatchPlan>,
+    pub(crate) passes_replaced: bool,
 }
 
 impl Taken {
     /// Where the flow stands in one of its inputs.
     pub(crate) fn standing(&self, input: &str) -> Standing {
-        Standing { files: Arc::clone(&self.files), table: self.tables.get(input).copied() }
+        Standing {
+            files: Arc::clone(&self.files),
+            table: self.tables.get(input).copied(),
+            passes_replaced: self.passes_replaced,
+        }
     }
 
     /// Adds a published batch.

@@ -3,6 +3,7 @@
 //! **Never**: recomputes a batch that is staged, publishes one twice, or lets bookkeeping lead the data.
 
 mod ancestry;
+mod backfill;
 mod bookmarks;
 mod carry;
 mod incremental;
@@ -22,16 +23,17 @@ mod spec;
 mod stage;
 mod unique;
 
+pub use backfill::{PartitionCondition, ReplaceRequest};
 pub use bookmarks::{Bookmark, bookmarks};
 pub use incremental::require_incremental;
 pub use pins::pins;
 pub use quarantine::quarantine_spec;
-pub use records::{BatchPlan, StagedBatch, StagedOutput};
+pub use records::{BatchPlan, Replacement, StagedBatch, StagedOutput};
 pub use reenter::reenter;
 pub use replay::replay_flow;
 pub use resume::{Resume, resume};
 pub use rollback::{
     Rollback, RollbackRequest, RollbackStep, TableStep, apply_rollback, finish_rollback, plan_rollback,
 };
-pub use runtime::{FlowReport, Progress, Runtime, RuntimeOptions};
+pub use runtime::{CatchUp, FlowReport, Progress, Runtime, RuntimeOptions};
 pub use spec::{FlowKind, FlowSpec, Input, InputKind};

@@ -13,6 +13,7 @@ use datafusion::arrow::buffer::OffsetBuffer;
 use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use tokio::sync::mpsc;
 
+use crate::backfill::Replacing;
 use crate::judge::{BadRows, PARTLY_PUBLISHED, names};
 use crate::records::BatchPlan;
 use crate::spec::{FlowSpec, InputKind};
@@ -106,13 +107,28 @@ pub(crate) struct Quarantine<F> {
     plan: BatchPlan,
     /// Files that are left out of the batch.
     broken: Vec<BrokenFile>,
+    /// What is in quarantine already, when the batch reads its input again.
+    replacing: Option<Arc<Replacing>>,
     open: F,
     writer: Option<FileWriter>,
 }
 
 impl<F: FnMut() -> Result<FileWriter>> Quarantine<F> {
-    pub(crate) fn new(spec: &FlowSpec, plan: &BatchPlan, broken: &[BrokenFile], open: F) -> Self {
-        Self { spec: spec.clone(), plan: plan.clone(), broken: broken.to_vec(), open, writer: None }
+    pub(crate) fn new(
+        spec: &FlowSpec,
+        plan: &BatchPlan,
+        broken: &[BrokenFile],
+        replacing: Option<Arc<Replacing>>,
+        open: F,
+    ) -> Self {
+        Self {
+            spec: spec.clone(),
+            plan: plan.clone(),
+            broken: broken.to_vec(),
+            replacing,
+            open,
+            writer: None,
+        }
     }
 
     /// Runs until all senders are gone.
@@ -124,10 +140,7 @@ impl<F: FnMut() -> Result<FileWriter>> Quarantine<F> {
         let mut open = true;
         while open {
             tokio::select! {
-                Some(rejects) = rejected.recv() => {
-                    let rows = rows_of(&self.plan, &[MALFORMED], &rejects)?;
-                    self.write(&rows).await?;
-                }
+                Some(rejects) = rejected.recv() => self.malformed(&rejects).await?,
                 Some(rows) = bad.recv() => self.bad_rows(rows).await?,
                 else => open = false,
             }
@@ -135,12 +148,20 @@ impl<F: FnMut() -> Result<FileWriter>> Quarantine<F> {
         Ok(self.writer)
     }
 
+    async fn malformed(&mut self, rejects: &RecordBatch) -> Result<()> {
+        let fresh = match &self.replacing {
+            Some(replacing) => replacing.fresh(rejects)?,
+            None => rejects.clone(),
+        };
+        if fresh.num_rows() == 0 {
+            return Ok(());
+        }
+        self.write(&rows_of(&self.plan, &[MALFORMED], &fresh)?).await
+    }
+
     async fn bad_rows(&mut self, rows: BadRows) -> Result<()> {
-        let bad = match rows {
-            BadRows::Rejected(rejects) => {
-                let rows = rows_of(&self.plan, &[MALFORMED], &rejects)?;
-                return self.write(&rows).await;
-            }
+        let mut bad = match rows {
+            BadRows::Rejected(rejects) => return self.malformed(&rejects).await,
             BadRows::Addresses(rows) => look_up(&self.spec, &self.plan, &self.broken, rows).await?,
             BadRows::Records(rows) => rows
                 .into_iter()
@@ -151,6 +172,12 @@ impl<F: FnMut() -> Result<FileWriter>> Quarantine<F> {
                 })
                 .collect(),
         };
+        if let Some(replacing) = &self.replacing {
+            bad.retain(|bad| !replacing.holds(bad));
+            for bad in bad.iter_mut().filter(|bad| replacing.is_partly_published(bad.record.address)) {
+                bad.rules |= PARTLY_PUBLISHED;
+            }
+        }
         for bad in bad.chunks(8_192) {
             let rows = self.broken_rules(bad)?;
             self.write(&rows).await?;

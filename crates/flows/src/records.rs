@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use catchment_catalog::{BatchRecord, ColumnSource, ExpectationCount, InputVersion, RuleRecord};
 use catchment_core::{Code, Error, FlowName, Position, Result, TableName};
+use catchment_ingest::files::FileInfo;
 use catchment_ingest::{BrokenFile, Range, TableStanding};
 use catchment_lake::{Add, Lake, Owner, TableSpec};
 use serde::de::DeserializeOwned;
@@ -26,6 +27,9 @@ pub struct BatchPlan {
     /// begins: then all flows of the table, with the batches that begin their new epochs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub resets: Vec<(FlowName, Position)>,
+    /// The partitions that the batch computes anew, from what was taken before, when it does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<Replacement>,
     /// What `now()` says in the batch, in microseconds since the Unix epoch.
     pub planned_at: i64,
     /// What `random()` starts from in the batch.
@@ -42,7 +46,40 @@ pub struct BatchPlan {
     pub definition: String,
 }
 
+/// Partitions that batches of all flows of a table compute anew together.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Replacement {
+    /// The partitions of this commit, as a condition on partition columns.
+    pub condition: String,
+    /// All partitions that were asked for.
+    pub within: String,
+    /// The flows with their batches; the first one publishes for all.
+    pub parts: Vec<(FlowName, Position)>,
+    /// Files that changed since they were taken, as they are now.
+    pub changed: Vec<FileInfo>,
+}
+
 impl BatchPlan {
+    /// A plan that reads nothing.
+    #[must_use]
+    pub fn empty(flow: FlowName, position: Position, planned_at: i64) -> Self {
+        Self {
+            flow,
+            position,
+            parent: None,
+            restores: None,
+            resets: Vec::new(),
+            replaces: None,
+            planned_at,
+            seed: 0,
+            ranges: BTreeMap::new(),
+            tables: BTreeMap::new(),
+            versions: BTreeMap::new(),
+            definition_hash: String::new(),
+            definition: String::new(),
+        }
+    }
+
     /// Whether the batch empties the table and begins an epoch.
     #[must_use]
     pub fn is_reset(&self) -> bool {
@@ -81,6 +118,9 @@ pub struct StagedBatch {
     pub outputs: Vec<StagedOutput>,
     /// Files that could not be read as a whole; none of their rows are in the outputs.
     pub broken: Vec<BrokenFile>,
+    /// Files taken before whose rows were all computed again from what they hold now.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub again: Vec<FileInfo>,
     /// What the books and the commits say about the batch.
     pub summary: BatchSummary,
 }
@@ -135,6 +175,41 @@ pub struct BatchSummary {
 }
 
 impl BatchSummary {
+    /// What several flows did in one commit.
+    #[must_use]
+    pub fn sum<'a>(parts: impl IntoIterator<Item = &'a BatchSummary>) -> Self {
+        let mut parts = parts.into_iter();
+        let Some(mut sum) = parts.next().cloned() else { return Self::default() };
+        for part in parts {
+            sum.rows_in += part.rows_in;
+            sum.rows_out += part.rows_out;
+            sum.quarantined += part.quarantined;
+            sum.dropped += part.dropped;
+            sum.spilled_bytes += part.spilled_bytes;
+            sum.files += part.files;
+            sum.inputs.extend(
+                part.inputs.iter().filter(|input| !sum.inputs.contains(input)).cloned().collect::<Vec<_>>(),
+            );
+            sum.columns.extend(
+                part.columns
+                    .iter()
+                    .filter(|column| !sum.columns.contains(column))
+                    .cloned()
+                    .collect::<Vec<_>>(),
+            );
+            for count in &part.expectations {
+                match sum.expectations.iter_mut().find(|known| known.name == count.name) {
+                    Some(known) => {
+                        known.passed += count.passed;
+                        known.failed += count.failed;
+                    }
+                    None => sum.expectations.push(count.clone()),
+                }
+            }
+        }
+        sum
+    }
+
     /// The row that the books keep of the batch.
     #[must_use]
     pub fn record(

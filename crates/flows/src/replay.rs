@@ -160,18 +160,10 @@ impl Runtime {
         // Rules about a batch as a whole were made for batches of input.
         let mut replayed = FlowSpec { name: replay_flow(&spec.name), ruleset: None, ..spec.clone() };
         let mut plan = BatchPlan {
-            flow: replayed.name.clone(),
-            position: at,
-            parent: None,
-            restores: None,
-            resets: Vec::new(),
-            planned_at: self.owner.lake().clock().now_micros(),
             seed: rand::rng().random(),
-            ranges: BTreeMap::new(),
-            tables: BTreeMap::new(),
-            versions: BTreeMap::new(),
             definition_hash: definition_hash(spec),
             definition: spec.definition.clone(),
+            ..BatchPlan::empty(replayed.name.clone(), at, self.owner.lake().clock().now_micros())
         };
         for input in &mut replayed.inputs {
             match &input.kind {
@@ -197,8 +189,8 @@ impl Runtime {
         }
         let records = Records::new(self.owner.lake(), &replayed.name);
         let plan = records.write_plan(&self.owner, plan).await?;
-        let (staged, known) = self.compute(&replayed, &plan).await?;
-        let staged = self.put_back(spec, staged, chunk).await?;
+        let (staged, known) = self.compute(&replayed, &plan, None).await?;
+        let staged = self.put_back(spec, staged, chunk.files, &chunk.others).await?;
         let staged = records.write_staged(&self.owner, staged).await?;
         self.keep_known_keys(&spec.target, known);
         self.owner.lake().faults().reach(FaultPoint::StagedWritten)?;
@@ -213,8 +205,14 @@ impl Runtime {
         Ok(())
     }
 
-    /// Lets the batch put what stays in quarantine in place of the files that it read.
-    async fn put_back(&self, spec: &FlowSpec, mut staged: StagedBatch, chunk: Chunk) -> Result<StagedBatch> {
+    /// Lets the batch put what stays in quarantine in place of some of its files.
+    pub(crate) async fn put_back(
+        &self,
+        spec: &FlowSpec,
+        mut staged: StagedBatch,
+        files: Vec<Add>,
+        others: &[RecordBatch],
+    ) -> Result<StagedBatch> {
         let table = spec.target.quarantine();
         let declared = quarantine_spec(&spec.target);
         let mut writer = self.owner.writer(&table).files(FileOptions {
@@ -223,7 +221,7 @@ impl Runtime {
             partition_columns: Vec::new(),
             target_bytes: 128 << 20,
         })?;
-        for rows in chunk.others.iter().filter(|rows| rows.num_rows() > 0) {
+        for rows in others.iter().filter(|rows| rows.num_rows() > 0) {
             writer.write(rows).await?;
         }
         let others = writer.finish().await?.adds;
@@ -242,7 +240,7 @@ impl Runtime {
             }
         };
         staged.outputs[index].adds.extend(others);
-        staged.outputs[index].removes = chunk.files;
+        staged.outputs[index].removes = files;
         Ok(staged)
     }
 }
@@ -299,7 +297,11 @@ fn take_records(
     Ok(())
 }
 
-fn texts<'a>(rows: &'a RecordBatch, name: &str) -> Result<&'a datafusion::arrow::array::StringArray> {
+/// A column of text of a quarantine table.
+pub(crate) fn texts<'a>(
+    rows: &'a RecordBatch,
+    name: &str,
+) -> Result<&'a datafusion::arrow::array::StringArray> {
     rows.column_by_name(name)
         .and_then(|column| column.as_string_opt::<i32>())
         .ok_or_else(|| Error::new(Code::LOG_CORRUPT, format!("a quarantine table lacks column {name:?}")))

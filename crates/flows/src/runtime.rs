@@ -48,6 +48,17 @@ pub struct FlowReport {
     pub version: Option<u64>,
 }
 
+impl FlowReport {
+    /// Counts a batch that was published.
+    pub(crate) fn count(&mut self, record: &BatchRecord) {
+        self.batches += 1;
+        self.rows_in += record.rows_in;
+        self.rows_out += record.rows_out;
+        self.quarantined += record.quarantined;
+        self.dropped += record.dropped;
+    }
+}
+
 /// How flows are retried and looked after.
 #[derive(Debug, Clone, Copy)]
 pub struct RuntimeOptions {
@@ -59,6 +70,17 @@ pub struct RuntimeOptions {
     pub kept_plans: usize,
     /// Memory for the keys of one table that must be unique, in bytes.
     pub key_bytes: usize,
+}
+
+/// How a flow catches up with its inputs.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct CatchUp {
+    /// A replaced table is computed anew even when nothing it reads has changed; for other flows see
+    /// [`Runtime::begin_refresh`].
+    pub refresh: bool,
+    /// Partitions of streamed tables that were computed anew are passed over: the flow's own table is
+    /// going to be computed anew as well.
+    pub passes_replaced: bool,
 }
 
 /// What flows need to run.
@@ -127,8 +149,7 @@ impl Runtime {
         self.owner.lake()
     }
 
-    /// Runs a flow until it has caught up with its inputs. With `refresh` a replaced table is computed
-    /// anew even when nothing it reads has changed; for other flows see [`Runtime::begin_refresh`].
+    /// Runs a flow until it has caught up with its inputs.
     ///
     /// Errors marked retryable are tried again with backoff; what is durable by then is kept.
     ///
@@ -137,13 +158,13 @@ impl Runtime {
     pub async fn run_flow(
         &self,
         spec: &FlowSpec,
-        refresh: bool,
+        catch_up: CatchUp,
         progress: &dyn Progress,
     ) -> Result<FlowReport> {
         let mut report = FlowReport::default();
         let mut retries = 0;
         loop {
-            let error = match self.catch_up(spec, refresh, progress, &mut report).await {
+            let error = match self.catch_up(spec, catch_up, progress, &mut report).await {
                 Ok(()) => return Ok(report),
                 Err(error) => error,
             };
@@ -166,6 +187,7 @@ impl Runtime {
     /// Returns errors of reading and writing.
     pub async fn publish_staged(&self, specs: &[FlowSpec], progress: &dyn Progress) -> Result<FlowReport> {
         let mut report = FlowReport::default();
+        self.finish_replacement(specs, progress, &mut report).await?;
         for spec in specs {
             self.finish_replay(spec, progress, &mut report).await?;
             let records = Records::new(self.lake(), &spec.name);
@@ -182,18 +204,18 @@ impl Runtime {
     async fn catch_up(
         &self,
         spec: &FlowSpec,
-        refresh: bool,
+        catch_up: CatchUp,
         progress: &dyn Progress,
         report: &mut FlowReport,
     ) -> Result<()> {
-        let mut refresh = refresh && report.batches == 0;
+        let mut refresh = catch_up.refresh && report.batches == 0;
         self.finish_replay(spec, progress, report).await?;
         let records = Records::new(self.lake(), &spec.name);
         let mut published = self.owner.writer(&spec.target).position(&spec.name).await?;
         self.reconcile(spec, published).await?;
         let (plans, staged) = records.positions().await?;
         let mut next = resume(published, plans.last().copied(), staged.last().copied());
-        let mut taken = taken(self.lake(), &spec.name, published).await?;
+        let mut taken = taken(self.lake(), &spec.name, published, catch_up.passes_replaced).await?;
         loop {
             let (plan, staged) = match next {
                 Resume::Publish(at) => (records.plan(at).await?, records.staged(at).await?),
@@ -224,7 +246,7 @@ impl Runtime {
             let at = plan.position;
             published = Some(at);
             if plan.is_reset() {
-                taken = Taken::default();
+                taken = Taken { passes_replaced: catch_up.passes_replaced, ..Taken::default() };
             }
             taken.add(plan, &staged);
             compact(&self.owner, &spec.name, at, self.options.kept_plans).await?;
@@ -256,18 +278,11 @@ impl Runtime {
         refresh: bool,
     ) -> Result<Option<BatchPlan>> {
         let mut plan = BatchPlan {
-            flow: spec.name.clone(),
-            position: at,
-            parent: None,
-            restores: None,
-            resets: Vec::new(),
-            planned_at: self.clock.now_micros(),
             seed: rand::rng().random(),
-            ranges: BTreeMap::new(),
             tables: taken.tables.clone(),
-            versions: BTreeMap::new(),
             definition_hash: definition_hash(spec),
             definition: spec.definition.clone(),
+            ..BatchPlan::empty(spec.name.clone(), at, self.clock.now_micros())
         };
         let known = taken.versions.clone();
         for input in &spec.inputs {
@@ -324,7 +339,8 @@ impl Runtime {
         taken.tables = plan.tables;
         let after =
             Passed { tables: taken.tables.clone(), versions: taken.versions.clone(), ..before.clone() };
-        if after != before {
+        // Versions that were passed over count as read once their rows were read again, and not before.
+        if after != before && !taken.passes_replaced {
             after.write(&self.owner, &spec.name).await?;
         }
         Ok(None)
@@ -335,7 +351,7 @@ impl Runtime {
             self.take_known_keys(&spec.target);
             (self.reset(spec, plan).await?, None)
         } else {
-            self.compute(spec, plan).await?
+            self.compute(spec, plan, None).await?
         };
         let staged = records.write_staged(&self.owner, staged).await?;
         self.keep_known_keys(&spec.target, known);
@@ -387,20 +403,27 @@ impl Runtime {
         }
         self.lake().faults().reach(FaultPoint::Published)?;
         if let Some(version) = version {
-            let now = self.clock.now_micros();
-            let mut record = staged.summary.record(&spec.name, &spec.target, plan.position, version, now);
-            record.run = Some(self.run.clone());
-            self.store.put_batch(&record)?;
+            let record = self.enter(spec, plan.position, &staged.summary, version)?;
             progress.published(&record);
-            report.batches += 1;
-            report.rows_in += record.rows_in;
-            report.rows_out += record.rows_out;
-            report.quarantined += record.quarantined;
-            report.dropped += record.dropped;
+            report.count(&record);
             let broken = staged.broken.iter().map(|broken| (broken.file.path.clone(), broken.reason.clone()));
             report.broken.extend(broken);
         }
         self.lake().faults().reach(FaultPoint::BooksWritten)
+    }
+
+    /// Enters a published batch into the books.
+    pub(crate) fn enter(
+        &self,
+        spec: &FlowSpec,
+        at: Position,
+        summary: &BatchSummary,
+        version: u64,
+    ) -> Result<BatchRecord> {
+        let mut record = summary.record(&spec.name, &spec.target, at, version, self.clock.now_micros());
+        record.run = Some(self.run.clone());
+        self.store.put_batch(&record)?;
+        Ok(record)
     }
 
     /// Brings the books up to what the table says: a crash may have come between commit and books.
@@ -417,7 +440,11 @@ impl Runtime {
                 if known >= Some(at) {
                     break;
                 }
-                if let Ok(summary) = serde_json::from_value::<BatchSummary>(entry.batch["summary"].clone()) {
+                // Where several flows publish together, the first one tells for all.
+                let is_told = entry.batch["flow"] == json!(spec.name);
+                let summary =
+                    if is_told { entry.batch["summary"].clone() } else { json!(BatchSummary::default()) };
+                if let Ok(summary) = serde_json::from_value::<BatchSummary>(summary) {
                     self.store.put_batch(&summary.record(
                         &spec.name,
                         &spec.target,
@@ -434,7 +461,7 @@ impl Runtime {
     }
 
     /// Has a table looked after in the background, now that it has one version more.
-    fn look_after(&self, table: &TableName, version: u64) {
+    pub(crate) fn look_after(&self, table: &TableName, version: u64) {
         let mut maintainers = self.maintainers.lock().unwrap_or_else(PoisonError::into_inner);
         maintainers
             .entry(table.clone())
@@ -474,7 +501,7 @@ impl Runtime {
         }
         outputs.push(empty(spec.target.clone(), spec.table.clone()));
         let summary = BatchSummary { planned_at: plan.planned_at, ..BatchSummary::default() };
-        Ok(StagedBatch { position: plan.position, outputs, broken: Vec::new(), summary })
+        Ok(StagedBatch { position: plan.position, outputs, broken: Vec::new(), again: Vec::new(), summary })
     }
 
     /// Begins a full refresh of a dataset: all its flows open a new epoch, whose first batch empties the table.
@@ -500,18 +527,10 @@ impl Runtime {
             return Ok(());
         };
         let plan = BatchPlan {
-            flow: flow.clone(),
-            position,
-            parent: None,
-            restores: None,
             resets,
-            planned_at: self.clock.now_micros(),
-            seed: 0,
-            ranges: BTreeMap::new(),
-            tables: BTreeMap::new(),
-            versions: BTreeMap::new(),
             definition_hash: definition_hash(spec),
             definition: spec.definition.clone(),
+            ..BatchPlan::empty(flow.clone(), position, self.clock.now_micros())
         };
         Records::new(self.lake(), &flow).write_plan(&self.owner, plan).await.map(|_| ())
     }

@@ -20,6 +20,7 @@ use futures::TryStreamExt;
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
+use crate::backfill::Replacing;
 use crate::carry::{carry_addresses, in_source_order};
 use crate::judge::{self, BadRows, Judge, names, without_addresses};
 use crate::ordered::Ordered;
@@ -45,14 +46,23 @@ impl Runtime {
         &self,
         spec: &FlowSpec,
         plan: &BatchPlan,
+        replacing: Option<&Arc<Replacing>>,
     ) -> Result<(StagedBatch, Option<KnownKeys>)> {
         let mut broken: Vec<BrokenFile> = Vec::new();
         for _ in 0..ATTEMPTS {
-            let attempt = self.attempt(spec, plan, &broken).await?;
+            let attempt = self.attempt(spec, plan, &broken, replacing).await?;
             // Rows of a broken file may have gone through the query already, so the files written
             // are left behind and the batch is computed again without it.
             if attempt.newly_broken.is_empty() {
                 return self.staged(spec, plan, attempt, broken).await;
+            }
+            if let (Some(file), true) = (attempt.newly_broken.first(), replacing.is_some()) {
+                return Err(Error::new(
+                    Code::FILE_BROKEN,
+                    format!("file {:?} was read before and cannot be read any more", file.file.path),
+                )
+                .because(file.reason.clone())
+                .hint("nothing was published; mend the file or bring it back"));
             }
             broken.extend(attempt.newly_broken);
         }
@@ -62,25 +72,34 @@ impl Runtime {
         ))
     }
 
-    async fn attempt(&self, spec: &FlowSpec, plan: &BatchPlan, broken: &[BrokenFile]) -> Result<Attempt> {
+    async fn attempt(
+        &self,
+        spec: &FlowSpec,
+        plan: &BatchPlan,
+        broken: &[BrokenFile],
+        replacing: Option<&Arc<Replacing>>,
+    ) -> Result<Attempt> {
         let (rejects, sink) = Rejects::channel();
         let (bad, bad_sink) = mpsc::channel(8);
-        let quarantine = Quarantine::new(spec, plan, broken, self.quarantine_files(spec)?);
+        let quarantine =
+            Quarantine::new(spec, plan, broken, replacing.cloned(), self.quarantine_files(spec)?);
         let rejected = tokio::spawn(quarantine.take(sink, bad_sink));
-        let computed = self.rows(spec, plan, broken, &rejects, bad).await;
+        let computed = self.rows(spec, plan, broken, (&rejects, bad), replacing).await;
         let (rows_in, newly_broken) = (rejects.rows(), rejects.broken());
         // The last sender goes, and the quarantine comes to its end.
         drop(rejects);
         let rejected = rejected.await.map_err(|error| {
             Error::new(Code::INTERNAL, "the writer of rejects ended early").because(error)
         })?;
+        // Whoever reports to a quarantine that failed fails, too, and knows less.
+        let quarantine = rejected?;
         let computed = match computed {
             Ok(computed) => computed,
             // What a broken file made of a query's rows does not matter.
             Err(_) if !newly_broken.is_empty() => Computed::default(),
             Err(error) => return Err(error),
         };
-        let attempt = Attempt { computed, quarantine: rejected?, rows_in, newly_broken };
+        let attempt = Attempt { computed, quarantine, rows_in, newly_broken };
         if attempt.newly_broken.is_empty() {
             self.require_no_failure(spec, plan, broken, &attempt.computed).await?;
         }
@@ -114,8 +133,8 @@ impl Runtime {
         spec: &FlowSpec,
         plan: &BatchPlan,
         broken: &[BrokenFile],
-        rejects: &Arc<Rejects>,
-        bad: mpsc::Sender<BadRows>,
+        (rejects, bad): (&Arc<Rejects>, mpsc::Sender<BadRows>),
+        replacing: Option<&Arc<Replacing>>,
     ) -> Result<Computed> {
         let planner = Arc::new(self.sessions.planner(Moment { micros: plan.planned_at, seed: plan.seed })?);
         let mut carriers = BTreeMap::new();
@@ -135,18 +154,19 @@ impl Runtime {
         let columns = lineage(&logical, &spec.inputs);
         // What comes out of quarantine is read by its addresses alone.
         let replays = plan.ranges.values().any(|range| matches!(range, Range::Quarantine { .. }));
-        if replays || !spec.expectations.is_empty() {
+        if replays || replacing.is_some() || !spec.expectations.is_empty() {
             logical = carry_addresses(logical, &carriers)?;
         }
         drop(carriers);
         let mut physical = planner.physical(&logical).await?;
         drop(logical);
-        let unique = self.uniqueness(spec, &judge).await?;
+        let unique = self.uniqueness(spec, &judge, replacing).await?;
         if unique.is_some() && physical.schema().index_of(ADDRESS_COLUMN).is_ok() {
             physical = in_source_order(physical)?;
         }
         let streams = planner.run_partitioned(physical)?;
-        let (written, seen) = self.write(spec, streams, unique, &judge, &bad, batch_rules.as_ref()).await?;
+        let (written, seen) =
+            self.write(spec, streams, unique, (&judge, replacing), &bad, batch_rules.as_ref()).await?;
         let outcomes = match &batch_rules {
             Some(rules) => self.judge_rules(spec, plan, rules, seen, &written.written).await?,
             None => Vec::new(),
@@ -174,7 +194,7 @@ impl Runtime {
         spec: &FlowSpec,
         streams: Vec<SendableRecordBatchStream>,
         unique: Option<Uniqueness>,
-        judge: &Arc<Judge>,
+        (judge, replacing): (&Arc<Judge>, Option<&Arc<Replacing>>),
         bad: &mpsc::Sender<BadRows>,
         rules: Option<&Arc<BatchRules>>,
     ) -> Result<(Computed, Vec<RulesetState>)> {
@@ -188,6 +208,7 @@ impl Runtime {
             let judging = Judging {
                 judge: Arc::clone(judge),
                 schema: Arc::clone(&spec.table.schema),
+                replacing: replacing.cloned(),
                 bad: bad.clone(),
                 numbered: Arc::clone(&numbered),
             };
@@ -236,7 +257,12 @@ impl Runtime {
     }
 
     /// What finds duplicates in the batch, when an expectation asks for it.
-    async fn uniqueness(&self, spec: &FlowSpec, judge: &Judge) -> Result<Option<Uniqueness>> {
+    async fn uniqueness(
+        &self,
+        spec: &FlowSpec,
+        judge: &Judge,
+        replacing: Option<&Arc<Replacing>>,
+    ) -> Result<Option<Uniqueness>> {
         let Some((_, key, _)) = judge.unique() else { return Ok(None) };
         let schema = &spec.table.schema;
         let (folder, budget) = (self.spill_folder(), self.key_bytes());
@@ -244,8 +270,9 @@ impl Runtime {
             Some(known) if spec.kind != FlowKind::Replace => known,
             _ => KnownKeys::new(schema, key, folder, budget)?,
         };
-        let files = match self.owner.lake().table(&spec.target).latest().await? {
-            Some(snapshot) if spec.kind != FlowKind::Replace => snapshot.files()?,
+        let files = match (replacing, self.owner.lake().table(&spec.target).latest().await?) {
+            (Some(replacing), _) => replacing.beside(),
+            (None, Some(snapshot)) if spec.kind != FlowKind::Replace => snapshot.files()?,
             _ => Vec::new(),
         };
         let source = TableSource::new(self.owner.lake(), &spec.target, Arc::clone(schema));
@@ -352,7 +379,7 @@ impl Runtime {
             rules: rules::records(attempt.computed.outcomes),
         };
         let known = attempt.computed.known;
-        let staged = StagedBatch { position: plan.position, outputs, broken, summary };
+        let staged = StagedBatch { position: plan.position, outputs, broken, again: Vec::new(), summary };
         Ok((staged, known))
     }
 }
@@ -382,6 +409,8 @@ struct Computed {
 struct Judging {
     judge: Arc<Judge>,
     schema: SchemaRef,
+    /// The partitions that are computed anew, when not all rows are wanted.
+    replacing: Option<Arc<Replacing>>,
     bad: mpsc::Sender<BadRows>,
     /// Rows without a source that have been numbered.
     numbered: Arc<AtomicU64>,
@@ -409,7 +438,11 @@ impl Judging {
         kept: mpsc::Sender<RecordBatch>,
     ) -> Result<()> {
         while let Some(batch) = rows.try_next().await.map_err(query_error)? {
-            let judged = self.judge.conditions(self.with_addresses(by_name(&batch, &self.schema)?)?)?;
+            let mut batch = by_name(&batch, &self.schema)?;
+            if let Some(replacing) = &self.replacing {
+                batch = replacing.keep(&batch)?;
+            }
+            let judged = self.judge.conditions(self.with_addresses(batch)?)?;
             for bad in judged.bad {
                 let _ = self.bad.send(bad).await;
             }

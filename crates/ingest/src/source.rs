@@ -142,6 +142,9 @@ pub struct Standing {
     pub files: Arc<SeenFiles>,
     /// The last file taken from a table.
     pub table: Option<TableStanding>,
+    /// Versions of a table that only computed partitions of it anew are passed over, since whatever was made of
+    /// their old rows is going to be made anew.
+    pub passes_replaced: bool,
 }
 
 /// A piece of a source: what one batch reads.

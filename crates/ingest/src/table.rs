@@ -102,6 +102,7 @@ impl TableSource {
     async fn next_of_versions(
         &self,
         standing: TableStanding,
+        passes_replaced: bool,
         line: &Line,
         limits: Limits,
     ) -> Result<Option<Range>> {
@@ -134,6 +135,9 @@ impl TableSource {
                     "rebuild the dataset that reads it with `catchment run --full-refresh --select DATASET`",
                 ));
             };
+            if passes_replaced && entry.batch["replaces"].is_string() {
+                continue;
+            }
             self.require_append(&entry)?;
             let files = entry.adds.iter().filter(|add| add.data_change).enumerate();
             let skipped =
@@ -169,7 +173,11 @@ impl TableSource {
                     self.table.name()
                 ),
             )
-            .hint("rebuild the dataset that reads it with `catchment run --full-refresh --select DATASET`"));
+            .hint(if entry.batch["replaces"].is_string() {
+                "compute the dataset that reads it anew, too: `catchment backfill DATASET --all`"
+            } else {
+                "rebuild the dataset that reads it with `catchment run --full-refresh --select DATASET`"
+            }));
         }
         Ok(())
     }
@@ -209,7 +217,7 @@ impl Source for TableSource {
                 return Ok(Some(rest));
             }
         }
-        self.next_of_versions(at, &latest.line()?, limits).await
+        self.next_of_versions(at, standing.passes_replaced, &latest.line()?, limits).await
     }
 
     fn read(

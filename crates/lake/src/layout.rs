@@ -59,6 +59,12 @@ impl Layout {
         self.root.clone().join(OWN_FOLDER).join("rollback.json")
     }
 
+    /// The record of a backfill that is under way.
+    #[must_use]
+    pub fn backfill(&self) -> Path {
+        self.root.clone().join(OWN_FOLDER).join("backfill.json")
+    }
+
     /// The record of a named set of versions.
     #[must_use]
     pub fn release(&self, name: &str) -> Path {

@@ -229,6 +229,37 @@ impl TableWriter {
         self.commit(&mut tip, draft, &positions(&publication)).await
     }
 
+    /// Puts new files in the place of those that `matches` says, by their partition values, whatever files
+    /// these are by now. Returns the outcome with the files that went.
+    ///
+    /// # Errors
+    /// As [`TableWriter::append`], and what `matches` returns.
+    pub async fn replace_where(
+        &self,
+        condition: &str,
+        matches: &(dyn Fn(&[Add]) -> Result<Vec<bool>> + Send + Sync),
+        publication: Publication,
+    ) -> Result<(Outcome, Vec<Add>)> {
+        let mut tip = self.tip().await?;
+        if self.is_published(&mut tip, &publication).await? {
+            return Ok((Outcome::AlreadyPublished, Vec::new()));
+        }
+        let held = self.existing(&tip).await?.files()?;
+        let matched = matches(&held)?;
+        let gone: Vec<Add> =
+            held.into_iter().zip(matched).filter(|(_, matched)| *matched).map(|(add, _)| add).collect();
+        let now = self.clock.now_millis();
+        let draft = Draft {
+            operation: "WRITE".to_owned(),
+            parameters: parameters([("mode", "Overwrite"), ("predicate", condition)]),
+            batch: publication.batch.clone(),
+            removes: gone.iter().map(|add| remove_of(add, true, now)).collect(),
+            adds: publication.adds.clone(),
+            ..Draft::default()
+        };
+        Ok((self.commit(&mut tip, draft, &positions(&publication)).await?, gone))
+    }
+
     /// Replaces all files of the table, and its columns when they changed.
     ///
     /// # Errors

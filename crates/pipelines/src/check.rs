@@ -9,9 +9,12 @@ use catchment_ingest::files::{FileSource, ReadFiles};
 use catchment_ingest::{Limits, Source, TableSource};
 use catchment_lake::{Lake, TableSpec, storable_schema};
 use catchment_quality::Expectation;
-use catchment_sql::{BoundQuery, Moment, Planner, Relation, Sessions, SqlText, Target, nearest};
+use catchment_sql::{
+    BoundQuery, Moment, Planner, Relation, Sessions, SqlText, Target, kept_columns, nearest,
+};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::datasource::empty::EmptyTable;
+use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::columns::{merge_columns, require_columns};
@@ -39,6 +42,9 @@ pub struct Dataset {
     pub table: TableSpec,
     /// Schemas of file sources that were inferred, by flow and path, to be remembered.
     pub inferred: Vec<(FlowName, String, SchemaRef)>,
+    /// Columns of what flows read whose values are in the dataset as they are, under their names: the flow,
+    /// the input and the column.
+    pub kept: BTreeSet<(FlowName, String, String)>,
 }
 
 /// A project that was checked.
@@ -262,14 +268,14 @@ impl<'p> Checker<'p> {
             return Ok(None);
         }
         let declared = &self.project.datasets[name];
-        let mut inferred = Vec::new();
+        let (mut inferred, mut kept) = (Vec::new(), BTreeSet::new());
         let mut specs = Vec::new();
         let mut columns: Vec<Arc<Field>> =
             declared.body.columns.iter().flat_map(|schema| schema.fields().iter().cloned()).collect();
         let has_columns = declared.body.columns.is_some();
         let mut errors = Vec::new();
         for draft in drafts {
-            match self.flow(name, draft, &mut inferred).await {
+            match self.flow(name, draft, &mut inferred, &mut kept).await {
                 Ok((inputs, schema)) => {
                     if let Err(error) = merge_columns(&mut columns, &schema, has_columns, draft) {
                         errors.extend(error.split());
@@ -334,6 +340,7 @@ impl<'p> Checker<'p> {
             reads: reads.clone(),
             table,
             inferred,
+            kept,
         }))
     }
 
@@ -343,6 +350,7 @@ impl<'p> Checker<'p> {
         target: &TableName,
         draft: &Draft<'_>,
         inferred: &mut Vec<(FlowName, String, SchemaRef)>,
+        kept: &mut BTreeSet<(FlowName, String, String)>,
     ) -> Result<(Vec<Input>, SchemaRef)> {
         let planner = self.sessions.planner(Moment { micros: 0, seed: 0 })?;
         let mut inputs = Vec::new();
@@ -378,11 +386,20 @@ impl<'p> Checker<'p> {
             _ => {}
         }
         let plan = self.plan(&planner, draft, &streams).await?;
-        let schema = storable_schema(&plan).map_err(at)?;
+        let schema = storable_schema(plan.schema().as_arrow()).map_err(at)?;
+        for (column, (key, of_input)) in kept_columns(&plan) {
+            let input = inputs.iter().find(|input| input.key == key && column == of_input);
+            kept.extend(input.map(|input| (draft.flow.clone(), input.name.clone(), column)));
+        }
         Ok((inputs, schema))
     }
 
-    async fn plan(&self, planner: &Planner, draft: &Draft<'_>, streams: &BTreeSet<String>) -> Result<Schema> {
+    async fn plan(
+        &self,
+        planner: &Planner,
+        draft: &Draft<'_>,
+        streams: &BTreeSet<String>,
+    ) -> Result<LogicalPlan> {
         let plan = planner.plan(draft.text, &draft.query).await?;
         planner.check(draft.text, &draft.query, &plan)?;
         require_incremental(&plan, streams).map_err(|error| error.at(draft.text.place(draft.query.span)))?;
@@ -397,7 +414,7 @@ impl<'p> Checker<'p> {
                 .hint("name one of them with AS"));
             }
         }
-        Ok(plan.schema().as_arrow().clone())
+        Ok(plan)
     }
 
     pub(crate) async fn input(

@@ -3,6 +3,7 @@
 //! **Never**: touches data before the whole project is checked, or runs a dataset whose input failed.
 
 mod access;
+mod backfill;
 mod backup;
 mod check;
 mod columns;
@@ -19,10 +20,12 @@ mod run;
 mod statement;
 #[cfg(test)]
 mod tests;
+mod time_range;
 mod upkeep;
 mod views;
 
 pub use access::{Access, HistoryRow, pruned_files};
+pub use backfill::{Backfill, BackfillOptions, BackfillReport, BackfillStep, Partitions};
 pub use backup::restore_catalog;
 pub use catchment_lake::Release;
 pub use check::{Checked, Dataset, check};
@@ -35,4 +38,5 @@ pub use run::{RunOptions, RunReport, Workspace};
 pub use statement::{
     Body, DatasetKind, DatasetStatement, FlowStatement, Statement, ViewStatement, parse_statements,
 };
+pub use time_range::{Step, TimeRange};
 pub use upkeep::{RETENTION, UpkeepReport};

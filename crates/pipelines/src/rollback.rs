@@ -7,6 +7,7 @@ use catchment_flows::{Rollback, RollbackRequest, apply_rollback, finish_rollback
 use catchment_lake::{Lake, Table};
 use catchment_sql::AsOf;
 
+use crate::backfill::unfinished;
 use crate::run::{Workspace, select};
 
 /// What a rollback is asked for.
@@ -53,6 +54,10 @@ impl Workspace {
             select(checked.datasets, &options.datasets)?.into_iter().map(|dataset| dataset.name).collect();
         let (owner, _heartbeat) = self.own()?;
         finish_rollback(&owner, self.store.as_ref()).await?;
+        if unfinished(&self.lake).await?.is_some() {
+            return Err(Error::new(Code::USAGE, "a backfill was begun and is not finished")
+                .hint("`catchment run` finishes it, `catchment backfill --cancel` gives it up"));
+        }
         let targets = self.targets(&named, &options.to).await?;
         let request = RollbackRequest {
             project: &self.project.config.folder,

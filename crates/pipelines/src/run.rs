@@ -7,11 +7,14 @@ use std::time::{Duration, Instant};
 
 use catchment_catalog::{DatasetOutcome, DatasetStatus, RunRecord, RunStatus, SqliteStore, Store};
 use catchment_core::{Backoff, Clock, Code, Error, Faults, Result, TableName};
-use catchment_flows::{FlowReport, FlowSpec, Progress, Runtime, RuntimeOptions, finish_rollback};
+use catchment_flows::{
+    CatchUp, FlowReport, FlowSpec, Progress, ReplaceRequest, Runtime, RuntimeOptions, finish_rollback,
+};
 use catchment_lake::{Lake, MaintenanceOptions, Owner, RENEW_MILLIS, schema_text};
 use catchment_sql::{SessionOptions, Sessions, nearest};
 use tokio::task::JoinSet;
 
+use crate::backfill::{BackfillStep, Open};
 use crate::check::{Checked, Dataset, check};
 use crate::project::Project;
 use crate::remembered::schema_record;
@@ -40,8 +43,19 @@ pub struct RunOptions {
     pub select: Vec<String>,
     /// Whether to rebuild them from the start.
     pub full_refresh: bool,
-    /// Whether to take rows out of quarantine instead of reading new input; see [`Workspace::replay`].
-    pub replay: bool,
+}
+
+/// What is done with datasets.
+#[derive(Debug, Clone)]
+pub(crate) enum Mode {
+    /// They take what is new.
+    Update,
+    /// They are built again from all their input.
+    Refresh,
+    /// Rows are taken out of their quarantine.
+    Replay,
+    /// Partitions of them are computed anew.
+    Backfill(Arc<Open>),
 }
 
 /// What a run did.
@@ -102,9 +116,11 @@ impl Workspace {
     pub async fn run(&self, options: &RunOptions, progress: Arc<dyn Progress>) -> Result<RunReport> {
         let checked = self.check().await;
         Error::join(checked.errors)?;
-        let datasets = select(checked.datasets, &options.select)?;
+        let datasets = select(checked.datasets.clone(), &options.select)?;
         let (owner, _heartbeat) = self.own()?;
-        self.run_datasets(datasets, options, &owner, progress).await
+        self.finish_backfill(&owner, &checked.datasets, &progress).await?;
+        let mode = if options.full_refresh { Mode::Refresh } else { Mode::Update };
+        self.run_datasets(datasets, mode, &owner, progress).await
     }
 
     /// Takes the right to write the lake, and keeps it for as long as the heartbeat is held.
@@ -121,7 +137,7 @@ impl Workspace {
     pub async fn replay(&self, dataset: &str, progress: Arc<dyn Progress>) -> Result<RunReport> {
         let checked = self.check().await;
         Error::join(checked.errors)?;
-        let datasets = select(checked.datasets, &[dataset.to_owned()])?;
+        let datasets = select(checked.datasets.clone(), &[dataset.to_owned()])?;
         if let Some(view) = datasets.iter().find(|dataset| dataset.kind == DatasetKind::MaterializedView) {
             return Err(Error::new(
                 Code::FLOW_TARGET,
@@ -130,14 +146,14 @@ impl Workspace {
             .hint("mend what it reads and run it"));
         }
         let (owner, _heartbeat) = self.own()?;
-        let options = RunOptions { replay: true, ..RunOptions::default() };
-        self.run_datasets(datasets, &options, &owner, progress).await
+        self.finish_backfill(&owner, &checked.datasets, &progress).await?;
+        self.run_datasets(datasets, Mode::Replay, &owner, progress).await
     }
 
-    async fn run_datasets(
+    pub(crate) async fn run_datasets(
         &self,
         datasets: Vec<Dataset>,
-        options: &RunOptions,
+        mode: Mode,
         owner: &Arc<Owner>,
         progress: Arc<dyn Progress>,
     ) -> Result<RunReport> {
@@ -169,13 +185,8 @@ impl Workspace {
             run.id.clone(),
             options_of_flows,
         ));
-        let worker = Arc::new(Worker {
-            runtime: Arc::clone(&runtime),
-            owner: Arc::clone(owner),
-            progress,
-            full_refresh: options.full_refresh,
-            replay: options.replay,
-        });
+        let worker =
+            Arc::new(Worker { runtime: Arc::clone(&runtime), owner: Arc::clone(owner), progress, mode });
         let done = schedule(datasets, &worker, self.project.config.config.engine.thread_count()).await;
         runtime.stop().await;
         let done = done?;
@@ -228,6 +239,22 @@ impl Workspace {
 }
 
 impl RunReport {
+    /// Adds what a later run did for other datasets, and what it met in the same ones.
+    pub(crate) fn add(&mut self, later: RunReport) {
+        let known = |name: &TableName| self.datasets.iter().any(|dataset| dataset.dataset == *name);
+        let (again, new): (Vec<_>, Vec<_>) =
+            later.datasets.into_iter().partition(|dataset| known(&dataset.dataset));
+        for outcome in again.into_iter().filter(|outcome| outcome.status != DatasetStatus::UpToDate) {
+            self.datasets.retain(|dataset| dataset.dataset != outcome.dataset);
+            self.datasets.push(outcome);
+        }
+        self.datasets.extend(new);
+        self.broken.extend(later.broken);
+        self.changed = later.changed;
+        self.errors.extend(later.errors);
+        self.run.finished_at = later.run.finished_at;
+    }
+
     /// How the run ended.
     #[must_use]
     pub fn status(&self) -> RunStatus {
@@ -286,8 +313,7 @@ struct Worker {
     runtime: Arc<Runtime>,
     owner: Arc<Owner>,
     progress: Arc<dyn Progress>,
-    full_refresh: bool,
-    replay: bool,
+    mode: Mode,
 }
 
 enum State {
@@ -374,19 +400,52 @@ impl Worker {
 
     async fn run_flows(&self, dataset: &Dataset, report: &mut FlowReport) -> Result<()> {
         self.remember_schemas(dataset).await?;
-        if self.full_refresh {
+        if matches!(self.mode, Mode::Refresh) {
             let flows: Vec<&FlowSpec> = dataset.flows.iter().collect();
             self.runtime.begin_refresh(&flows).await?;
         }
         let staged = self.runtime.publish_staged(&dataset.flows, self.progress.as_ref()).await?;
         add(report, staged);
+        let backfill = match &self.mode {
+            Mode::Backfill(open) => open.step(&dataset.name).await,
+            _ => None,
+        };
+        let catch_up = CatchUp {
+            refresh: matches!(self.mode, Mode::Refresh),
+            passes_replaced: backfill.as_ref().is_some_and(|step| step.passes_replaced),
+        };
         for flow in &dataset.flows {
-            let one = if self.replay {
-                self.runtime.replay(flow, self.progress.as_ref()).await?
-            } else {
-                self.runtime.run_flow(flow, self.full_refresh, self.progress.as_ref()).await?
+            let one = match self.mode {
+                Mode::Replay => self.runtime.replay(flow, self.progress.as_ref()).await?,
+                _ => self.runtime.run_flow(flow, catch_up, self.progress.as_ref()).await?,
             };
             add(report, one);
+        }
+        if let (Mode::Backfill(open), Some(step)) = (&self.mode, backfill) {
+            self.backfill(dataset, open, step, report).await?;
+        }
+        Ok(())
+    }
+
+    /// Computes the partitions anew that are left to do.
+    async fn backfill(
+        &self,
+        dataset: &Dataset,
+        open: &Open,
+        step: BackfillStep,
+        report: &mut FlowReport,
+    ) -> Result<()> {
+        for condition in step.left {
+            let request = ReplaceRequest { condition, within: step.within.clone() };
+            let one =
+                self.runtime.replace_partitions(&dataset.flows, &request, self.progress.as_ref()).await?;
+            add(report, one);
+            open.done(&dataset.name).await?;
+        }
+        // Changed files may have been read as they are now.
+        report.changed.clear();
+        for flow in &dataset.flows {
+            add(report, self.runtime.run_flow(flow, CatchUp::default(), self.progress.as_ref()).await?);
         }
         Ok(())
     }

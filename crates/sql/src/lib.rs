@@ -16,7 +16,7 @@ mod text;
 mod time_travel;
 
 pub use dialect::CatchmentDialect;
-pub use lineage::{Origin, column_origins};
+pub use lineage::{Origin, column_origins, kept_columns};
 pub use query::{
     Argument, BoundQuery, ParsedQuery, Relation, Target, parse_query, parse_single_query, parser_for,
 };

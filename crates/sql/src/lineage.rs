@@ -22,6 +22,49 @@ pub fn column_origins(plan: &LogicalPlan) -> Vec<(String, BTreeSet<Origin>)> {
         .collect()
 }
 
+/// The columns of the plan whose values are those of a relation's column as they are, row by row.
+#[must_use]
+pub fn kept_columns(plan: &LogicalPlan) -> Vec<(String, Origin)> {
+    let fields = plan.schema().fields().iter().enumerate();
+    fields.filter_map(|(index, field)| Some((field.name().clone(), kept(plan, index, 0)?))).collect()
+}
+
+fn kept(plan: &LogicalPlan, index: usize, depth: usize) -> Option<Origin> {
+    if depth > DEPTH {
+        return None;
+    }
+    let next = depth + 1;
+    match plan {
+        LogicalPlan::Projection(node) => match node.expr.get(index)?.clone().unalias() {
+            Expr::Column(column) => {
+                let schema: &DFSchema = node.input.schema();
+                kept(&node.input, schema.maybe_index_of_column(&column)?, next)
+            }
+            _ => None,
+        },
+        LogicalPlan::Join(_) | LogicalPlan::TableScan(_) => match trace_side(plan, index) {
+            Some((side, index)) => kept(side, index, next),
+            None => trace(plan, index, next).into_iter().next(),
+        },
+        LogicalPlan::Filter(_)
+        | LogicalPlan::Sort(_)
+        | LogicalPlan::Limit(_)
+        | LogicalPlan::SubqueryAlias(_) => kept(plan.inputs().first()?, index, next),
+        _ => None,
+    }
+}
+
+/// The input of a join that a column comes from, and its index there.
+fn trace_side(plan: &LogicalPlan, index: usize) -> Option<(&LogicalPlan, usize)> {
+    let LogicalPlan::Join(node) = plan else { return None };
+    let left = node.left.schema().fields().len();
+    Some(match node.join_type {
+        JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => (node.right.as_ref(), index),
+        _ if index < left => (node.left.as_ref(), index),
+        _ => (node.right.as_ref(), index - left),
+    })
+}
+
 /// Plans nest less deeply than this; deeper ones lose lineage rather than the stack.
 const DEPTH: usize = 512;
 
@@ -48,15 +91,8 @@ fn trace(plan: &LogicalPlan, index: usize, depth: usize) -> BTreeSet<Origin> {
                 Some(window) => of_expr(node.window_expr.get(window), &node.input, next),
             }
         }
-        LogicalPlan::Join(node) => {
-            let left = node.left.schema().fields().len();
-            match node.join_type {
-                JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => {
-                    trace(&node.right, index, next)
-                }
-                _ if index < left => trace(&node.left, index, next),
-                _ => trace(&node.right, index - left, next),
-            }
+        LogicalPlan::Join(_) => {
+            trace_side(plan, index).map(|(side, index)| trace(side, index, next)).unwrap_or_default()
         }
         LogicalPlan::Union(node) => node.inputs.iter().flat_map(|input| trace(input, index, next)).collect(),
         LogicalPlan::Unnest(node) => match node.dependency_indices.get(index) {

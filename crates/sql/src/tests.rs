@@ -9,7 +9,9 @@ use datafusion::datasource::empty::EmptyTable;
 use datafusion::logical_expr::LogicalPlan;
 use futures::TryStreamExt;
 
-use crate::{Moment, Planner, SessionOptions, Sessions, SqlText, column_origins, parse_single_query};
+use crate::{
+    Moment, Planner, SessionOptions, Sessions, SqlText, column_origins, kept_columns, parse_single_query,
+};
 
 fn planner(seed: u64) -> Planner {
     let folder = std::env::temp_dir();
@@ -91,6 +93,16 @@ async fn chance_repeats_with_its_seed_and_differs_between_rows() {
     assert!(numbers.values().iter().all(|value| (0.0..1.0).contains(value)));
     assert_ne!(numbers.value(0), numbers.value(1));
     assert_eq!(&first[0].column(1).as_string::<i32>().value(0)[14..15], "4");
+}
+
+#[tokio::test]
+async fn columns_that_are_passed_on_as_they_are_are_known() {
+    let sql = "SELECT upper(both.name) AS name, both.id AS number, c.amount FROM (SELECT * FROM a WHERE id > 1) AS both
+        JOIN c ON c.id = both.id";
+    let kept = kept_columns(&plan(&planner(1), sql).await.unwrap());
+    let texts: Vec<String> =
+        kept.iter().map(|(name, (key, column))| format!("{name}: {key}.{column}")).collect();
+    assert_eq!(texts, ["number: $0.id", "amount: $1.amount"]);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The commands, a file each.
 
+mod backfill;
 mod backup;
 mod check;
 mod config;
@@ -28,6 +29,7 @@ pub(crate) async fn run(arguments: &Arguments, screen: &Screen) -> Result<ExitCo
         Command::Run(command) => Box::pin(run::run(arguments, command, *screen)).await,
         Command::Sql(command) => Box::pin(sql::run(arguments, command, *screen)).await,
         Command::Replay(command) => Box::pin(run::replay(arguments, command, *screen)).await,
+        Command::Backfill(command) => Box::pin(backfill::run(arguments, command, *screen)).await,
         Command::Rollback(command) => Box::pin(rollback::run(arguments, command, *screen)).await,
         Command::Diff(command) => Box::pin(diff::run(arguments, command, *screen)).await,
         Command::Backup(command) => backup::run(arguments, command, *screen),

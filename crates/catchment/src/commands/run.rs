@@ -8,9 +8,9 @@ use std::time::Duration;
 use catchment_catalog::{BatchRecord, DatasetStatus, RunStatus};
 use catchment_core::{Error, FlowName, Result, format_count};
 use catchment_flows::Progress;
-use catchment_pipelines::{RunOptions, RunReport};
+use catchment_pipelines::{RunOptions, RunReport, TimeRange};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::arguments::{Arguments, ReplayArguments, RunArguments};
 use crate::show::Screen;
@@ -21,11 +21,14 @@ const QUARANTINED: u8 = 2;
 
 pub(crate) async fn run(arguments: &Arguments, command: &RunArguments, screen: Screen) -> Result<ExitCode> {
     let workspace = wiring::workspace(&command.project, arguments)?;
-    let options = RunOptions {
-        select: command.select.clone(),
-        full_refresh: command.full_refresh,
-        ..RunOptions::default()
-    };
+    let options = RunOptions { select: command.select.clone(), full_refresh: command.full_refresh };
+    if let (Some(from), Some(to)) = (&command.from, &command.to) {
+        let range = TimeRange::parse(from, to)?;
+        let progress = Arc::new(Lines::new(screen));
+        let report = workspace.run_range(&options, range, Arc::clone(&progress) as Arc<dyn Progress>).await;
+        progress.clear();
+        return Ok(show(&report?, screen));
+    }
     let progress = Arc::new(Lines::new(screen));
     let report = workspace.run(&options, Arc::clone(&progress) as Arc<dyn Progress>).await;
     progress.clear();
@@ -45,12 +48,17 @@ pub(crate) async fn replay(
     Ok(show(&report?, screen))
 }
 
-fn show(report: &RunReport, screen: Screen) -> ExitCode {
+/// Shows what a run did, and says how the program ends.
+pub(crate) fn show(report: &RunReport, screen: Screen) -> ExitCode {
     if screen.json {
-        show_json(report, screen);
+        screen.json(&to_json(report));
     } else {
         show_table(report, screen);
     }
+    code(report)
+}
+
+pub(crate) fn code(report: &RunReport) -> ExitCode {
     match report.status() {
         RunStatus::Failed => ExitCode::from(1),
         RunStatus::Quarantined => ExitCode::from(QUARANTINED),
@@ -59,18 +67,18 @@ fn show(report: &RunReport, screen: Screen) -> ExitCode {
 }
 
 /// A line per dataset: living ones on a terminal, plain ones elsewhere.
-struct Lines {
+pub(crate) struct Lines {
     screen: Screen,
     all: MultiProgress,
     bars: Mutex<BTreeMap<String, (ProgressBar, u64)>>,
 }
 
 impl Lines {
-    fn new(screen: Screen) -> Self {
+    pub(crate) fn new(screen: Screen) -> Self {
         Self { screen, all: MultiProgress::new(), bars: Mutex::default() }
     }
 
-    fn clear(&self) {
+    pub(crate) fn clear(&self) {
         let _ = self.all.clear();
     }
 
@@ -192,7 +200,7 @@ fn summary(report: &RunReport) -> String {
     )
 }
 
-fn show_json(report: &RunReport, screen: Screen) {
+pub(crate) fn to_json(report: &RunReport) -> Value {
     let broken: Vec<_> = report
         .broken
         .iter()
@@ -203,5 +211,5 @@ fn show_json(report: &RunReport, screen: Screen) {
         .iter()
         .map(|(dataset, path)| json!({ "dataset": dataset.to_string(), "path": path }))
         .collect();
-    screen.json(&json!({ "run": report.run, "datasets": report.datasets, "broken_files": broken, "changed_files": changed }));
+    json!({ "run": report.run, "datasets": report.datasets, "broken_files": broken, "changed_files": changed })
 }

@@ -7,6 +7,7 @@
     reason = "all of this binary is tests: a failure is a panic that says what was expected"
 )]
 
+mod backfill;
 mod backup;
 mod bad_input;
 mod crash;

@@ -1,5 +1,5 @@
-//! Rollbacks: whatever was run, edited, replayed, refreshed and killed before, datasets go back to what they
-//! were, and the next run neither skips nor repeats a row.
+//! Rollbacks: whatever was run, edited, replayed, refreshed, filled again and killed before, datasets go back to
+//! what they were, and the next run neither skips nor repeats a row.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -22,11 +22,14 @@ fn pipeline(definition: Definition) -> String {
          CREATE STREAMING TABLE curated.events (
            CONSTRAINT once EXPECT UNIQUE (id) ON VIOLATION DROP ROW,
            CONSTRAINT odd_amount EXPECT (amount % {} <> 0) ON VIOLATION QUARANTINE
-         ) AS SELECT id, amount, amount * {} AS made FROM STREAM raw.events;
+         ) PARTITIONED BY (part) AS SELECT id, amount, amount * {} AS made, id % {PARTS} AS part FROM STREAM raw.events;
          CREATE MATERIALIZED VIEW enriched.totals AS SELECT count(*) AS events, sum(made) AS made FROM curated.events;",
         definition.divisor, definition.factor
     )
 }
+
+/// Partitions of the curated table.
+const PARTS: u64 = 3;
 
 const CONFIG: &str = "
 [engine]
@@ -49,7 +52,10 @@ struct State {
     files: BTreeSet<u64>,
     /// The rows of the curated table: what was made of each id.
     rows: BTreeMap<u64, i64>,
-    apart: BTreeSet<u64>,
+    /// Records in quarantine: the file, and the id in it.
+    apart: BTreeSet<(u64, u64)>,
+    /// Whether rows were read before that are written anew here, for the raw table.
+    replaced: bool,
     /// The state of the raw table that was read up to.
     read: Option<usize>,
 }
@@ -61,6 +67,11 @@ fn amount(id: u64) -> i64 {
 /// The ids in a file: one of its own, and one of the file before.
 fn ids(file: u64) -> [u64; 2] {
     [file, file.saturating_sub(1)]
+}
+
+/// The records of files. Two of one file with the same id are one.
+fn records<'a>(files: impl IntoIterator<Item = &'a u64>) -> Vec<(u64, u64)> {
+    files.into_iter().flat_map(|file| ids(*file).map(|id| (*file, id))).collect()
 }
 
 /// The states that one stands on, itself first.
@@ -133,10 +144,10 @@ impl World {
     }
 
     /// What becomes of rows of the raw table.
-    fn process(definition: Definition, rows: impl IntoIterator<Item = u64>, state: &mut State) {
-        for id in rows {
+    fn process(definition: Definition, rows: impl IntoIterator<Item = (u64, u64)>, state: &mut State) {
+        for (file, id) in rows {
             if amount(id) % definition.divisor == 0 {
-                state.apart.insert(id);
+                state.apart.insert((file, id));
             } else {
                 state.rows.entry(id).or_insert(amount(id) * definition.factor);
             }
@@ -144,22 +155,55 @@ impl World {
     }
 
     fn run(&mut self, refresh: bool) {
+        if !refresh && self.passed_by() {
+            // What was read was written anew since, and the dataset went back to before it was filled again.
+            let done = self.project.call(&["run", "--json"]);
+            assert_eq!(done.code, Some(1), "{:#?}\n{}", self.log, done.out);
+            assert!(done.out.contains("C2007"), "{}", done.out);
+            self.model_run(&done.json(), false);
+            self.fill_curated(None, false);
+            return;
+        }
         let arguments: &[&str] = match refresh {
             true => &["run", "--json", "--full-refresh", "--select", "curated.events"],
             false => &["run", "--json"],
         };
         let done = self.project.call(arguments);
         assert!(matches!(done.code, Some(0 | 2)), "{:#?}\n{}{}", self.log, done.out, done.err);
-        let report = done.json();
-        let version = |name: &str| dataset(&report, name)["version"].as_u64().unwrap();
+        self.model_run(&done.json(), refresh);
+        if refresh {
+            // The view was not selected.
+            self.check_tables();
+        } else {
+            self.check();
+        }
+    }
+
+    /// Whether the curated table has read rows of the raw one that were written anew since.
+    fn passed_by(&self) -> bool {
+        let (raw, curated) = (self.raw.len() - 1, self.curated.len() - 1);
+        let Some(read) = self.curated[curated].read else { return false };
+        let later = line(&self.raw, raw).into_iter().take_while(|state| *state != read);
+        later.into_iter().any(|state| self.raw[state].replaced)
+    }
+
+    fn model_run(&mut self, report: &Value, refresh: bool) {
+        let version = |name: &str| dataset(report, name)["version"].as_u64().unwrap_or(UNKNOWN);
         if !refresh {
             let before = self.raw.len() - 1;
-            let mut raw =
-                State { before: Some(before), version: version("raw.events"), ..self.raw[before].clone() };
+            let mut raw = State {
+                before: Some(before),
+                version: version("raw.events"),
+                replaced: false,
+                ..self.raw[before].clone()
+            };
             raw.files.extend(0..self.files);
             if raw.files != self.raw[before].files {
                 self.raw.push(raw);
             }
+        }
+        if !refresh && self.passed_by() {
+            return;
         }
         let mut before = self.curated.len() - 1;
         if refresh {
@@ -174,18 +218,85 @@ impl World {
             ..self.curated[before].clone()
         };
         let known = curated.read.map_or_else(BTreeSet::new, |read| self.raw[read].files.clone());
-        let fresh: Vec<u64> = self.raw[raw].files.difference(&known).flat_map(|file| ids(*file)).collect();
+        let fresh = records(self.raw[raw].files.difference(&known));
         if !fresh.is_empty() {
             curated.read = Some(raw);
             Self::process(self.definition, fresh, &mut curated);
             self.curated.push(curated);
         }
-        if refresh {
-            // The view was not selected.
-            self.check_tables();
-        } else {
-            self.check();
+    }
+
+    /// Computes a partition of the curated table anew, or all.
+    fn fill_curated(&mut self, part: Option<u64>, crashes: bool) {
+        let condition = part.map_or("TRUE".to_owned(), |part| format!("part = {part}"));
+        let arguments = ["backfill", "curated.events", "--where", &condition, "--json"];
+        self.log.push(format!("{arguments:?}"));
+        if crashes && !self.killed_backfill(&arguments, "curated") {
+            return;
         }
+        let mut version = UNKNOWN;
+        if !crashes {
+            let done = self.project.call(&arguments);
+            assert!(matches!(done.code, Some(0 | 2)), "{:#?}\n{}{}", self.log, done.out, done.err);
+            version = dataset(&done.json()["run"], "curated.events")["version"].as_u64().unwrap();
+        }
+        self.model_fill(part, version);
+        self.run(false);
+    }
+
+    /// Writes the raw table anew, and all that follows.
+    fn fill_raw(&mut self, crashes: bool) {
+        let arguments = ["backfill", "raw.events", "--all", "--cascade", "--json"];
+        self.log.push(format!("{arguments:?}"));
+        if crashes && !self.killed_backfill(&arguments, "raw") {
+            return;
+        }
+        let mut versions = (UNKNOWN, UNKNOWN);
+        if !crashes {
+            let done = self.project.call(&arguments);
+            assert!(matches!(done.code, Some(0 | 2)), "{:#?}\n{}{}", self.log, done.out, done.err);
+            let report = done.json();
+            let version = |name: &str| dataset(&report["run"], name)["version"].as_u64().unwrap();
+            versions = (version("raw.events"), version("curated.events"));
+        }
+        let before = self.raw.len() - 1;
+        let raw =
+            State { before: Some(before), version: versions.0, replaced: true, ..self.raw[before].clone() };
+        self.raw.push(raw);
+        self.model_fill(None, versions.1);
+        self.run(false);
+    }
+
+    /// Kills a backfill somewhere; tells whether it is going to be finished, or was.
+    fn killed_backfill(&mut self, arguments: &[&str], schema: &str) -> bool {
+        let before = self.replacements(schema);
+        self.kill(arguments);
+        self.project.path().join("lake/_catchment/backfill.json").exists()
+            || self.replacements(schema) > before
+    }
+
+    /// Commits of a table that put partitions in the place of others.
+    fn replacements(&self, schema: &str) -> usize {
+        let log = self.project.path().join(format!("lake/{schema}/events/_delta_log"));
+        let entries =
+            std::fs::read_dir(log).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+        entries.filter(|bytes| String::from_utf8_lossy(bytes).contains("\"replaces\"")).count()
+    }
+
+    fn model_fill(&mut self, part: Option<u64>, version: u64) {
+        let before = self.curated.len() - 1;
+        let raw = self.raw.len() - 1;
+        let mut curated =
+            State { before: Some(before), version, read: Some(raw), ..self.curated[before].clone() };
+        let is_meant = |id: u64| part.is_none_or(|part| id % PARTS == part);
+        curated.rows.retain(|id, _| !is_meant(*id));
+        let again = records(&self.raw[raw].files);
+        let again: Vec<_> = again
+            .into_iter()
+            .filter(|record| is_meant(record.1) && !curated.apart.contains(record))
+            .collect();
+        Self::process(self.definition, again, &mut curated);
+        self.curated.push(curated);
     }
 
     fn replay(&mut self) {
@@ -240,7 +351,8 @@ impl World {
         let version = |name: &str| made.get(name).copied().unwrap_or(UNKNOWN);
         if raw && chosen + 1 != self.raw.len() {
             let version = version("raw.events");
-            self.raw.push(State { before: Some(chosen), version, ..self.raw[chosen].clone() });
+            let raw = State { before: Some(chosen), version, replaced: false, ..self.raw[chosen].clone() };
+            self.raw.push(raw);
         }
         let start = if raw { self.curated.len() - 1 } else { chosen };
         let held = line(&self.raw, self.raw.len() - 1);
@@ -264,7 +376,8 @@ impl World {
             curated.rows.iter().map(|(id, made)| json!({ "id": id, "made": made })).collect();
         assert_eq!(found, json!(expected), "{:#?}\n{}", self.log, self.histories());
         // A record may stand there twice: it was twice in the raw table.
-        let expected = curated.apart.iter().copied().collect::<Vec<_>>();
+        let expected = curated.apart.iter().map(|(_, id)| *id).collect::<BTreeSet<_>>();
+        let expected = expected.into_iter().collect::<Vec<_>>();
         assert_eq!(self.apart(), expected, "{:#?}\n{}", self.log, self.histories());
     }
 
@@ -305,8 +418,14 @@ impl World {
         ids.collect::<BTreeSet<_>>().into_iter().collect()
     }
 
+    /// Fills partitions again, after what is new was taken.
+    fn fill(&mut self, fill: &dyn Fn(&mut Self)) {
+        self.run(false);
+        fill(self);
+    }
+
     fn step(&mut self) {
-        let choice = self.below(10);
+        let choice = self.below(14);
         self.log.push(format!("step {choice}"));
         match choice {
             0 | 1 => {
@@ -331,7 +450,22 @@ impl World {
             6 => self.roll_back(true, false),
             7 => self.roll_back(false, false),
             8 => self.roll_back(true, true),
-            _ => self.roll_back(false, true),
+            9 => self.roll_back(false, true),
+            10 => {
+                self.edit();
+                let part = self.below(PARTS);
+                self.fill(&|world| world.fill_curated(Some(part), false));
+            }
+            11 => self.fill(&|world| world.fill_raw(false)),
+            12 => {
+                self.edit();
+                let part = self.below(PARTS);
+                self.fill(&|world| world.fill_curated(Some(part), true));
+            }
+            _ => {
+                self.edit();
+                self.fill(&|world| world.fill_raw(true));
+            }
         }
     }
 }

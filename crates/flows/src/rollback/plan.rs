@@ -5,10 +5,11 @@ use std::path::Path;
 
 use catchment_core::{Code, Error, FlowName, Position, Result, TableName};
 use catchment_ingest::Range;
+use catchment_ingest::files::SeenRun;
 use catchment_lake::{Add, Lake, OWNER_APPLICATION, Snapshot, Table};
 
 use crate::ancestry::Ancestry;
-use crate::bookmarks::bookmarks;
+use crate::bookmarks::seen_runs;
 use crate::records::{BatchPlan, Records};
 use crate::replay::replay_flow;
 use crate::rollback::settle::{Judge, Lines, settle};
@@ -179,18 +180,8 @@ impl Planner<'_> {
             let Some(newest) = now.position(flow.as_str()).await?.max(newest) else { continue };
             let position = Position::new(newest.epoch + 1, 0);
             let mut opening = BatchPlan {
-                flow: flow.clone(),
-                position,
-                parent: None,
                 restores: to.map(Snapshot::version),
-                resets: Vec::new(),
-                planned_at: self.request.now,
-                seed: 0,
-                ranges: BTreeMap::new(),
-                tables: BTreeMap::new(),
-                versions: BTreeMap::new(),
-                definition_hash: String::new(),
-                definition: String::new(),
+                ..BatchPlan::empty(flow.clone(), position, self.request.now)
             };
             let parent = match to {
                 Some(to) => to.position(flow.as_str()).await?,
@@ -206,6 +197,7 @@ impl Planner<'_> {
                         parent: Some(parent),
                         restores,
                         resets: Vec::new(),
+                        replaces: None,
                         planned_at: self.request.now,
                         ..plan
                     };
@@ -287,9 +279,16 @@ impl Planner<'_> {
                 Some(parent) => Ancestry::of(&records, parent).await?,
                 None => Ancestry::default(),
             };
-            for bookmark in bookmarks(self.lake, &opening.flow, published).await? {
-                let seen = bookmark.seen;
-                if kept.holds(seen.taken_by) || seen.broken.is_some() {
+            let taken = SeenRun::merge(seen_runs(self.lake, &opening.flow, published).await?);
+            // A file that several batches took is read again only when none of them stays.
+            let stays: BTreeSet<&str> = taken
+                .files
+                .iter()
+                .filter(|seen| kept.holds(seen.taken_by))
+                .map(|seen| seen.file.path.as_str())
+                .collect();
+            for seen in taken.clone().newest().files {
+                if stays.contains(seen.file.path.as_str()) || seen.broken.is_some() {
                     continue;
                 }
                 files += 1;
@@ -329,8 +328,8 @@ impl Planner<'_> {
         let taken = Ancestry::of(records, published).await?;
         for at in records.positions().await?.0.into_iter().filter(|at| taken.holds(*at) && !kept.holds(*at)) {
             let plan = records.plan(at).await?;
-            // It has the ranges of the batch that it goes on from.
-            if plan.is_opening() {
+            // They have ranges that batches before them took.
+            if plan.is_opening() || plan.replaces.is_some() {
                 continue;
             }
             for (name, range) in plan.ranges {
