@@ -21,6 +21,7 @@ mod rules;
 mod runtime;
 mod spec;
 mod stage;
+mod steps;
 mod unique;
 
 pub use backfill::{PartitionCondition, ReplaceRequest};

@@ -215,12 +215,7 @@ impl Runtime {
     ) -> Result<StagedBatch> {
         let table = spec.target.quarantine();
         let declared = quarantine_spec(&spec.target);
-        let mut writer = self.owner.writer(&table).files(FileOptions {
-            table: table.clone(),
-            schema: Arc::clone(&declared.schema),
-            partition_columns: Vec::new(),
-            target_bytes: 128 << 20,
-        })?;
+        let mut writer = self.owner.writer(&table).files(FileOptions::of(&table, &declared, 128 << 20))?;
         for rows in others.iter().filter(|rows| rows.num_rows() > 0) {
             writer.write(rows).await?;
         }

@@ -2,37 +2,29 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use catchment_catalog::{ColumnSource, ExpectationCount, InputVersion};
 use catchment_core::{Code, Error, FaultPoint, Result};
-use catchment_ingest::{
-    ADDRESS_COLUMN, Address, BrokenFile, Range, Rejects, TableSource, address_field, first_piece,
-};
-use catchment_lake::{FileOptions, FileWriter, WrittenFiles, to_stored};
-use catchment_quality::{RowRules, RuleOutcome, RulesetState};
-use catchment_sql::{Moment, Planner, column_origins, query_error};
-use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt64Array, new_null_array};
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
-use datafusion::execution::SendableRecordBatchStream;
+use catchment_ingest::{ADDRESS_COLUMN, BrokenFile, Range, Rejects, TableSource, first_piece};
+use catchment_lake::{FileOptions, FileWriter, WrittenFiles};
+use catchment_quality::{RowRules, RuleOutcome};
+use catchment_sql::{Moment, Planner, column_origins};
 use datafusion::logical_expr::LogicalPlan;
-use futures::TryStreamExt;
 use tokio::sync::mpsc;
-use tokio::task::JoinSet;
 
 use crate::backfill::Replacing;
 use crate::carry::{carry_addresses, in_source_order};
-use crate::judge::{self, BadRows, Judge, names, without_addresses};
-use crate::ordered::Ordered;
+use crate::judge::{self, BadRows, Judge, names};
 use crate::quarantine::{Quarantine, finish, look_up, quarantine_spec};
 use crate::records::{BatchPlan, BatchSummary, StagedBatch, StagedOutput};
-use crate::rules::{self, BatchRules};
+use crate::rules;
 use crate::runtime::Runtime;
 use crate::spec::{FlowKind, FlowSpec, Input, InputKind};
-use crate::unique::{KnownKeys, Looked, Uniqueness};
+use crate::steps::Steps;
+use crate::unique::{KnownKeys, Uniqueness};
 
 /// The size of a data file, in bytes.
-const TARGET_BYTES: usize = 128 << 20;
+pub(crate) const TARGET_BYTES: usize = 128 << 20;
 
 /// Attempts at a batch that finds broken files: each leaves out all that were found before.
 const ATTEMPTS: usize = 8;
@@ -165,8 +157,15 @@ impl Runtime {
             physical = in_source_order(physical)?;
         }
         let streams = planner.run_partitioned(physical)?;
-        let (written, seen) =
-            self.write(spec, streams, unique, (&judge, replacing), &bad, batch_rules.as_ref()).await?;
+        let steps = Steps {
+            spec,
+            planner: &planner,
+            replacing,
+            judge: &judge,
+            rules: batch_rules.as_ref(),
+            bad: &bad,
+        };
+        let (written, seen) = steps.write(self, streams, unique).await?;
         let outcomes = match &batch_rules {
             Some(rules) => self.judge_rules(spec, plan, rules, seen, &written.written).await?,
             None => Vec::new(),
@@ -186,74 +185,6 @@ impl Runtime {
             outcomes,
             ..written
         })
-    }
-
-    /// Reads all streams at the same time and writes the rows that stay.
-    async fn write(
-        &self,
-        spec: &FlowSpec,
-        streams: Vec<SendableRecordBatchStream>,
-        unique: Option<Uniqueness>,
-        (judge, replacing): (&Arc<Judge>, Option<&Arc<Replacing>>),
-        bad: &mpsc::Sender<BadRows>,
-        rules: Option<&Arc<BatchRules>>,
-    ) -> Result<(Computed, Vec<RulesetState>)> {
-        let mut seen = Vec::new();
-        let mut tasks = JoinSet::new();
-        let mut computed = Computed::default();
-        let writers = streams.len();
-        let (senders, receivers): (Vec<_>, Vec<_>) = (0..writers).map(|_| mpsc::channel(2)).unzip();
-        let numbered = Arc::new(AtomicU64::new(0));
-        for (stream, sender) in streams.into_iter().zip(senders) {
-            let judging = Judging {
-                judge: Arc::clone(judge),
-                schema: Arc::clone(&spec.table.schema),
-                replacing: replacing.cloned(),
-                bad: bad.clone(),
-                numbered: Arc::clone(&numbered),
-            };
-            tasks.spawn(async move {
-                judging.stream(stream, sender).await.map(|()| (WrittenFiles::default(), None))
-            });
-        }
-        let mut finding = None;
-        let receivers = match unique {
-            None => receivers,
-            Some(unique) => {
-                let (senders, unique_receivers) = (0..writers).map(|_| mpsc::channel(2)).unzip();
-                let (judge, bad) = (Arc::clone(judge), bad.clone());
-                finding = Some(tokio::task::spawn_blocking(move || {
-                    find_duplicates(Ordered::new(receivers), unique, &judge, &bad, senders)
-                }));
-                unique_receivers
-            }
-        };
-        for receiver in receivers {
-            let writer = self.owner.writer(&spec.target).files(FileOptions {
-                table: spec.target.clone(),
-                schema: Arc::clone(&spec.table.schema),
-                partition_columns: spec.table.partition_columns.clone(),
-                target_bytes: TARGET_BYTES,
-            })?;
-            tasks.spawn(write_rows(receiver, writer, rules.cloned()));
-        }
-        let ended = |error: tokio::task::JoinError| {
-            Error::new(Code::INTERNAL, "a part of a batch ended early").because(error)
-        };
-        while let Some(done) = tasks.join_next().await {
-            let (part, state) = done.map_err(ended)??;
-            seen.extend(state);
-            computed.written.rows += part.rows;
-            computed.written.adds.extend(part.adds);
-        }
-        if let Some(finding) = finding {
-            let (mut known, spilled) = finding.await.map_err(ended)??;
-            computed.spilled_bytes = spilled;
-            known.wrote(&computed.written.adds);
-            computed.known = Some(known);
-        }
-        computed.written.adds.sort_by(|a, b| a.path.cmp(&b.path));
-        Ok((computed, seen))
     }
 
     /// What finds duplicates in the batch, when an expectation asks for it.
@@ -323,12 +254,7 @@ impl Runtime {
     ) -> Result<impl FnMut() -> Result<FileWriter> + Send + 'static> {
         let table = spec.target.quarantine();
         let writer = self.owner.writer(&table);
-        let options = FileOptions {
-            schema: quarantine_spec(&spec.target).schema,
-            table,
-            partition_columns: Vec::new(),
-            target_bytes: TARGET_BYTES,
-        };
+        let options = FileOptions::of(&table, &quarantine_spec(&spec.target), TARGET_BYTES);
         Ok(move || writer.files(options.clone()))
     }
 
@@ -393,95 +319,16 @@ struct Attempt {
 
 /// What a query and the expectations made of a batch.
 #[derive(Default)]
-struct Computed {
-    written: WrittenFiles,
-    columns: Vec<ColumnSource>,
-    counts: Vec<ExpectationCount>,
-    dropped: u64,
-    spilled_bytes: u64,
+pub(crate) struct Computed {
+    pub(crate) written: WrittenFiles,
+    pub(crate) columns: Vec<ColumnSource>,
+    pub(crate) counts: Vec<ExpectationCount>,
+    pub(crate) dropped: u64,
+    pub(crate) spilled_bytes: u64,
     /// The address of the first row that makes the batch fail, and the rules it breaks.
-    failure: Option<(u64, u64)>,
-    outcomes: Vec<RuleOutcome>,
-    known: Option<KnownKeys>,
-}
-
-/// Holds the rows of one stream to the conditions.
-struct Judging {
-    judge: Arc<Judge>,
-    schema: SchemaRef,
-    /// The partitions that are computed anew, when not all rows are wanted.
-    replacing: Option<Arc<Replacing>>,
-    bad: mpsc::Sender<BadRows>,
-    /// Rows without a source that have been numbered.
-    numbered: Arc<AtomicU64>,
-}
-
-impl Judging {
-    /// Gives rows of a query without a stream addresses that say so, when keys are to be compared.
-    fn with_addresses(&self, rows: RecordBatch) -> Result<RecordBatch> {
-        if self.judge.unique().is_none() || rows.schema().index_of(ADDRESS_COLUMN).is_ok() {
-            return Ok(rows);
-        }
-        let count = rows.num_rows() as u64;
-        let first = self.numbered.fetch_add(count, Ordering::Relaxed);
-        let addresses: UInt64Array =
-            (first..first + count).map(|number| Address::without_source(number).0).collect();
-        let fields: Vec<_> = self.schema.fields().iter().cloned().chain([address_field()]).collect();
-        let columns = rows.columns().iter().cloned().chain([Arc::new(addresses) as ArrayRef]).collect();
-        RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
-            .map_err(|error| Error::new(Code::INTERNAL, "could not number rows").because(error))
-    }
-
-    async fn stream(
-        self,
-        mut rows: SendableRecordBatchStream,
-        kept: mpsc::Sender<RecordBatch>,
-    ) -> Result<()> {
-        while let Some(batch) = rows.try_next().await.map_err(query_error)? {
-            let mut batch = by_name(&batch, &self.schema)?;
-            if let Some(replacing) = &self.replacing {
-                batch = replacing.keep(&batch)?;
-            }
-            let judged = self.judge.conditions(self.with_addresses(batch)?)?;
-            for bad in judged.bad {
-                let _ = self.bad.send(bad).await;
-            }
-            if judged.kept.num_rows() > 0 && kept.send(judged.kept).await.is_err() {
-                // Whoever took the rows has failed, and tells why.
-                return Ok(());
-            }
-        }
-        Ok(())
-    }
-}
-
-/// Takes duplicates out of rows that come in source order, and hands the others to the writers in turn.
-fn find_duplicates(
-    mut rows: Ordered,
-    mut unique: Uniqueness,
-    judge: &Judge,
-    bad: &mpsc::Sender<BadRows>,
-    writers: Vec<mpsc::Sender<RecordBatch>>,
-) -> Result<(KnownKeys, u64)> {
-    let mut next = 0;
-    let mut pass_on = |looked: Looked| {
-        let judged = judge.duplicates(looked.rows, &looked.duplicate)?;
-        for bad_rows in judged.bad {
-            let _ = bad.blocking_send(bad_rows);
-        }
-        if judged.kept.num_rows() > 0 {
-            // A writer that takes nothing has failed, and tells why.
-            let _ = writers[next % writers.len()].blocking_send(judged.kept);
-            next += 1;
-        }
-        Ok(())
-    };
-    while let Some(batch) = rows.next()? {
-        pass_on(unique.look(batch)?)?;
-    }
-    let (known, waiting) = unique.finish(&mut pass_on)?;
-    let spilled = waiting + Uniqueness::spilled_keys(&known);
-    Ok((known, spilled))
+    pub(crate) failure: Option<(u64, u64)>,
+    pub(crate) outcomes: Vec<RuleOutcome>,
+    pub(crate) known: Option<KnownKeys>,
 }
 
 /// A range without the files that turned out to be broken.
@@ -496,44 +343,6 @@ pub(crate) fn without(range: &Range, broken: &[BrokenFile]) -> Range {
         },
         other => other.clone(),
     }
-}
-
-async fn write_rows(
-    mut rows: mpsc::Receiver<RecordBatch>,
-    mut writer: FileWriter,
-    rules: Option<Arc<BatchRules>>,
-) -> Result<(WrittenFiles, Option<RulesetState>)> {
-    let mut seen = rules.as_ref().map(|rules| rules.plan.start());
-    while let Some(batch) = rows.recv().await {
-        let batch = without_addresses(batch);
-        if let (Some(rules), Some(seen)) = (&rules, &mut seen) {
-            rules.plan.see(seen, &batch)?;
-        }
-        writer.write(&batch).await?;
-    }
-    Ok((writer.finish().await?, seen))
-}
-
-/// Puts the columns of a query into the order and types of its table, the address behind them; columns
-/// that the query lacks are null.
-fn by_name(batch: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
-    let columns: Vec<_> = schema
-        .fields()
-        .iter()
-        .map(|field| {
-            let found = batch.column_by_name(field.name()).cloned();
-            let column = found.unwrap_or_else(|| new_null_array(field.data_type(), batch.num_rows()));
-            (field.name(), column, true)
-        })
-        .collect();
-    let failed =
-        |error| Error::new(Code::INTERNAL, "rows do not have the columns of their table").because(error);
-    let rows = RecordBatch::try_from_iter_with_nullable(columns).map_err(failed)?;
-    let stored = to_stored(&rows, schema)?;
-    let Some(addresses) = batch.column_by_name(ADDRESS_COLUMN) else { return Ok(stored) };
-    let fields: Vec<_> = schema.fields().iter().cloned().chain([address_field()]).collect();
-    let columns = stored.columns().iter().chain([addresses]).cloned().collect();
-    RecordBatch::try_new(Arc::new(Schema::new(fields)), columns).map_err(failed)
 }
 
 fn digest(ranges: &impl serde::Serialize) -> Result<String> {

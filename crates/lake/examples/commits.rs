@@ -52,12 +52,7 @@ async fn measure(folder: &std::path::Path, commits: usize) -> Result<Vec<Duratio
         let rows =
             RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(Int64Array::from(vec![number as i64]))])
                 .map_err(|error| Error::new(Code::INTERNAL, "could not make a row").because(error))?;
-        let mut files = writer.files(FileOptions {
-            table: table.clone(),
-            schema: Arc::clone(&schema),
-            partition_columns: Vec::new(),
-            target_bytes: 1 << 20,
-        })?;
+        let mut files = writer.files(FileOptions::of(&table, &spec, 1 << 20))?;
         files.write(&rows).await?;
         let adds = files.finish().await?.adds;
         let position = Some((flow.clone(), Position::new(0, number as u64)));

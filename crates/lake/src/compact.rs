@@ -15,13 +15,20 @@ use object_store::ObjectStoreExt;
 use object_store::path::Path;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 use serde_json::Value;
+use tokio::task::JoinSet;
 
 use crate::failure::storage_error;
 use crate::files::{FileOptions, WrittenFiles};
 use crate::log::Draft;
 use crate::schema::to_stored;
 use crate::table::{Snapshot, remove_of};
-use crate::writer::{Outcome, TableWriter, parameters};
+use crate::writer::{Outcome, TableWriter, Tip, parameters};
+
+/// Bins of files that one commit joins, for each that is joined at the same time.
+const BINS_PER_COMMIT: usize = 16;
+
+/// Which of some data files are meant.
+pub type FileCondition<'a> = dyn Fn(&[Add]) -> Result<Vec<bool>> + Send + Sync + 'a;
 
 /// What a compaction did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,14 +42,34 @@ pub struct Compacted {
 }
 
 impl TableWriter {
-    /// Joins small files until each partition has at most one that is smaller than half the target size.
+    /// Joins small files until no two of a partition fit into one of the target size; `width` bins at a time,
+    /// each of which takes about as much memory as its largest file. With `condition` only files are looked at
+    /// that it says.
     ///
     /// # Errors
     /// Returns errors of reading and writing; what was joined before stays joined.
-    pub async fn optimize(&self, target_bytes: usize) -> Result<Compacted> {
+    pub async fn optimize(
+        self: &Arc<Self>,
+        target_bytes: usize,
+        width: usize,
+        condition: Option<&FileCondition<'_>>,
+    ) -> Result<Compacted> {
         let mut done = Compacted::default();
         loop {
-            let pass = self.compact(2, target_bytes).await?;
+            let mut tip = self.tip().await?;
+            let Some(snapshot) = self.snapshot(&tip).await? else { return Ok(done) };
+            let mut files = snapshot.files()?;
+            if let Some(condition) = condition {
+                let chosen = condition(&files)?;
+                files =
+                    files.into_iter().zip(chosen).filter(|(_, chosen)| *chosen).map(|(add, _)| add).collect();
+            }
+            let mut bins = bins(files, target_bytes);
+            bins.truncate(width.max(1) * BINS_PER_COMMIT);
+            if bins.is_empty() {
+                return Ok(done);
+            }
+            let pass = self.join_bins(&mut tip, &snapshot, bins, target_bytes, width).await?;
             done.removed += pass.removed;
             done.added += pass.added;
             done.bytes += pass.bytes;
@@ -51,6 +78,35 @@ impl TableWriter {
                 return Ok(done);
             }
         }
+    }
+
+    async fn join_bins(
+        self: &Arc<Self>,
+        tip: &mut Tip,
+        snapshot: &Snapshot,
+        bins: Vec<Vec<Add>>,
+        target_bytes: usize,
+        width: usize,
+    ) -> Result<Compacted> {
+        let schema = snapshot.schema()?;
+        let mut waiting = bins.clone().into_iter();
+        let mut tasks = JoinSet::new();
+        let mut adds = Vec::new();
+        loop {
+            while tasks.len() < width.max(1)
+                && let Some(files) = waiting.next()
+            {
+                let (writer, snapshot, schema) = (Arc::clone(self), snapshot.clone(), Arc::clone(&schema));
+                tasks.spawn(async move { writer.join_files(&snapshot, &schema, &files, target_bytes).await });
+            }
+            let Some(joined) = tasks.join_next().await else { break };
+            let joined = joined.map_err(|error| {
+                Error::new(Code::INTERNAL, "the joining of files ended early").because(error)
+            })?;
+            adds.extend(joined?);
+        }
+        let removes: Vec<Add> = bins.into_iter().flatten().collect();
+        self.commit_joined(tip, &removes, adds, target_bytes).await
     }
 
     /// Rewrites partitions that have at least `minimum_files` files below half the target size.
@@ -70,30 +126,45 @@ impl TableWriter {
         for files in chosen.values() {
             adds.extend(self.join_files(&snapshot, &snapshot.schema()?, files, target_bytes).await?);
         }
+        let removes: Vec<Add> = chosen.into_values().flatten().collect();
+        self.commit_joined(&mut tip, &removes, adds, target_bytes).await
+    }
+
+    async fn commit_joined(
+        &self,
+        tip: &mut Tip,
+        removes: &[Add],
+        adds: Vec<Add>,
+        target_bytes: usize,
+    ) -> Result<Compacted> {
         self.faults.reach(FaultPoint::CompactionWritten)?;
         let now = self.clock.now_millis();
-        let removes: Vec<_> = chosen.values().flatten().map(|add| remove_of(add, false, now)).collect();
-        let bytes = chosen.values().flatten().map(|add| u64::try_from(add.size).unwrap_or(0)).sum();
+        let bytes = removes.iter().map(|add| u64::try_from(add.size).unwrap_or(0)).sum();
         let done = Compacted { removed: removes.len(), added: adds.len(), bytes };
         let draft = Draft {
             operation: "OPTIMIZE".to_owned(),
             parameters: parameters([("targetSize", target_bytes.to_string().as_str()), ("auto", "true")]),
             batch: Value::Null,
-            removes,
+            removes: removes.iter().map(|add| remove_of(add, false, now)).collect(),
             adds,
             ..Draft::default()
         };
-        match self.commit(&mut tip, draft, &[]).await? {
+        match self.commit(tip, draft, &[]).await? {
             Outcome::Committed(_) => Ok(done),
             Outcome::AlreadyPublished => Ok(Compacted::default()),
         }
     }
 
-    /// Puts files with the same rows in the place of all files of a snapshot, which must be the newest.
+    /// Puts files with the same rows in the place of some files of a snapshot, which must be the newest.
     ///
     /// # Errors
     /// Returns [`Code::COMMIT_CONFLICT`] when the table has changed since, and [`Code::INTERNAL`] for other rows.
-    pub async fn replace_all(&self, snapshot: &Snapshot, written: WrittenFiles) -> Result<Compacted> {
+    pub async fn rearrange(
+        &self,
+        snapshot: &Snapshot,
+        files: &[Add],
+        written: WrittenFiles,
+    ) -> Result<Compacted> {
         let mut tip = self.tip().await?;
         let newest = self.existing(&tip).await?;
         if newest.version() != snapshot.version() {
@@ -102,8 +173,7 @@ impl TableWriter {
                 format!("table \"{}\" changed while it was rewritten", self.table().name()),
             ));
         }
-        let files = newest.files()?;
-        require_rows(self.table().name(), &files, written.rows)?;
+        require_rows(self.table().name(), files, written.rows)?;
         self.faults.reach(FaultPoint::CompactionWritten)?;
         let now = self.clock.now_millis();
         let bytes = files.iter().map(|add| u64::try_from(add.size).unwrap_or(0)).sum();
@@ -162,10 +232,9 @@ impl TableWriter {
             .collect();
         let file_schema = Arc::new(Schema::new(kept));
         let mut writer = self.files(FileOptions {
-            table: self.table().name().clone(),
             schema: Arc::clone(&file_schema),
             partition_columns: Vec::new(),
-            target_bytes,
+            ..FileOptions::of(self.table().name(), &snapshot.spec()?, target_bytes)
         })?;
         for file in files {
             let attempt =
@@ -219,6 +288,34 @@ pub fn rows_of(add: &Add) -> Option<u64> {
     serde_json::from_str::<Value>(add.stats.as_deref()?).ok()?.get("numRecords")?.as_u64()
 }
 
+/// Sorts the small files of each partition into bins that are full with a target file; those with a single
+/// file are left out. Files keep the order of their names, which is that of their writing.
+fn bins(mut files: Vec<Add>, target_bytes: usize) -> Vec<Vec<Add>> {
+    let target = i64::try_from(target_bytes).unwrap_or(i64::MAX);
+    files.retain(|file| file.size < target / 2 && file.deletion_vector.is_none());
+    files.sort_by(|a, b| a.path.cmp(&b.path));
+    let mut open: BTreeMap<PartitionValues, (i64, Vec<Add>)> = BTreeMap::new();
+    let mut full = Vec::new();
+    for file in files {
+        let (bytes, bin) = open.entry(values_of(&file)).or_default();
+        if *bytes + file.size > target {
+            full.push(std::mem::take(bin));
+            *bytes = 0;
+        }
+        *bytes += file.size;
+        bin.push(file);
+    }
+    full.extend(open.into_values().map(|(_, bin)| bin));
+    full.retain(|bin| bin.len() > 1);
+    full
+}
+
+fn values_of(file: &Add) -> PartitionValues {
+    let mut values: PartitionValues = file.partition_values.clone().into_iter().collect();
+    values.sort();
+    values
+}
+
 type PartitionValues = Vec<(String, Option<String>)>;
 
 /// The files to join, by partition: small ones, where there are enough of them, up to one target file.
@@ -226,9 +323,7 @@ fn choose(files: Vec<Add>, minimum_files: usize, target_bytes: usize) -> BTreeMa
     let mut partitions: BTreeMap<PartitionValues, Vec<Add>> = BTreeMap::new();
     let small = i64::try_from(target_bytes / 2).unwrap_or(i64::MAX);
     for file in files.into_iter().filter(|file| file.size < small && file.deletion_vector.is_none()) {
-        let mut key: PartitionValues = file.partition_values.clone().into_iter().collect();
-        key.sort();
-        let held = partitions.entry(key).or_default();
+        let held = partitions.entry(values_of(&file)).or_default();
         let bytes: i64 = held.iter().map(|file| file.size).sum();
         if bytes + file.size <= i64::try_from(target_bytes).unwrap_or(i64::MAX) {
             held.push(file);

@@ -17,8 +17,9 @@ use parquet::file::properties::WriterProperties;
 
 use crate::failure::storage_error;
 use crate::schema::to_stored;
-use crate::stats::file_stats;
+use crate::stats::{Indexed, file_stats};
 use crate::store::DurableStore;
+use crate::writer::TableSpec;
 
 /// Encoded bytes that may wait in memory over all open files of one writer.
 const BUFFER_BYTES: usize = 128 << 20;
@@ -35,8 +36,24 @@ pub struct FileOptions {
     pub schema: SchemaRef,
     /// The columns whose values split the files.
     pub partition_columns: Vec<String>,
+    /// The columns that get statistics.
+    pub indexed: Indexed,
     /// The encoded size at which a file is closed and the next begins, in bytes.
     pub target_bytes: usize,
+}
+
+impl FileOptions {
+    /// Files as a table is declared to have them.
+    #[must_use]
+    pub fn of(table: &TableName, spec: &TableSpec, target_bytes: usize) -> Self {
+        Self {
+            table: table.clone(),
+            schema: Arc::clone(&spec.schema),
+            partition_columns: spec.partition_columns.clone(),
+            indexed: Indexed::of(&spec.properties),
+            target_bytes,
+        }
+    }
 }
 
 /// Writes rows of one table into new data files. Nothing names the files until a commit does.
@@ -194,7 +211,7 @@ impl FileWriter {
             size,
             modification_time: self.clock.now_millis(),
             data_change: true,
-            stats: Some(file_stats(&self.file_schema, &metadata)),
+            stats: Some(file_stats(&self.file_schema, &metadata, &self.options.indexed)),
             tags: None,
             deletion_vector: None,
             base_row_id: None,

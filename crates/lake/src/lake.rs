@@ -2,12 +2,18 @@
 
 use std::collections::HashMap;
 use std::io::ErrorKind;
+use std::ops::Range;
 use std::path::Path as FilePath;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use catchment_core::{Clock, Faults, Result, TableName};
+use futures::future::BoxFuture;
 use object_store::path::Path;
 use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
+use parquet::arrow::async_reader::MetadataFetch;
+use parquet::errors::{ParquetError, Result as ParquetResult};
+use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
 
 use crate::failure::storage_error;
 use crate::layout::Layout;
@@ -111,6 +117,16 @@ impl Lake {
         }
     }
 
+    /// What a data file says about its row groups and pages.
+    ///
+    /// # Errors
+    /// Returns the machine's errors, and those of a file that is no Parquet.
+    pub async fn parquet_metadata(&self, path: &Path, size: u64) -> Result<Arc<ParquetMetaData>> {
+        let reader = ParquetMetaDataReader::new().with_page_index_policy(PageIndexPolicy::Optional);
+        let read = reader.load_and_finish(Parts { store: &self.store, path }, size).await;
+        read.map(Arc::new).map_err(|error| storage_error(format!("could not read \"/{path}\""), error))
+    }
+
     /// The names of the records in a folder of ours, in order.
     ///
     /// # Errors
@@ -128,6 +144,20 @@ impl Lake {
             .collect();
         names.sort();
         Ok(names)
+    }
+}
+
+/// Parts of one file.
+struct Parts<'a> {
+    store: &'a Arc<DurableStore>,
+    path: &'a Path,
+}
+
+impl MetadataFetch for Parts<'_> {
+    fn fetch(&mut self, range: Range<u64>) -> BoxFuture<'_, ParquetResult<Bytes>> {
+        Box::pin(async move {
+            self.store.get_range(self.path, range).await.map_err(|error| ParquetError::External(error.into()))
+        })
     }
 }
 

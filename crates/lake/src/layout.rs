@@ -35,6 +35,12 @@ impl Layout {
         &self.folder
     }
 
+    /// The root of the lake.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
     /// The root of a table.
     #[must_use]
     pub fn table(&self, name: &TableName) -> Path {

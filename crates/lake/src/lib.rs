@@ -29,7 +29,7 @@ mod writer;
 #[cfg(test)]
 mod tests;
 
-pub use compact::{Compacted, rows_of};
+pub use compact::{Compacted, FileCondition, rows_of};
 pub use deltalake::kernel::Add;
 pub use failure::storage_error;
 pub use files::{FileOptions, FileWriter, WrittenFiles};
@@ -42,8 +42,9 @@ pub use maintain::{Maintainer, Maintenance, MaintenanceOptions};
 pub use merge::{Merge, merge_planner};
 pub use release::Release;
 pub use schema::{parse_schema_text, schema_text, storable_schema, to_stored, widens};
+pub use stats::Indexed;
 pub use stats::{ColumnRange, may_hold};
 pub use store::DurableStore;
 pub use table::{Snapshot, Table};
 pub use vacuum::{Pins, Vacuumed};
-pub use writer::{Outcome, Publication, TableSpec, TableWriter};
+pub use writer::{CLUSTER_BY, Outcome, Publication, TableSpec, TableWriter};

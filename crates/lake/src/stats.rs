@@ -16,15 +16,52 @@ use serde_json::{Map, Value, json};
 /// How many leading columns get statistics, as in other Delta writers.
 const INDEXED_COLUMNS: usize = 32;
 
+/// The columns whose values files tell of.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Indexed {
+    /// So many columns from the first on.
+    First(usize),
+    /// These.
+    Named(Vec<String>),
+}
+
+impl Indexed {
+    /// What a table's properties ask for: `delta.dataSkippingStatsColumns`, a list of names, before
+    /// `delta.dataSkippingNumIndexedCols`, a number of which -1 means all.
+    #[must_use]
+    pub fn of(properties: &[(String, String)]) -> Self {
+        let value = |wanted: &str| {
+            properties.iter().find(|(key, _)| key.eq_ignore_ascii_case(wanted)).map(|(_, value)| value.trim())
+        };
+        if let Some(names) = value("delta.dataSkippingStatsColumns") {
+            let names = names.split(',').map(|name| name.trim().trim_matches('`').to_owned());
+            return Self::Named(names.collect());
+        }
+        match value("delta.dataSkippingNumIndexedCols").and_then(|number| number.parse::<i64>().ok()) {
+            Some(number) => Self::First(usize::try_from(number).unwrap_or(usize::MAX)),
+            None => Self::First(INDEXED_COLUMNS),
+        }
+    }
+
+    fn has(&self, index: usize, name: &str) -> bool {
+        match self {
+            Indexed::First(number) => index < *number,
+            Indexed::Named(names) => names.iter().any(|known| known == name),
+        }
+    }
+}
+
 /// The statistics of a file just written, as JSON text.
 ///
 /// Minimum and maximum are left out where they could mislead a reader: for types without a
 /// documented text form and for floating-point columns that hold NaN.
-pub(crate) fn file_stats(schema: &Schema, metadata: &ParquetMetaData) -> String {
+pub(crate) fn file_stats(schema: &Schema, metadata: &ParquetMetaData, indexed: &Indexed) -> String {
     let mut minimum = Map::new();
     let mut maximum = Map::new();
     let mut nulls = Map::new();
-    for field in schema.fields().iter().take(INDEXED_COLUMNS) {
+    for (_, field) in
+        schema.fields().iter().enumerate().filter(|(index, field)| indexed.has(*index, field.name()))
+    {
         let Some(column) = column_stats(schema, field, metadata) else { continue };
         nulls.insert(field.name().clone(), column.nulls.into());
         if let (Some(least), Some(most)) = (column.least, column.most) {

@@ -57,14 +57,7 @@ fn batch(ids: &[i64], day: &str) -> RecordBatch {
 }
 
 async fn write(writer: &TableWriter, rows: &RecordBatch) -> Vec<crate::Add> {
-    let mut files = writer
-        .files(FileOptions {
-            table: name(),
-            schema: schema(),
-            partition_columns: vec!["day".to_owned()],
-            target_bytes: 1 << 20,
-        })
-        .unwrap();
+    let mut files = writer.files(FileOptions::of(&name(), &spec(), 1 << 20)).unwrap();
     files.write(rows).await.unwrap();
     files.finish().await.unwrap().adds
 }

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use tokio::sync::{Mutex, MutexGuard};
 
+use crate::compact::FileCondition;
 use crate::failure::storage_error;
 use crate::files::{FileOptions, FileWriter};
 use crate::header::{Identity, header};
@@ -41,6 +42,18 @@ pub struct TableSpec {
     pub comment: Option<String>,
     /// Delta and Catchment table properties.
     pub properties: Vec<(String, String)>,
+}
+
+/// The property of a table that names the columns its rows are sorted by.
+pub const CLUSTER_BY: &str = "catchment.clusterBy";
+
+impl TableSpec {
+    /// The columns by which rows are sorted within a partition.
+    #[must_use]
+    pub fn cluster_columns(&self) -> Vec<String> {
+        let named = self.properties.iter().find(|(key, _)| key == CLUSTER_BY);
+        named.map_or_else(Vec::new, |(_, names)| names.split(',').map(str::to_owned).collect())
+    }
 }
 
 /// What a batch publishes to one table.
@@ -237,7 +250,7 @@ impl TableWriter {
     pub async fn replace_where(
         &self,
         condition: &str,
-        matches: &(dyn Fn(&[Add]) -> Result<Vec<bool>> + Send + Sync),
+        matches: &FileCondition<'_>,
         publication: Publication,
     ) -> Result<(Outcome, Vec<Add>)> {
         let mut tip = self.tip().await?;

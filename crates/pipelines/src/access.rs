@@ -1,13 +1,13 @@
 //! Reading a project: queries over its tables, views and system tables.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use catchment_core::{Code, Error, FlowName, Result, TableName, format_bytes, timestamp_text};
+use catchment_core::{Code, Error, FlowName, Result, TableName, timestamp_text};
 use catchment_flows::bookmarks;
 use catchment_ingest::files::FileSource;
 use catchment_ingest::{Rejects, Source};
-use catchment_lake::{Entry, Lake, OWNER_APPLICATION};
+use catchment_lake::{Entry, OWNER_APPLICATION};
 use catchment_sql::{
     BoundQuery, ComputedTable, Moment, Planner, Relation, SqlText, Target, nearest, parse_single_query,
     query_error, system_tables,
@@ -15,15 +15,15 @@ use catchment_sql::{
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::catalog::TableProvider;
-use datafusion::datasource::physical_plan::FileScanConfig;
-use datafusion::datasource::source::DataSourceExec;
 use datafusion::execution::SendableRecordBatchStream;
+use datafusion::logical_expr::ScalarUDF;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use futures::TryStreamExt;
 
 use crate::check::read_files_options;
 use crate::rollback::version_as_of;
 use crate::run::Workspace;
+use crate::scan_size::scan_sizes;
 
 /// Read access to a project.
 pub struct Access<'w> {
@@ -67,6 +67,20 @@ impl<'w> Access<'w> {
         planner.run(physical)
     }
 
+    /// As [`Access::query`], with a function that this query alone knows.
+    pub(crate) async fn query_with(
+        &self,
+        text: &SqlText,
+        function: Option<Arc<ScalarUDF>>,
+    ) -> Result<SendableRecordBatchStream> {
+        let (mut planner, query) = self.bind(text).await?;
+        if let Some(function) = function {
+            planner.add_function(function)?;
+        }
+        let logical = planner.plan(text, &query).await?;
+        planner.run(planner.physical(&logical).await?)
+    }
+
     /// Plans a query; its rows can be had from the planner.
     ///
     /// # Errors
@@ -94,9 +108,8 @@ impl<'w> Access<'w> {
         } else {
             displayable(physical.as_ref()).indent(false).to_string()
         };
-        for line in pruned_files(&self.workspace.lake, physical.as_ref()).await? {
-            shown.push_str(&line);
-            shown.push('\n');
+        for (name, size) in scan_sizes(&self.workspace.lake, physical.as_ref()).await? {
+            shown.push_str(&format!("{name}: {size}\n"));
         }
         Ok(shown)
     }
@@ -294,69 +307,5 @@ async fn files(source: FileSource) -> Result<Arc<dyn TableProvider>> {
     match source.everything().await? {
         Some(range) => source.read(&range, rejects, None),
         None => Ok(Arc::new(datafusion::datasource::empty::EmptyTable::new(source.schema()))),
-    }
-}
-
-/// For each table of the lake that a plan reads: how many of its files and partitions are left after pruning.
-///
-/// # Errors
-/// Returns errors of reading the tables' logs.
-pub async fn pruned_files(lake: &Lake, plan: &dyn ExecutionPlan) -> Result<Vec<String>> {
-    let mut read = BTreeMap::new();
-    collect_files(plan, &mut read);
-    let root = lake.layout().folder().to_string_lossy().trim_start_matches('/').to_owned();
-    let mut lines = Vec::new();
-    let mut tables: BTreeMap<TableName, (usize, u64, BTreeSet<String>)> = BTreeMap::new();
-    for (folder, files) in read {
-        let Some(path) = folder.strip_prefix(&root).map(|rest| rest.trim_start_matches('/')) else {
-            continue;
-        };
-        let mut parts = path.splitn(3, '/');
-        if let (Some(schema), Some(table)) = (parts.next(), parts.next()) {
-            let entry = tables.entry(TableName::new(schema, table)).or_default();
-            entry.0 += files.len();
-            entry.1 += files.values().sum::<u64>();
-            entry.2.insert(parts.next().unwrap_or_default().to_owned());
-        }
-    }
-    for (name, (files, bytes, partitions)) in tables {
-        let Some(snapshot) = lake.table(&name).latest().await? else { continue };
-        let all = snapshot.files()?;
-        let folders: BTreeSet<_> = all
-            .iter()
-            .map(|add| {
-                let mut values: Vec<_> = add.partition_values.iter().collect();
-                values.sort();
-                format!("{values:?}")
-            })
-            .collect();
-        let all_bytes = all.iter().map(|add| u64::try_from(add.size).unwrap_or(0)).sum();
-        let mut line = format!(
-            "{name}: {files} of {} files read, {} of {}",
-            all.len(),
-            format_bytes(bytes),
-            format_bytes(all_bytes)
-        );
-        if !snapshot.partition_columns()?.is_empty() {
-            line.push_str(&format!(", {} of {} partitions", partitions.len(), folders.len()));
-        }
-        lines.push(line);
-    }
-    Ok(lines)
-}
-
-/// The sizes of the files of a plan's scans, by folder and name.
-fn collect_files(plan: &dyn ExecutionPlan, read: &mut BTreeMap<String, BTreeMap<String, u64>>) {
-    if let Some(scan) = plan.downcast_ref::<DataSourceExec>()
-        && let Some(config) = scan.data_source().downcast_ref::<FileScanConfig>()
-    {
-        for file in config.file_groups.iter().flat_map(|group| group.iter()) {
-            let path = file.object_meta.location.to_string();
-            let (folder, name) = path.rsplit_once('/').unwrap_or(("", &path));
-            read.entry(folder.to_owned()).or_default().insert(name.to_owned(), file.object_meta.size);
-        }
-    }
-    for child in plan.children() {
-        collect_files(child.as_ref(), read);
     }
 }

@@ -7,7 +7,7 @@ use catchment_core::{Code, Error, FlowName, Result, TableName};
 use catchment_flows::{FlowKind, FlowSpec, Input, InputKind, require_incremental};
 use catchment_ingest::files::{FileSource, ReadFiles};
 use catchment_ingest::{Limits, Source, TableSource};
-use catchment_lake::{Lake, TableSpec, storable_schema};
+use catchment_lake::{CLUSTER_BY, Lake, TableSpec, storable_schema};
 use catchment_quality::Expectation;
 use catchment_sql::{
     BoundQuery, Moment, Planner, Relation, Sessions, SqlText, Target, kept_columns, nearest,
@@ -25,7 +25,6 @@ use crate::remembered::{remembered_schema, taken_files};
 use crate::rollback::version_as_of;
 use crate::rulesets;
 use crate::statement::DatasetKind;
-use crate::upkeep::CLUSTER_BY;
 
 /// A dataset, ready to run.
 #[derive(Debug, Clone)]

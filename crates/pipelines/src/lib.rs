@@ -11,12 +11,14 @@ mod config;
 mod diff;
 mod expectations;
 mod graph;
+mod optimize;
 mod project;
 mod releases;
 mod remembered;
 mod rollback;
 mod rulesets;
 mod run;
+mod scan_size;
 mod statement;
 #[cfg(test)]
 mod tests;
@@ -24,7 +26,7 @@ mod time_range;
 mod upkeep;
 mod views;
 
-pub use access::{Access, HistoryRow, pruned_files};
+pub use access::{Access, HistoryRow};
 pub use backfill::{Backfill, BackfillOptions, BackfillReport, BackfillStep, Partitions};
 pub use backup::restore_catalog;
 pub use catchment_lake::Release;
@@ -32,9 +34,11 @@ pub use check::{Checked, Dataset, check};
 pub use config::{CONFIG_FILE, Config, LoadedConfig};
 pub use diff::{Diff, DiffOptions, Difference};
 pub use graph::{Graph, order};
+pub use optimize::OptimizeOptions;
 pub use project::{Declared, Project};
 pub use rollback::{RollbackOptions, RollbackReport};
 pub use run::{RunOptions, RunReport, Workspace};
+pub use scan_size::{ScanSize, scan_sizes};
 pub use statement::{
     Body, DatasetKind, DatasetStatement, FlowStatement, Statement, ViewStatement, parse_statements,
 };

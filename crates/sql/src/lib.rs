@@ -9,11 +9,13 @@ mod functions;
 mod lineage;
 mod query;
 mod session;
+mod sorted;
 mod system;
 #[cfg(test)]
 mod tests;
 mod text;
 mod time_travel;
+mod zorder;
 
 pub use dialect::CatchmentDialect;
 pub use lineage::{Origin, column_origins, kept_columns};
@@ -24,3 +26,4 @@ pub use session::{Moment, Planner, SessionOptions, Sessions, query_error};
 pub use system::{ComputedTable, system_tables};
 pub use text::{SqlText, nearest};
 pub use time_travel::AsOf;
+pub use zorder::{ZORDER_FUNCTION, ZOrder};

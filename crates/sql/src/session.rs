@@ -19,7 +19,7 @@ use datafusion::execution::{
     FunctionRegistry, SendableRecordBatchStream, SessionState, SessionStateBuilder, TaskContext,
 };
 use datafusion::logical_expr::simplify::SimplifyContext;
-use datafusion::logical_expr::{Expr, LogicalPlan};
+use datafusion::logical_expr::{Expr, LogicalPlan, ScalarUDF};
 use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr, execute_stream, execute_stream_partitioned};
 use datafusion::prelude::SessionConfig;
@@ -143,6 +143,17 @@ impl Planner {
         self.relations.register_table(key.to_owned(), table).map(|_| ()).map_err(|error| {
             Error::new(Code::INTERNAL, format!("could not bind relation {key}")).because(error)
         })
+    }
+
+    /// Adds a function that this planner alone knows.
+    ///
+    /// # Errors
+    /// Returns [`Code::INTERNAL`] when it cannot be added.
+    pub fn add_function(&mut self, function: Arc<ScalarUDF>) -> Result<()> {
+        self.state
+            .register_udf(function)
+            .map(|_| ())
+            .map_err(|error| Error::new(Code::INTERNAL, "could not add a function").because(error))
     }
 
     /// Plans a query whose relations are bound.

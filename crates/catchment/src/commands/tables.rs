@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use catchment_core::{Code, Error, Result, TableName, format_bytes, format_count};
-use catchment_pipelines::{RETENTION, RollbackOptions, UpkeepReport, Workspace};
+use catchment_pipelines::{OptimizeOptions, RETENTION, RollbackOptions, UpkeepReport, Workspace};
 use catchment_sql::SqlText;
 use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 use serde_json::json;
@@ -33,8 +33,16 @@ pub(crate) async fn run(workspace: &Workspace, text: &SqlText, screen: Screen) -
     if words.take("OPTIMIZE") {
         words.take("TABLE");
         let table = words.name()?;
+        let mut options = OptimizeOptions::default();
+        if words.take("WHERE") {
+            options.condition = Some(words.text_up_to("ZORDER")?);
+        }
+        if words.take("ZORDER") {
+            words.require("BY")?;
+            options.zorder = words.columns()?;
+        }
         words.end()?;
-        show(&[workspace.optimize(&table).await?], screen);
+        show(&[workspace.optimize(&table, &options).await?], screen);
         return Ok(());
     }
     words.require("VACUUM")?;
@@ -138,6 +146,47 @@ impl Words<'_> {
         Ok(value)
     }
 
+    /// The text up to a word, or to the end.
+    fn text_up_to(&mut self, word: &str) -> Result<String> {
+        let first = self.at;
+        while !self.is(word) && self.end().is_err() {
+            self.at += 1;
+        }
+        match (self.tokens.get(first), self.tokens.get(self.at.wrapping_sub(1))) {
+            (Some(start), Some(last)) if self.at > first => {
+                Ok(self.text.slice(start.span.start, last.span.end))
+            }
+            _ => Err(self.wrong()),
+        }
+    }
+
+    /// Names in parentheses.
+    fn columns(&mut self) -> Result<Vec<String>> {
+        let mut names = Vec::new();
+        self.sign(&Token::LParen)?;
+        loop {
+            match self.tokens.get(self.at).map(|token| &token.token) {
+                Some(Token::Word(word)) if word.quote_style.is_some() => names.push(word.value.clone()),
+                Some(Token::Word(word)) => names.push(word.value.to_lowercase()),
+                _ => return Err(self.wrong()),
+            }
+            self.at += 1;
+            if self.sign(&Token::Comma).is_err() {
+                break;
+            }
+        }
+        self.sign(&Token::RParen)?;
+        Ok(names)
+    }
+
+    fn sign(&mut self, sign: &Token) -> Result<()> {
+        if self.tokens.get(self.at).map(|token| &token.token) != Some(sign) {
+            return Err(self.wrong());
+        }
+        self.at += 1;
+        Ok(())
+    }
+
     fn end(&self) -> Result<()> {
         match self.tokens.get(self.at).map(|token| &token.token) {
             None | Some(Token::EOF | Token::SemiColon) => Ok(()),
@@ -149,7 +198,7 @@ impl Words<'_> {
         let span =
             self.tokens.get(self.at).or(self.tokens.last()).map_or_else(Span::empty, |token| token.span);
         Error::new(Code::SQL_SYNTAX, "the statement cannot be understood from here").at(self.text.place(span)).hint(
-            "RESTORE [TABLE] t TO {VERSION | TIMESTAMP} AS OF state [CASCADE]; OPTIMIZE t; VACUUM [t] [RETAIN n HOURS] [DRY RUN]",
+            "RESTORE [TABLE] t TO {VERSION | TIMESTAMP} AS OF state [CASCADE]; OPTIMIZE t [WHERE condition] [ZORDER BY (columns)]; VACUUM [t] [RETAIN n HOURS] [DRY RUN]",
         )
     }
 }

@@ -81,7 +81,8 @@ fn explain_tells_how_many_files_and_partitions_are_left() {
         .exits(0)
         .out;
     assert!(
-        out.contains("curated.flights: 1 of 31 files read, ") && out.contains(" KB, 1 of 31 partitions"),
+        out.contains("curated.flights: 1 of 31 files, 1 of 31 partitions, 1 of 1 row groups, ")
+            && out.contains(" KB to read"),
         "{out}"
     );
     let lineage = project.query("SELECT input, input_column FROM system.lineage WHERE dataset = 'curated.weather' AND column_name = 'temperature_celsius'");

@@ -51,12 +51,7 @@ fn spec(wide: bool) -> TableSpec {
 }
 
 async fn publication(writer: &TableWriter, ids: &[i64], wide: bool, number: u64) -> Publication {
-    let options = FileOptions {
-        table: writer.table().name().clone(),
-        schema: schema(wide),
-        partition_columns: vec!["day".into()],
-        target_bytes: 1 << 20,
-    };
+    let options = FileOptions::of(writer.table().name(), &spec(wide), 1 << 20);
     let mut files = writer.files(options).unwrap();
     files.write(&rows(ids, wide)).await.unwrap();
     let position = Some((FlowName::new("f"), Position::new(0, number)));
@@ -145,12 +140,7 @@ async fn a_table_is_read_alike_after_its_columns_became_wider() {
     for (number, id) in [(0, DataType::Int32), (1, DataType::Int64)] {
         let spec = spec(id.clone());
         writer.ensure(&spec).await.unwrap();
-        let options = FileOptions {
-            table: writer.table().name().clone(),
-            schema: Arc::clone(&spec.schema),
-            partition_columns: spec.partition_columns,
-            target_bytes: 1 << 20,
-        };
+        let options = FileOptions::of(writer.table().name(), &spec, 1 << 20);
         let mut files = writer.files(options).unwrap();
         let ids = Int64Array::from(vec![1 + (number << 40), 2]);
         let days = StringArray::from(vec!["a", "b"]);

@@ -1,5 +1,7 @@
 //! Upkeep of tables changes no row, so nothing that reads them is computed again.
 
+use serde_json::json;
+
 use crate::project::{Project, dataset};
 
 #[test]
@@ -157,4 +159,102 @@ fn a_clustered_table_is_sorted_by_optimize_and_read_in_parts() {
         refused.contains("no column \"idd\" to cluster by") && refused.contains("did you mean \"id\"?"),
         "{refused}"
     );
+}
+
+/// What EXPLAIN says of a table: files read and all, row groups, and the share of bytes that is read.
+fn sizes(project: &Project, table: &str, sql: &str) -> (u64, u64, String, f64) {
+    let out = project.call(&["sql", &format!("EXPLAIN {sql}")]).exits(0).out;
+    let line = out.lines().find(|line| line.starts_with(&format!("{table}: "))).unwrap().to_owned();
+    let words: Vec<&str> = line.split(' ').collect();
+    let number = |word: &str| word.replace(',', "").parse::<f64>().unwrap();
+    let bytes = |at: usize| {
+        let unit = match words[at + 1] {
+            "B" => 1.0,
+            "KB" => 1e3,
+            "MB" => 1e6,
+            other => panic!("{other} in {line}"),
+        };
+        number(words[at]) * unit
+    };
+    let end = words.len();
+    let groups = words[words.iter().position(|word| *word == "groups,").unwrap() - 4..].join(" ");
+    (number(words[1]) as u64, number(words[3]) as u64, groups, bytes(end - 7) / bytes(end - 4))
+}
+
+#[test]
+fn a_z_order_serves_filters_on_either_column() {
+    let project = Project::new(
+        "CREATE STREAMING TABLE t.points PARTITIONED BY (part) AS SELECT a, b, md5(CAST(a AS VARCHAR)) AS text, a % 2 AS part
+         FROM STREAM read_files('in', format => 'json', schema => 'a BIGINT, b VARCHAR');",
+    );
+    project.write("catchment.toml", "[maintenance]\ntarget_file_size = '40KB'\n");
+    let lines: String = (0..300_000_u64)
+        .map(|row| format!("{{\"a\":{},\"b\":\"{:06}\"}}\n", row * 7_919 % 300_000, row * 104_729 % 300_000))
+        .collect();
+    project.write("in/a.jsonl", lines);
+    project.run();
+    let all = "SELECT count(*) AS n, sum(a) AS s, max(b) AS b, count(DISTINCT text) AS d FROM t.points";
+    let before = project.query(all);
+    let refused = project.call(&["sql", "OPTIMIZE t.points ZORDER BY (a, c)"]).exits(1).err;
+    assert!(refused.contains("no column \"c\""), "{refused}");
+    let optimize =
+        |text: &str| project.call(&["sql", "--json", text]).exits(0).json()[0]["files_removed"].clone();
+    // One partition alone, then the other one, too.
+    assert_eq!(optimize("OPTIMIZE t.points WHERE part = 0 ZORDER BY (a, b)"), 2);
+    assert_ne!(optimize("OPTIMIZE t.points ZORDER BY (a, b)"), 0);
+    assert_eq!(optimize("OPTIMIZE t.points ZORDER BY (a, b)"), 0, "all is in that order already");
+    assert_eq!(project.query(all), before);
+    for filter in ["a BETWEEN 20000 AND 20500", "b BETWEEN '020000' AND '020500'"] {
+        let (read, files, _, share) =
+            sizes(&project, "t.points", &format!("SELECT * FROM t.points WHERE {filter}"));
+        assert!(files >= 16 && read * 2 < files && share < 0.5, "{filter}: {read} of {files} files, {share}");
+    }
+}
+
+#[test]
+fn rows_of_a_clustered_table_are_sorted_as_they_are_written_and_pages_are_left_out() {
+    let pipeline = |cluster: &str| {
+        format!(
+            "CREATE STREAMING TABLE t.events (CONSTRAINT once EXPECT UNIQUE (id) ON VIOLATION DROP ROW) {cluster} AS
+             SELECT id, md5(CAST(id AS VARCHAR)) AS text FROM STREAM read_files('in', format => 'json', schema => 'id BIGINT');"
+        )
+    };
+    let lines: String =
+        (0..200_000_u64).map(|row| format!("{{\"id\":{}}}\n", row * 7_919 % 200_000)).collect();
+    let mut shares = Vec::new();
+    for cluster in ["", "CLUSTER BY (id)"] {
+        let project = Project::new(&pipeline(cluster));
+        project.write("catchment.toml", "[engine]\nthreads = 1\n");
+        project.write("in/a.jsonl", &lines);
+        project.run();
+        let query = "SELECT text FROM t.events WHERE id = 77777";
+        let (_, _, groups, share) = sizes(&project, "t.events", query);
+        assert_eq!(project.query(query).as_array().unwrap().len(), 1);
+        assert!(groups.contains("row groups"), "{groups}");
+        assert_eq!(
+            project.query("SELECT count(DISTINCT id) AS n, count(*) AS m FROM t.events"),
+            json!([{ "n": 200_000, "m": 200_000 }])
+        );
+        shares.push(share);
+    }
+    assert!(shares[0] > 0.9 && shares[1] < 0.35, "{shares:?}");
+}
+
+#[test]
+fn statistics_are_kept_of_the_columns_that_are_chosen() {
+    let project = Project::new(
+        "CREATE STREAMING TABLE t.some TBLPROPERTIES ('delta.dataSkippingStatsColumns' = 'b') AS
+           SELECT a, a + 1 AS b FROM STREAM read_files('in', format => 'json', schema => 'a BIGINT');
+         CREATE STREAMING TABLE t.first TBLPROPERTIES ('delta.dataSkippingNumIndexedCols' = '1') AS
+           SELECT a, a + 1 AS b FROM STREAM read_files('in', format => 'json', schema => 'a BIGINT');",
+    );
+    project.write("in/a.jsonl", "{\"a\":1}\n");
+    project.run();
+    let stats = |table: &str| {
+        let log = project.path().join(format!("lake/t/{table}/_delta_log/00000000000000000001.json"));
+        let log = std::fs::read_to_string(log).unwrap();
+        log.lines().find(|line| line.contains("minValues")).unwrap().to_owned()
+    };
+    assert!(stats("some").contains("minValues\\\":{\\\"b\\\":2}"), "{}", stats("some"));
+    assert!(stats("first").contains("minValues\\\":{\\\"a\\\":1}"), "{}", stats("first"));
 }
