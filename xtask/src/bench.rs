@@ -15,6 +15,12 @@ pub(crate) fn lakehouse(rows: u64, peers: &str) -> Outcome {
     python("lakehouse.py", &[program.to_string_lossy().as_ref(), &rows.to_string(), peers])
 }
 
+/// Layouts of one table: what they cost, and how little is read then.
+pub(crate) fn layout(rows: u64) -> Outcome {
+    let program = program(true)?;
+    python("layout.py", &[program.to_string_lossy().as_ref(), &rows.to_string()])
+}
+
 /// Commits to one table at full speed, the maintainer running.
 pub(crate) fn commits(commits: u64) -> Outcome {
     // Together with the program, so that dependencies have the features that they have there.

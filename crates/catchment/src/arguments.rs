@@ -189,6 +189,10 @@ pub(crate) struct BackfillArguments {
     #[arg(long)]
     pub(crate) cancel: bool,
 
+    /// Files that changed hold, and held, rows of these partitions alone: they count as read from now on.
+    #[arg(long)]
+    pub(crate) settle: bool,
+
     /// Also compute datasets anew, as a whole, that read the partitions as a stream.
     #[arg(long)]
     pub(crate) cascade: bool,

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use catchment_core::{FaultPoint, FlowName, Position, Result, TableName};
 use catchment_ingest::files::{SeenFile, SeenFiles, SeenRun};
-use catchment_ingest::{Range, Standing, TableStanding};
+use catchment_ingest::{Range, Replaced, Standing, TableStanding};
 use catchment_lake::{Lake, Owner};
 
 use crate::ancestry::Ancestry;
@@ -141,15 +141,14 @@ fn in_epoch(at: Position, published: Position) -> bool {
     at.epoch == published.epoch && at <= published
 }
 
-/// What the flow has taken: the files of all its inputs, and where it stands in each table. For
-/// `passes_replaced` see [`crate::CatchUp`].
+/// What the flow has taken: the files of all its inputs, and where it stands in each table.
 pub(crate) async fn taken(
     lake: &Lake,
     flow: &FlowName,
     published: Option<Position>,
-    passes_replaced: bool,
+    replaced: Replaced,
 ) -> Result<Taken> {
-    let Some(published) = published else { return Ok(Taken { passes_replaced, ..Taken::default() }) };
+    let Some(published) = published else { return Ok(Taken { replaced, ..Taken::default() }) };
     let records = Records::new(lake, flow);
     let mut seen = SeenFiles::default();
     each_run(lake, flow, published, |run| run.add_to(&mut seen)).await?;
@@ -169,7 +168,7 @@ pub(crate) async fn taken(
             *standing = *before;
         }
     }
-    Ok(Taken { files: Arc::new(seen), tables, versions, last: Some(last), passes_replaced })
+    Ok(Taken { files: Arc::new(seen), tables, versions, last: Some(last), replaced })
 }
 
 /// What a flow has taken so far.
@@ -181,7 +180,7 @@ pub(crate) struct Taken {
     pub(crate) versions: BTreeMap<String, u64>,
     /// The plan of the last published batch.
     pub(crate) last: Option<BatchPlan>,
-    pub(crate) passes_replaced: bool,
+    pub(crate) replaced: Replaced,
 }
 
 impl Taken {
@@ -190,7 +189,7 @@ impl Taken {
         Standing {
             files: Arc::clone(&self.files),
             table: self.tables.get(input).copied(),
-            passes_replaced: self.passes_replaced,
+            replaced: self.replaced.clone(),
         }
     }
 

@@ -24,7 +24,7 @@ mod stage;
 mod steps;
 mod unique;
 
-pub use backfill::{PartitionCondition, ReplaceRequest};
+pub use backfill::{ALL_PARTITIONS, PartitionCondition, ReplaceRequest, Settles, cancel_replacement};
 pub use bookmarks::{Bookmark, bookmarks};
 pub use incremental::require_incremental;
 pub use pins::pins;

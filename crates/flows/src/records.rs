@@ -49,6 +49,8 @@ pub struct BatchPlan {
 /// Partitions that batches of all flows of a table compute anew together.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Replacement {
+    /// The backfill that they are part of.
+    pub backfill: String,
     /// The partitions of this commit, as a condition on partition columns.
     pub condition: String,
     /// All partitions that were asked for.

@@ -5,6 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use catchment_catalog::{BatchRecord, Store};
 use catchment_core::{Backoff, Clock, Error, FaultPoint, FlowName, Position, Result, Retry, TableName};
+use catchment_ingest::Replaced;
+use catchment_ingest::files::FileInfo;
 use catchment_lake::{Lake, Maintainer, MaintenanceOptions, Outcome, Owner, Publication};
 use catchment_sql::Sessions;
 use rand::Rng;
@@ -44,6 +46,8 @@ pub struct FlowReport {
     pub broken: Vec<(String, String)>,
     /// Files that changed after they were read, and are not read again.
     pub changed: Vec<String>,
+    /// Files that changed and whose rows were all computed again, by a backfill.
+    pub again: Vec<FileInfo>,
     /// The newest version of the table, `None` while there is none.
     pub version: Option<u64>,
 }
@@ -78,16 +82,22 @@ pub struct CatchUp {
     /// A replaced table is computed anew even when nothing it reads has changed; for other flows see
     /// [`Runtime::begin_refresh`].
     pub refresh: bool,
-    /// Partitions of streamed tables that were computed anew are passed over: the flow's own table is
-    /// going to be computed anew as well.
-    pub passes_replaced: bool,
+    /// Nothing is read of a streamed table from a version on that computed partitions of it anew, since the
+    /// flow's own table is going to be computed anew as well.
+    pub ends_at_replaced: bool,
+}
+
+impl CatchUp {
+    fn replaced(self) -> Replaced {
+        if self.ends_at_replaced { Replaced::Ends } else { Replaced::Refused }
+    }
 }
 
 /// What flows need to run.
 pub struct Runtime {
     pub(crate) owner: Arc<Owner>,
     pub(crate) sessions: Sessions,
-    store: Arc<dyn Store>,
+    pub(crate) store: Arc<dyn Store>,
     clock: Arc<dyn Clock>,
     run: String,
     options: RuntimeOptions,
@@ -215,7 +225,7 @@ impl Runtime {
         self.reconcile(spec, published).await?;
         let (plans, staged) = records.positions().await?;
         let mut next = resume(published, plans.last().copied(), staged.last().copied());
-        let mut taken = taken(self.lake(), &spec.name, published, catch_up.passes_replaced).await?;
+        let mut taken = taken(self.lake(), &spec.name, published, catch_up.replaced()).await?;
         loop {
             let (plan, staged) = match next {
                 Resume::Publish(at) => (records.plan(at).await?, records.staged(at).await?),
@@ -246,7 +256,7 @@ impl Runtime {
             let at = plan.position;
             published = Some(at);
             if plan.is_reset() {
-                taken = Taken { passes_replaced: catch_up.passes_replaced, ..Taken::default() };
+                taken = Taken { replaced: catch_up.replaced(), ..Taken::default() };
             }
             taken.add(plan, &staged);
             compact(&self.owner, &spec.name, at, self.options.kept_plans).await?;
@@ -339,8 +349,7 @@ impl Runtime {
         taken.tables = plan.tables;
         let after =
             Passed { tables: taken.tables.clone(), versions: taken.versions.clone(), ..before.clone() };
-        // Versions that were passed over count as read once their rows were read again, and not before.
-        if after != before && !taken.passes_replaced {
+        if after != before {
             after.write(&self.owner, &spec.name).await?;
         }
         Ok(None)

@@ -142,9 +142,42 @@ pub struct Standing {
     pub files: Arc<SeenFiles>,
     /// The last file taken from a table.
     pub table: Option<TableStanding>,
-    /// Versions of a table that only computed partitions of it anew are passed over, since whatever was made of
-    /// their old rows is going to be made anew.
-    pub passes_replaced: bool,
+    /// What happens at a version of a table that computed partitions of it anew.
+    pub replaced: Replaced,
+}
+
+/// What a reader does at a version of a table that computed partitions anew: the rows that it has handed out are not
+/// those of the table any more.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Replaced {
+    /// It is an error, as is any version that takes rows away.
+    #[default]
+    Refused,
+    /// Nothing is read from there on: whatever was made of the rows is going to be made anew.
+    Ends,
+    /// The versions of this backfill are passed over, for a batch that makes anew what was made of them.
+    Passed(String),
+}
+
+/// What a version is to a reader.
+pub(crate) enum Meeting {
+    Passed,
+    End,
+    Other,
+}
+
+impl Replaced {
+    pub(crate) fn of(&self, batch: &serde_json::Value) -> Meeting {
+        if !batch["replaces"].is_string() {
+            return Meeting::Other;
+        }
+        match self {
+            Replaced::Refused => Meeting::Other,
+            Replaced::Ends => Meeting::End,
+            Replaced::Passed(id) if batch["backfill"] == serde_json::json!(id) => Meeting::Passed,
+            Replaced::Passed(_) => Meeting::Other,
+        }
+    }
 }
 
 /// A piece of a source: what one batch reads.

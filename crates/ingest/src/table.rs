@@ -24,7 +24,7 @@ use crate::files::{Body, Cut, Failure, FileFormat, Unit, UnitQueue, parquet};
 use crate::records::{SourceRecord, by_piece, look_up};
 use crate::rejects::Rejects;
 use crate::replay::RecordFormat;
-use crate::source::{AddedFile, Limits, Range, Source, Standing, TableStanding};
+use crate::source::{AddedFile, Limits, Meeting, Range, Replaced, Source, Standing, TableStanding};
 
 /// A table of the lake, read as a stream.
 ///
@@ -93,7 +93,9 @@ impl TableSource {
         let rest: Vec<AddedFile> = files.iter().skip(first).map(AddedFile::of).collect();
         let taken = limits.take(rest.iter().map(|file| file.size));
         if rest.is_empty() {
-            return Ok(None);
+            // An empty table is read, too, once.
+            let upto = TableStanding { version, last: 0, snapshot: true };
+            return Ok((first == 0).then_some(Range::Table { upto, files: Vec::new() }));
         }
         let upto = TableStanding { version, last: first + taken - 1, snapshot: true };
         Ok(Some(Range::Table { upto, files: rest.into_iter().take(taken).collect() }))
@@ -102,7 +104,7 @@ impl TableSource {
     async fn next_of_versions(
         &self,
         standing: TableStanding,
-        passes_replaced: bool,
+        replaced: &Replaced,
         line: &Line,
         limits: Limits,
     ) -> Result<Option<Range>> {
@@ -135,8 +137,10 @@ impl TableSource {
                     "rebuild the dataset that reads it with `catchment run --full-refresh --select DATASET`",
                 ));
             };
-            if passes_replaced && entry.batch["replaces"].is_string() {
-                continue;
+            match replaced.of(&entry.batch) {
+                Meeting::Passed => continue,
+                Meeting::End => break,
+                Meeting::Other => {}
             }
             self.require_append(&entry)?;
             let files = entry.adds.iter().filter(|add| add.data_change).enumerate();
@@ -154,6 +158,9 @@ impl TableSource {
         let taken = limits.take(found.iter().map(|(_, file)| file.size));
         found.truncate(taken);
         let Some((upto, _)) = found.last() else {
+            if *replaced == Replaced::Ends {
+                return Ok(None);
+            }
             // Entries that only rearrange rows are passed once and need not be read again.
             let upto = TableStanding { version: line.tip(), last: 0, snapshot: false };
             let passed = line.tip() > standing.version;
@@ -217,7 +224,7 @@ impl Source for TableSource {
                 return Ok(Some(rest));
             }
         }
-        self.next_of_versions(at, standing.passes_replaced, &latest.line()?, limits).await
+        self.next_of_versions(at, &standing.replaced, &latest.line()?, limits).await
     }
 
     fn read(

@@ -7,7 +7,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result, TableName};
-use catchment_flows::{FlowSpec, InputKind, PartitionCondition, Progress};
+use catchment_flows::{
+    ALL_PARTITIONS, FlowSpec, InputKind, PartitionCondition, Progress, ReplaceRequest, Settles,
+    cancel_replacement,
+};
+use catchment_ingest::files::FileInfo;
 use catchment_lake::{Lake, Owner, rows_of};
 use catchment_sql::Moment;
 use serde::{Deserialize, Serialize};
@@ -18,9 +22,6 @@ use crate::run::{Mode, RunOptions, RunReport, Workspace, select};
 use crate::statement::DatasetKind;
 use crate::time_range::{Step, TimeRange};
 
-/// The condition that all partitions meet.
-const ALL: &str = "TRUE";
-
 /// What a backfill is asked for.
 #[derive(Debug, Clone)]
 pub struct BackfillOptions {
@@ -30,6 +31,8 @@ pub struct BackfillOptions {
     pub partitions: Partitions,
     /// Whether datasets that read them as a stream may be computed anew as a whole.
     pub cascade: bool,
+    /// Whether files that changed hold, and held, rows of these partitions alone: they count as read then.
+    pub settle: bool,
     /// Whether to do nothing but plan.
     pub dry_run: bool,
 }
@@ -48,6 +51,10 @@ pub enum Partitions {
 /// A backfill, planned.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backfill {
+    /// A name of its own.
+    pub id: String,
+    /// Whether anything of it is published.
+    pub begun: bool,
     /// What happens to each dataset, those first that others read.
     pub steps: Vec<BackfillStep>,
 }
@@ -63,8 +70,11 @@ pub struct BackfillStep {
     pub within: String,
     /// Those of each commit that is still to come.
     pub left: Vec<String>,
-    /// Whether partitions of streamed tables that were computed anew are passed over.
-    pub passes_replaced: bool,
+    /// Whether files that changed count as read, once all is done.
+    pub settle: bool,
+    /// Files that changed and whose rows were all computed again by each commit so far, as they were then; `None`
+    /// before the first one.
+    pub again: Option<Vec<FileInfo>>,
     /// The partitions there are now.
     pub partitions: u64,
     /// Their data files.
@@ -82,6 +92,8 @@ pub struct BackfillReport {
     pub backfill: Backfill,
     /// The run that did it; `None` when nothing was done.
     pub run: Option<RunReport>,
+    /// Whether something is left to do.
+    pub unfinished: bool,
 }
 
 /// A backfill that is under way.
@@ -98,11 +110,31 @@ impl Open {
         backfill.steps.iter().find(|step| step.dataset == *dataset).cloned()
     }
 
-    /// Notes that the first of what is left is done.
-    pub(crate) async fn done(&self, dataset: &TableName) -> Result<()> {
+    /// What the next commit of a step is asked for.
+    pub(crate) async fn request(&self, step: &BackfillStep) -> Option<ReplaceRequest> {
+        let settles = match (step.settle && step.left.len() == 1, &step.again) {
+            (false, _) => Settles::Nothing,
+            (true, None) => Settles::All,
+            (true, Some(seen)) => Settles::Seen(seen.clone()),
+        };
+        Some(ReplaceRequest {
+            condition: step.left.first()?.clone(),
+            within: step.within.clone(),
+            backfill: self.backfill.lock().await.id.clone(),
+            settles,
+        })
+    }
+
+    /// Notes that the first of what is left is done, and which files that changed it covered.
+    pub(crate) async fn done(&self, dataset: &TableName, again: &[FileInfo]) -> Result<()> {
         let mut backfill = self.backfill.lock().await;
+        backfill.begun = true;
         if let Some(step) = backfill.steps.iter_mut().find(|step| step.dataset == *dataset) {
             step.left.remove(0);
+            step.again = Some(match step.again.take() {
+                None => again.to_vec(),
+                Some(before) => before.into_iter().filter(|file| again.contains(file)).collect(),
+            });
         }
         write(&self.owner, &backfill).await
     }
@@ -144,13 +176,14 @@ impl Workspace {
         let backfill = self.plan_backfill(&checked.datasets, options).await?;
         let more = backfill.steps.iter().any(|step| step.because_of.is_some());
         if options.dry_run || (more && !options.cascade) {
-            return Ok(BackfillReport { backfill, run: None });
+            return Ok(BackfillReport { backfill, run: None, unfinished: false });
         }
         let (owner, _heartbeat) = self.own()?;
         self.finish_backfill(&owner, &checked.datasets, &progress).await?;
         write(&owner, &backfill).await?;
         let run = self.do_backfill(&owner, &checked.datasets, backfill.clone(), progress).await?;
-        Ok(BackfillReport { backfill, run: Some(run) })
+        let unfinished = unfinished(&self.lake).await?.is_some();
+        Ok(BackfillReport { backfill, run: Some(run), unfinished })
     }
 
     /// Finishes a backfill that was begun. Call it before anything else is brought up to date.
@@ -187,12 +220,13 @@ impl Workspace {
             datasets: tables.map(|dataset| dataset.name.to_string()).collect(),
             partitions: Partitions::Range(range, None),
             cascade: false,
+            settle: false,
             dry_run: false,
         };
         if backfill.datasets.is_empty() {
             return Err(Error::new(Code::OPTION_INVALID, "no streaming table is selected"));
         }
-        let BackfillReport { backfill, run } = self.backfill(&backfill, Arc::clone(&progress)).await?;
+        let BackfillReport { backfill, run, .. } = self.backfill(&backfill, Arc::clone(&progress)).await?;
         let Some(mut filled) = run else {
             let others = backfill.steps.iter().filter(|step| step.because_of.is_some());
             let others: Vec<String> = others.map(|step| step.dataset.to_string()).collect();
@@ -216,12 +250,17 @@ impl Workspace {
     /// # Errors
     /// Returns errors of the lease and of writing.
     pub async fn cancel_backfill(&self) -> Result<Option<Backfill>> {
+        let checked = self.check().await;
         let (owner, _heartbeat) = self.own()?;
         let mut found = unfinished(&self.lake).await?;
-        owner.remove_record(&self.lake.layout().backfill()).await?;
         if let Some(backfill) = &mut found {
             backfill.steps.retain(|step| !step.left.is_empty());
+            for dataset in of(&checked.datasets, backfill) {
+                let flows: Vec<_> = dataset.flows.iter().map(|flow| flow.name.clone()).collect();
+                cancel_replacement(&owner, &dataset.name, &flows).await?;
+            }
         }
+        owner.remove_record(&self.lake.layout().backfill()).await?;
         Ok(found)
     }
 
@@ -235,9 +274,15 @@ impl Workspace {
         let chosen = of(datasets, &backfill);
         let open = Arc::new(Open { owner: Arc::clone(owner), backfill: Mutex::new(backfill.clone()) });
         let report = self.run_datasets(chosen, Mode::Backfill(Arc::clone(&open)), owner, progress).await?;
-        let untouched = backfill.steps.iter().all(|step| !step.passes_replaced)
-            && *open.backfill.lock().await == backfill;
-        if report.errors.is_empty() || untouched {
+        // Nothing is published, so nothing has to follow.
+        let refused = !open.backfill.lock().await.begun;
+        if report.errors.is_empty() || refused {
+            if refused {
+                for dataset in of(datasets, &backfill) {
+                    let flows: Vec<_> = dataset.flows.iter().map(|flow| flow.name.clone()).collect();
+                    cancel_replacement(owner, &dataset.name, &flows).await?;
+                }
+            }
             owner.remove_record(&self.lake.layout().backfill()).await?;
         }
         Ok(report)
@@ -275,25 +320,24 @@ impl Workspace {
                 // The same partitions when rows stay in theirs, or else all.
                 (_, Some(read)) => match self.follow(dataset, read, &steps, &conditions) {
                     Some(step) => (step.within.clone(), step.left.clone()),
-                    None => (ALL.to_owned(), vec![ALL.to_owned()]),
+                    None => (ALL_PARTITIONS.to_owned(), vec![ALL_PARTITIONS.to_owned()]),
                 },
-                (Partitions::All, None) => (ALL.to_owned(), vec![ALL.to_owned()]),
+                (Partitions::All, None) => (ALL_PARTITIONS.to_owned(), vec![ALL_PARTITIONS.to_owned()]),
                 (Partitions::Where(text), None) => (text.clone(), vec![text.clone()]),
                 (Partitions::Range(range, step), None) => {
                     let condition = |range: &TimeRange| range.condition(&dataset.name, &dataset.table);
                     (condition(range)?, range.steps(*step).iter().map(condition).collect::<Result<_>>()?)
                 }
             };
-            let reads_replaced =
-                streamed(&dataset.flows).any(|name| reasons.iter().any(|(known, _)| *known == name));
-            let passes_replaced = within == ALL || reads_replaced;
             let moment = Moment { micros: self.clock.now_micros(), seed: 0 };
             let condition = PartitionCondition::plan(&self.sessions, moment, &within, &dataset.table)?;
+            // Where all is computed, no old row is left.
+            let settle = options.settle || within == ALL_PARTITIONS;
             let step = self.backfill_step(dataset, within, &condition).await?;
             conditions.insert(dataset.name.clone(), condition);
-            steps.push(BackfillStep { because_of: because_of.clone(), left, passes_replaced, ..step });
+            steps.push(BackfillStep { because_of: because_of.clone(), left, settle, ..step });
         }
-        Ok(Backfill { steps })
+        Ok(Backfill { id: uuid::Uuid::now_v7().to_string(), begun: false, steps })
     }
 
     /// The step of what a dataset reads whose partitions are those of the dataset, too: each of its flows that
@@ -346,7 +390,8 @@ impl Workspace {
             because_of: None,
             within,
             left: Vec::new(),
-            passes_replaced: false,
+            settle: false,
+            again: None,
             partitions: partitions.len() as u64,
             files: files.len() as u64,
             rows: files.iter().map(rows_of).sum(),

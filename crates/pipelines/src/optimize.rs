@@ -1,6 +1,6 @@
 //! `OPTIMIZE`: small files are joined, or all rows are written again in an order that lets filters read little.
 
-use catchment_core::{Error, Result, TableName};
+use catchment_core::{Code, Error, Result, TableName};
 use catchment_flows::{PartitionCondition, finish_rollback};
 use catchment_lake::{Add, CLUSTER_BY, Compacted, FileOptions, Owner, Snapshot};
 use catchment_sql::{Moment, SqlText, ZORDER_FUNCTION, ZOrder, nearest, query_error};
@@ -66,7 +66,7 @@ impl Workspace {
     /// table with `CLUSTER BY`, or with columns for a Z-order, are sorted unless they are already.
     ///
     /// # Errors
-    /// Returns [`catchment_core::Code::TABLE_UNKNOWN`], errors of columns and conditions, and errors of the lease, of
+    /// Returns [`Code::TABLE_UNKNOWN`], errors of columns and conditions, and errors of the lease, of
     /// reading and of writing.
     pub async fn optimize(&self, table: &TableName, options: &OptimizeOptions) -> Result<UpkeepReport> {
         self.lake.table(table).existing().await?;
@@ -137,12 +137,24 @@ impl Workspace {
         }
         let all: Vec<String> = spec.schema.fields().iter().map(|field| quoted(field.name())).collect();
         let sql = format!("SELECT {} {from} ORDER BY {}", all.join(", "), order.sql(&spec.partition_columns));
-        let mut rows = access.query_with(&SqlText::new("OPTIMIZE", sql), function).await?;
+        let mut sorted = access.query_with(&SqlText::new("OPTIMIZE", sql), function).await?;
+        // Rows are merged beside their being written.
+        let (sender, mut rows) = tokio::sync::mpsc::channel(4);
+        let merging = tokio::spawn(async move {
+            while let Some(batch) = sorted.try_next().await.map_err(query_error)? {
+                if sender.send(batch).await.is_err() {
+                    break;
+                }
+            }
+            Ok(())
+        });
         let writer = owner.writer(snapshot.name());
         let mut written = writer.files(FileOptions::of(snapshot.name(), &spec, target_bytes))?;
-        while let Some(batch) = rows.try_next().await.map_err(query_error)? {
+        while let Some(batch) = rows.recv().await {
             written.write(&batch).await?;
         }
+        let ended = |error| Error::new(Code::INTERNAL, "the sorting of rows ended early").because(error);
+        merging.await.map_err(ended)??;
         let mut written = written.finish().await?;
         for add in &mut written.adds {
             add.tags = Some([(order.tag.0.to_owned(), Some(order.tag.1.clone()))].into());
@@ -156,7 +168,7 @@ fn require_columns(snapshot: &Snapshot, columns: &[String]) -> Result<()> {
     let known: Vec<&str> = schema.fields().iter().map(|field| field.name().as_str()).collect();
     let errors = columns.iter().filter(|name| !known.contains(&name.as_str())).map(|name| {
         let error = Error::new(
-            catchment_core::Code::COLUMN_UNKNOWN,
+            Code::COLUMN_UNKNOWN,
             format!("table \"{}\" has no column \"{name}\"", snapshot.name()),
         );
         match nearest(name, &known) {

@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use catchment_catalog::{DatasetOutcome, DatasetStatus, RunRecord, RunStatus, SqliteStore, Store};
 use catchment_core::{Backoff, Clock, Code, Error, Faults, Result, TableName};
-use catchment_flows::{
-    CatchUp, FlowReport, FlowSpec, Progress, ReplaceRequest, Runtime, RuntimeOptions, finish_rollback,
-};
+use catchment_flows::{CatchUp, FlowReport, FlowSpec, Progress, Runtime, RuntimeOptions, finish_rollback};
 use catchment_lake::{Lake, MaintenanceOptions, Owner, RENEW_MILLIS, schema_text};
 use catchment_sql::{SessionOptions, Sessions, nearest};
 use tokio::task::JoinSet;
@@ -410,10 +408,8 @@ impl Worker {
             Mode::Backfill(open) => open.step(&dataset.name).await,
             _ => None,
         };
-        let catch_up = CatchUp {
-            refresh: matches!(self.mode, Mode::Refresh),
-            passes_replaced: backfill.as_ref().is_some_and(|step| step.passes_replaced),
-        };
+        let catch_up =
+            CatchUp { refresh: matches!(self.mode, Mode::Refresh), ends_at_replaced: backfill.is_some() };
         for flow in &dataset.flows {
             let one = match self.mode {
                 Mode::Replay => self.runtime.replay(flow, self.progress.as_ref()).await?,
@@ -435,12 +431,14 @@ impl Worker {
         step: BackfillStep,
         report: &mut FlowReport,
     ) -> Result<()> {
-        for condition in step.left {
-            let request = ReplaceRequest { condition, within: step.within.clone() };
+        let mut next = Some(step);
+        while let Some(step) = next {
+            let Some(request) = open.request(&step).await else { break };
             let one =
                 self.runtime.replace_partitions(&dataset.flows, &request, self.progress.as_ref()).await?;
+            open.done(&dataset.name, &one.again).await?;
             add(report, one);
-            open.done(&dataset.name).await?;
+            next = open.step(&dataset.name).await;
         }
         // Changed files may have been read as they are now.
         report.changed.clear();

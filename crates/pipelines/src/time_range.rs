@@ -183,15 +183,18 @@ impl Clock {
             (Some(clock), true, _) => Ok(clock),
             (None, _, false) => Ok(Clock::Parts(parts)),
             (found, ..) => {
-                let why = if found.is_some() { "several" } else { "none" };
-                Err(Error::new(
-                    Code::OPTION_INVALID,
-                    format!(
-                        "{why} of the partition columns of \"{name}\" ({}) tells the time",
-                        table.partition_columns.join(", ")
-                    ),
-                )
-                .hint("name the partitions with --where, such as --where \"region = 'eu'\""))
+                let columns = table.partition_columns.join(", ");
+                let why = match (table.partition_columns.is_empty(), found.is_some()) {
+                    (true, _) => format!("\"{name}\" has no partitions"),
+                    (_, true) => {
+                        format!("several of the partition columns of \"{name}\" tell the time: {columns}")
+                    }
+                    (_, false) => {
+                        format!("none of the partition columns of \"{name}\" tells the time: {columns}")
+                    }
+                };
+                Err(Error::new(Code::OPTION_INVALID, why)
+                    .hint("name the partitions with --where, such as --where \"region = 'eu'\""))
             }
         }
     }

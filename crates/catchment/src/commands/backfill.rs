@@ -37,6 +37,7 @@ pub(crate) async fn run(
         datasets: command.datasets.clone(),
         partitions,
         cascade: command.cascade,
+        settle: command.settle,
         dry_run: command.dry_run,
     };
     fill(&workspace, &options, screen).await
@@ -67,7 +68,7 @@ pub(crate) async fn fill(
     let progress = Arc::new(Lines::new(screen));
     let report = workspace.backfill(options, Arc::clone(&progress) as Arc<dyn Progress>).await;
     progress.clear();
-    let BackfillReport { backfill, run } = report?;
+    let BackfillReport { backfill, run, unfinished } = report?;
     if screen.json {
         screen.json(&json!({ "steps": steps(&backfill), "run": run.as_ref().map(to_json) }));
     } else if run.is_none() {
@@ -80,7 +81,10 @@ pub(crate) async fn fill(
         Some(run) => {
             let code = show(&run, screen);
             if !run.errors.is_empty() {
-                screen.note("\n`catchment run` goes on with what is left of a backfill that has begun.");
+                screen.note(match unfinished {
+                    true => "\n`catchment run` goes on with what is left.",
+                    false => "\nNothing was published.",
+                });
             }
             Ok(code)
         }

@@ -8,6 +8,7 @@
 )]
 
 mod backfill;
+mod backfill_traps;
 mod backup;
 mod bad_input;
 mod crash;

@@ -6,11 +6,12 @@ use catchment_core::{Code, Error, Result};
 use catchment_lake::{Add, TableSpec};
 use catchment_sql::{Moment, Sessions, SqlText, query_error};
 use datafusion::arrow::array::{
-    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, StringArray, new_null_array,
+    Array, ArrayRef, AsArray, BooleanArray, RecordBatch, RecordBatchOptions, StringArray, new_null_array,
 };
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::physical_expr::utils::collect_columns;
+use datafusion::physical_expr_common::physical_expr::is_volatile;
 use datafusion::physical_plan::PhysicalExpr;
 
 /// A condition on the partition columns of a table, ready to be evaluated.
@@ -32,6 +33,13 @@ impl PartitionCondition {
         let (expr, span) = text.expression()?;
         let planner = sessions.planner(moment)?;
         let expr = planner.condition(&text, &expr, span, &table.schema)?;
+        if is_volatile(&expr) {
+            return Err(Error::new(
+                Code::OPTION_INVALID,
+                "the condition gives another answer each time it is asked",
+            )
+            .hint("leave random() and uuid() out"));
+        }
         let columns = &table.partition_columns;
         if let Some(other) =
             collect_columns(&expr).iter().find(|used| !columns.contains(&used.name().to_owned()))
@@ -65,7 +73,8 @@ impl PartitionCondition {
     /// # Errors
     /// Returns the error of evaluating it.
     pub fn rows(&self, rows: &RecordBatch) -> Result<BooleanArray> {
-        let held = self.expr.evaluate(rows).and_then(|value| value.into_array(rows.num_rows()));
+        let rows = self.as_stored(rows)?;
+        let held = self.expr.evaluate(&rows).and_then(|value| value.into_array(rows.num_rows()));
         let held = held.map_err(query_error)?;
         let Some(held) = held.as_boolean_opt() else {
             return Err(Error::new(Code::INTERNAL, "a condition gives no boolean"));
@@ -74,6 +83,25 @@ impl PartitionCondition {
             Some(known) => BooleanArray::new(held.values() & known.inner(), None),
             None => held.clone(),
         })
+    }
+
+    /// The rows with the partition values that they have as files: an empty text is null there.
+    fn as_stored(&self, rows: &RecordBatch) -> Result<RecordBatch> {
+        let mut columns = rows.columns().to_vec();
+        let mut fields: Vec<_> = rows.schema().fields().iter().cloned().collect();
+        for name in &self.partition_columns {
+            let Ok(index) = rows.schema().index_of(name) else { continue };
+            let Some(texts) = columns[index].as_string_opt::<i32>() else { continue };
+            if texts.iter().any(|text| text == Some("")) {
+                let stored: StringArray =
+                    texts.iter().map(|text| text.filter(|text| !text.is_empty())).collect();
+                columns[index] = Arc::new(stored);
+                fields[index] = Arc::new(fields[index].as_ref().clone().with_nullable(true));
+            }
+        }
+        let options = RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
+        RecordBatch::try_new_with_options(Arc::new(Schema::new(fields)), columns, &options)
+            .map_err(|error| Error::new(Code::INTERNAL, "could not look at partitions").because(error))
     }
 
     /// Which of the data files are in the partitions.

@@ -28,6 +28,8 @@ pub(super) struct Held {
     pub(super) places: HashSet<u64>,
     /// Rows that have no source of their own, by a hash of their text.
     texts: HashSet<u128>,
+    /// Records of sources that are read as a whole: the file and the place in it.
+    others: HashSet<(String, u64)>,
     /// The first piece of each input, with the pieces of its files.
     pieces: BTreeMap<String, BTreeMap<String, u32>>,
     /// Records that no table holds any more.
@@ -77,9 +79,15 @@ impl Held {
             Some(snapshot) => snapshot.files()?,
             None => Vec::new(),
         };
+        let twice =
+            streams.iter().find(|(name, ..)| streams.iter().filter(|(other, ..)| name == other).count() > 1);
+        let mut ambiguous = false;
         let mut moved: BTreeMap<String, ByText> = BTreeMap::new();
         each_row(lake, spec, &files, &mut |row| {
-            let source = row.source.or_else(|| (streams.len() == 1).then_some(streams[0].0));
+            let source = row.source.or(match streams.as_slice() {
+                [(only, ..)] => Some(*only),
+                _ => None,
+            });
             let (Some(source), Some(file)) = (source, row.file) else {
                 held.texts.insert(hash(row.record));
                 return;
@@ -87,6 +95,12 @@ impl Held {
             if row.is_broken_file || changed.contains(file) {
                 return;
             }
+            if streams.iter().all(|(name, ..)| *name != source) {
+                // Of a source that is read as a whole.
+                held.others.insert((file.to_owned(), row.place));
+                return;
+            }
+            ambiguous |= twice.is_some_and(|(name, ..)| *name == source);
             match held.piece(source, file) {
                 Some(piece) => held.insert(Address::new(piece, row.place).0, row.is_partly_published),
                 // A table's rows move to other files when these are joined.
@@ -98,6 +112,15 @@ impl Held {
                 }
             }
         })?;
+        if let (Some((name, ..)), true) = (twice, ambiguous) {
+            return Err(Error::new(
+                Code::NOT_SUPPORTED,
+                format!(
+                    "flow \"{}\" reads \"{name}\" twice and has records of it in quarantine; computing its partitions anew is not supported yet",
+                    spec.name
+                ),
+            ));
+        }
         for (name, source, range, first) in streams {
             if let (Range::Table { .. }, Some(mut records)) = (range, moved.remove(name)) {
                 held.find(sessions, source, range, first, &mut records).await?;
@@ -106,6 +129,11 @@ impl Held {
             }
         }
         Ok(held)
+    }
+
+    /// Whether a record of a source that is read as a whole is there.
+    pub(super) fn holds_other(&self, file: &str, place: u64) -> bool {
+        self.others.contains(&(file.to_owned(), place))
     }
 
     /// The piece of a file.

@@ -4,14 +4,14 @@ use std::collections::BTreeMap;
 
 use catchment_core::{Code, Error, FlowName, Position, Result};
 use catchment_ingest::files::{FileInfo, SeenRun};
-use catchment_ingest::{Limits, Range, Source, Standing};
+use catchment_ingest::{Limits, Range, Replaced, Source, Standing, TableStanding};
 use rand::Rng;
 
-use crate::backfill::ReplaceRequest;
+use crate::backfill::{ALL_PARTITIONS, ReplaceRequest};
 use crate::bookmarks::{seen_runs, taken};
 use crate::records::{BatchPlan, Records, Replacement};
 use crate::runtime::{Runtime, definition_hash};
-use crate::spec::{FlowKind, FlowSpec, InputKind};
+use crate::spec::{FlowSpec, InputKind};
 
 /// Files named in an error; more are counted.
 const NAMED: usize = 5;
@@ -29,9 +29,8 @@ impl Files {
         // The first batch that took a file comes first.
         for seen in SeenRun::merge(runs).files {
             match seen.broken {
-                Some(_) => {
-                    taken.remove(&seen.file.path);
-                }
+                // One whose rows were published before it broke has to be read, and fails.
+                Some(_) => {}
                 None => {
                     let first = taken.get(&seen.file.path).map_or(seen.taken_by, |(first, _)| *first);
                     taken.insert(seen.file.path.clone(), (first, seen.file));
@@ -60,6 +59,7 @@ impl Runtime {
         let mut plans = Vec::new();
         for ((spec, published), (_, at)) in specs.iter().zip(published).zip(&parts) {
             let replaces = Replacement {
+                backfill: request.backfill.clone(),
                 condition: request.condition.clone(),
                 within: request.within.clone(),
                 parts: parts.clone(),
@@ -92,8 +92,8 @@ impl Runtime {
         mut replaces: Replacement,
     ) -> Result<BatchPlan> {
         let lake = self.owner.lake();
-        // Whatever was written anew is read again here.
-        let taken = taken(lake, &spec.name, published, true).await?;
+        // Versions that wrote partitions anew are read again here: all of them, or those of this backfill.
+        let taken = taken(lake, &spec.name, published, Replaced::Passed(replaces.backfill.clone())).await?;
         let mut files = match published {
             Some(published) => Files::new(seen_runs(lake, &spec.name, published).await?),
             None => Files::default(),
@@ -117,7 +117,13 @@ impl Runtime {
                     )
                     .await?
                 }
-                InputKind::Everything(source) => source.everything().await?,
+                InputKind::Everything(source) => {
+                    let range = source.everything().await?;
+                    for file in range.iter().flat_map(|range| range.files()) {
+                        files.taken.remove(&file.path);
+                    }
+                    range
+                }
                 InputKind::Table(name, version) => {
                     let newest = lake.table(name).existing().await?.version();
                     plan.versions.insert(input.name.clone(), version.unwrap_or(newest));
@@ -130,9 +136,7 @@ impl Runtime {
             plan.ranges
                 .extend(range.filter(|range| !range.is_empty()).map(|range| (input.name.clone(), range)));
         }
-        if spec.kind == FlowKind::Append {
-            require_all(spec, &files)?;
-        }
+        require_all(spec, &files)?;
         plan.replaces = Some(replaces);
         Ok(plan)
     }
@@ -163,28 +167,38 @@ impl Runtime {
                 Ok((!files.is_empty()).then_some(Range::Files { files }))
             }
             Some(Range::Table { upto, files }) => {
-                let stands = match source.plan(standing, Limits::NONE).await? {
-                    // Versions without new rows.
-                    Some(Range::Table { upto, files }) if files.is_empty() => Some(upto.version),
-                    Some(_) => None,
-                    None => standing.table.map(|standing| standing.version),
-                };
-                if stands != Some(upto.version) {
-                    return Err(Error::new(
-                        Code::COMMIT_CONFLICT,
-                        format!(
-                            "\"{}\" got new rows while \"{}\" was computed anew",
-                            source.name(),
-                            spec.target
-                        ),
-                    )
-                    .hint("run it again"));
+                // Where all is computed anew it does not matter what was read before.
+                if replaces.within != ALL_PARTITIONS {
+                    require_caught_up(spec, source, standing, upto).await?;
                 }
                 Ok(Some(Range::Table { upto, files }))
             }
             other => Ok(other),
         }
     }
+}
+
+/// Makes sure that a stream holds nothing that the flow has not read, besides partitions written anew.
+async fn require_caught_up(
+    spec: &FlowSpec,
+    source: &dyn Source,
+    standing: &Standing,
+    upto: TableStanding,
+) -> Result<()> {
+    let stands = match source.plan(standing, Limits::NONE).await? {
+        // Versions without new rows.
+        Some(Range::Table { upto, files }) if files.is_empty() => Some(upto.version),
+        Some(_) => None,
+        None => standing.table.map(|standing| standing.version),
+    };
+    if stands == Some(upto.version) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Code::COMMIT_CONFLICT,
+        format!("\"{}\" got new rows while \"{}\" was computed anew", source.name(), spec.target),
+    )
+    .hint(format!("run it again, or `catchment backfill {} --all`", spec.target)))
 }
 
 /// Makes sure that all files which the flow has taken were found.

@@ -3,11 +3,13 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use catchment_core::{Code, Error, FaultPoint, Result};
-use catchment_lake::{Add, Outcome, Publication};
+use catchment_core::{Code, Error, FaultPoint, FlowName, Result, TableName};
+use catchment_ingest::files::FileInfo;
+use catchment_lake::{Add, Outcome, Owner, Publication};
 use catchment_sql::Moment;
 use serde_json::json;
 
+use crate::backfill::Settles;
 use crate::backfill::condition::PartitionCondition;
 use crate::backfill::held::{Held, Stale, without_stale};
 use crate::backfill::replacing::Replacing;
@@ -25,7 +27,8 @@ impl Runtime {
         &self,
         specs: &[FlowSpec],
         plans: &[BatchPlan],
-    ) -> Result<Vec<StagedBatch>> {
+        settles: &Settles,
+    ) -> Result<Vec<(StagedBatch, Vec<FileInfo>)>> {
         let Some((lead, replaces)) = specs.first().zip(plans.first().and_then(|plan| plan.replaces.as_ref()))
         else {
             return Ok(Vec::new());
@@ -38,11 +41,18 @@ impl Runtime {
         let matched = condition.files(&files)?;
         let mut beside: Vec<Add> =
             files.into_iter().zip(matched).filter(|(_, matched)| !matched).map(|(add, _)| add).collect();
-        let mut staged = Vec::new();
+        let (mut staged, mut again) = (Vec::new(), Vec::new());
         let mut stale: BTreeMap<String, Stale> = BTreeMap::new();
         for (spec, plan) in specs.iter().zip(plans) {
-            let (part, of_part) = self.compute_part(spec, plan, &beside).await?;
+            let (mut part, of_part) = self.compute_part(spec, plan, &beside).await?;
             stale.insert(spec.name.to_string(), of_part);
+            let covered = std::mem::take(&mut part.again);
+            part.again = match settles {
+                Settles::Nothing => Vec::new(),
+                Settles::All => covered.clone(),
+                Settles::Seen(seen) => covered.iter().filter(|file| seen.contains(file)).cloned().collect(),
+            };
+            again.push(covered);
             let ours = part.outputs.iter().filter(|output| output.table == spec.target);
             beside.extend(ours.flat_map(|output| output.adds.iter().cloned()));
             staged.push(part);
@@ -61,7 +71,7 @@ impl Runtime {
             Records::new(lake, &spec.name).write_staged(&self.owner, part.clone()).await?;
         }
         lake.faults().reach(FaultPoint::StagedWritten)?;
-        Ok(staged)
+        Ok(staged.into_iter().zip(again).collect())
     }
 
     /// Computes one part, and tells which of its records in quarantine count no more.
@@ -122,7 +132,7 @@ impl Runtime {
             other_positions: replaces.parts.iter().skip(1).cloned().collect(),
             batch: json!({
                 "dataset": lead.target, "flow": lead.name, "position": plan.position,
-                "replaces": replaces.condition, "summary": summary,
+                "replaces": replaces.condition, "backfill": replaces.backfill, "summary": summary,
             }),
             ..Publication::default()
         };
@@ -236,4 +246,32 @@ impl Runtime {
         let position = self.owner.writer(&lead.target.quarantine()).position(&lead.name).await?;
         Ok(position >= Some(plan.position))
     }
+}
+
+/// Forgets what is planned and staged of a table's partitions and not published. What has begun to be
+/// published is left for the next run, which finishes it.
+///
+/// # Errors
+/// Returns errors of reading and writing.
+pub async fn cancel_replacement(owner: &Owner, target: &TableName, flows: &[FlowName]) -> Result<()> {
+    let mut open = Vec::new();
+    for flow in flows {
+        let records = Records::new(owner.lake(), flow);
+        let published = owner.writer(target).position(flow).await?;
+        let newest = records.positions().await?.0.last().copied();
+        let Some(at) = newest.filter(|at| published.is_none_or(|published| *at > published)) else {
+            continue;
+        };
+        let Some(replaces) = records.plan(at).await?.replaces else { continue };
+        if owner.writer(&target.quarantine()).position(flow).await? >= Some(at) {
+            return Ok(());
+        }
+        open.push((replaces.parts.first().is_none_or(|(first, _)| first != flow), flow, at));
+    }
+    // The first flow's comes first: without it the others mean nothing.
+    open.sort();
+    for (_, flow, at) in open {
+        Records::new(owner.lake(), flow).remove(owner, at).await?;
+    }
+    Ok(())
 }

@@ -112,7 +112,8 @@ impl Replacing {
             let (source, file) = (sources.value(row), files.value(row));
             let place = number("byte_offset", row).or_else(|| number("row_number", row)).unwrap_or(0);
             let Some(piece) = self.held.piece(source, file) else {
-                return Err(Error::new(Code::INTERNAL, format!("file {file:?} is not part of the batch")));
+                fresh.push(Some(!self.held.holds_other(file, place)));
+                continue;
             };
             let held = self.held.places.contains(&Address::new(piece, place).0);
             if !held && !self.changed.contains(&piece.into()) {
