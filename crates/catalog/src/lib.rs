@@ -14,7 +14,7 @@ mod tests;
 
 pub use model::{
     BatchRecord, ColumnSource, DatasetOutcome, DatasetStatus, ExpectationCount, InputVersion, LineageEdge,
-    RuleRecord, RunRecord, RunStatus,
+    QueryRecord, RuleRecord, RunRecord, RunStatus, ScanRecord,
 };
 pub use sqlite::SqliteStore;
 pub use store::Store;

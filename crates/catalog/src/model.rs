@@ -225,3 +225,31 @@ pub struct LineageEdge {
 fn as_text<S: serde::Serializer>(name: &TableName, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_str(name)
 }
+
+/// A query that was asked, for advice about the layout of what it read.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct QueryRecord {
+    /// When it was asked, in microseconds since the Unix epoch.
+    pub asked_at: i64,
+    /// Its text.
+    pub query: String,
+    /// How long it took.
+    pub milliseconds: u64,
+    /// Rows that it gave.
+    pub rows: u64,
+    /// The tables that it read.
+    pub scans: Vec<ScanRecord>,
+}
+
+/// What a query read of one table.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScanRecord {
+    /// The table.
+    pub table: TableName,
+    /// The columns that it was filtered by.
+    pub filters: Vec<String>,
+    /// Files read, and all there were.
+    pub files: (u64, u64),
+    /// Bytes of the files read, and of all.
+    pub bytes: (u64, u64),
+}

@@ -7,11 +7,14 @@ use std::time::Duration;
 use catchment_core::{Code, Error, FlowName, Position, Result, TableName};
 use rusqlite::{Connection, Row, params};
 
-use crate::model::{BatchRecord, DatasetOutcome, RunRecord};
+use crate::model::{BatchRecord, DatasetOutcome, QueryRecord, RunRecord};
 use crate::store::Store;
 
 /// The version of the schema, in SQLite's `user_version`.
-const SCHEMA_VERSION: i64 = 2;
+const SCHEMA_VERSION: i64 = 3;
+
+/// Queries that are kept.
+const KEPT_QUERIES: i64 = 10_000;
 
 const SCHEMA: &str = "
 CREATE TABLE runs (
@@ -30,7 +33,10 @@ CREATE INDEX batches_by_time ON batches (committed_at);
 ";
 
 /// What each version of the schema adds to the one before, from version 2 on.
-const MIGRATIONS: &[&str] = &["ALTER TABLE outcomes ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0;"];
+const MIGRATIONS: &[&str] = &[
+    "ALTER TABLE outcomes ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0;",
+    "CREATE TABLE queries (number INTEGER PRIMARY KEY AUTOINCREMENT, record TEXT NOT NULL) STRICT;",
+];
 
 /// A catalog in a SQLite file.
 #[derive(Debug)]
@@ -255,6 +261,21 @@ impl Store for SqliteStore {
                 error: row.get(8)?,
                 dropped: row.get(9)?,
             })
+        })
+    }
+
+    fn put_query(&self, query: &QueryRecord) -> Result<()> {
+        let record = serde_json::to_string(query)
+            .map_err(|error| Error::new(Code::INTERNAL, "could not write a query record").because(error))?;
+        let connection = self.connection();
+        connection.execute("INSERT INTO queries (record) VALUES (?1)", [record]).map_err(failed)?;
+        let oldest = connection.last_insert_rowid() - KEPT_QUERIES;
+        connection.execute("DELETE FROM queries WHERE number <= ?1", [oldest]).map(|_| ()).map_err(failed)
+    }
+
+    fn queries(&self, limit: usize) -> Result<Vec<QueryRecord>> {
+        self.query("SELECT record FROM queries ORDER BY number DESC LIMIT ?1", limit, |row| {
+            word(row, 0, |text| serde_json::from_str(text).ok())
         })
     }
 

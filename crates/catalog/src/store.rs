@@ -4,7 +4,7 @@ use std::path::Path;
 
 use catchment_core::{FlowName, Position, Result, TableName};
 
-use crate::model::{BatchRecord, DatasetOutcome, LineageEdge, RunRecord};
+use crate::model::{BatchRecord, DatasetOutcome, LineageEdge, QueryRecord, RunRecord};
 
 /// A catalog database. All calls are short; a write returns when it is durable.
 pub trait Store: Send + Sync + std::fmt::Debug {
@@ -61,6 +61,18 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// As [`Store::put_run`].
     fn batches(&self, limit: usize) -> Result<Vec<BatchRecord>>;
+
+    /// Writes a query that was asked. Only the last ten thousand are kept.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn put_query(&self, query: &QueryRecord) -> Result<()>;
+
+    /// Queries that were asked, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn queries(&self, limit: usize) -> Result<Vec<QueryRecord>>;
 
     /// Where columns come from, by dataset and version.
     ///

@@ -87,6 +87,14 @@ pub(crate) enum Command {
   catchment diff curated.orders 4 7 --key id      between two versions
   catchment diff curated.orders '2024-01-31 10:00:00'")]
     Diff(DiffArguments),
+    /// Say how tables could be laid out so that queries read less.
+    ///
+    /// It looks at the files and partitions that there are, and at what the queries filtered by that were asked with
+    /// `catchment sql` (`system.queries`).
+    #[command(after_help = "Examples:
+  catchment advise                          all tables
+  catchment advise curated.orders -p shop")]
+    Advise(AdviseArguments),
     /// Write what the lake cannot rebuild (run history) to a new file.
     ///
     /// Tables, positions, releases, published batches and lineage are in the lake; back it up as files.
@@ -263,6 +271,16 @@ pub(crate) struct DiffArguments {
     /// The most differences to show.
     #[arg(long, default_value_t = 20)]
     pub(crate) samples: usize,
+
+    /// The project's folder.
+    #[arg(short, long, default_value = ".")]
+    pub(crate) project: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct AdviseArguments {
+    /// The tables, as schema.table; all when none is named.
+    pub(crate) tables: Vec<String>,
 
     /// The project's folder.
     #[arg(short, long, default_value = ".")]

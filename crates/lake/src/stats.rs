@@ -43,7 +43,9 @@ impl Indexed {
         }
     }
 
-    fn has(&self, index: usize, name: &str) -> bool {
+    /// Whether a column is one of them; `index` counts columns that are in the files.
+    #[must_use]
+    pub fn has(&self, index: usize, name: &str) -> bool {
         match self {
             Indexed::First(number) => index < *number,
             Indexed::Named(names) => names.iter().any(|known| known == name),

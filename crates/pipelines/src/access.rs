@@ -1,16 +1,18 @@
 //! Reading a project: queries over its tables, views and system tables.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
+use std::time::Duration;
 
+use catchment_catalog::{QueryRecord, ScanRecord};
 use catchment_core::{Code, Error, FlowName, Result, TableName, timestamp_text};
 use catchment_flows::bookmarks;
 use catchment_ingest::files::FileSource;
 use catchment_ingest::{Rejects, Source};
 use catchment_lake::{Entry, OWNER_APPLICATION};
 use catchment_sql::{
-    BoundQuery, ComputedTable, Moment, Planner, Relation, SqlText, Target, nearest, parse_single_query,
-    query_error, system_tables,
+    BoundQuery, ComputedTable, Moment, Planner, Relation, SqlText, Target, filtered_columns, nearest,
+    parse_single_query, query_error, system_tables,
 };
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
@@ -24,6 +26,20 @@ use crate::check::read_files_options;
 use crate::rollback::version_as_of;
 use crate::run::Workspace;
 use crate::scan_size::scan_sizes;
+
+/// The most characters of a query's text that are noted.
+const NOTED: usize = 10_000;
+
+/// A query that is ready to run.
+#[derive(Debug)]
+pub struct Planned {
+    /// What runs it.
+    pub planner: Planner,
+    /// What is run.
+    pub physical: Arc<dyn ExecutionPlan>,
+    /// The columns of tables that it filters by.
+    pub filters: BTreeMap<TableName, BTreeSet<String>>,
+}
 
 /// Read access to a project.
 pub struct Access<'w> {
@@ -63,8 +79,8 @@ impl<'w> Access<'w> {
     /// # Errors
     /// Returns errors of syntax, names and types with their place, and of reading tables.
     pub async fn query(&self, text: &SqlText) -> Result<SendableRecordBatchStream> {
-        let (planner, physical) = self.plan(text).await?;
-        planner.run(physical)
+        let planned = self.plan(text).await?;
+        planned.planner.run(planned.physical)
     }
 
     /// As [`Access::query`], with a function that this query alone knows.
@@ -81,15 +97,24 @@ impl<'w> Access<'w> {
         planner.run(planner.physical(&logical).await?)
     }
 
-    /// Plans a query; its rows can be had from the planner.
+    /// Plans a query.
     ///
     /// # Errors
     /// As [`Access::query`].
-    pub async fn plan(&self, text: &SqlText) -> Result<(Planner, Arc<dyn ExecutionPlan>)> {
+    pub async fn plan(&self, text: &SqlText) -> Result<Planned> {
         let (planner, query) = self.bind(text).await?;
         let logical = planner.plan(text, &query).await?;
+        let mut filters: BTreeMap<TableName, BTreeSet<String>> = BTreeMap::new();
+        for (key, column) in filtered_columns(&logical) {
+            let relation = query.relations.iter().find(|relation| relation.key == key);
+            if let Some(Target::Table { parts, .. }) = relation.map(|relation| &relation.target)
+                && let Some(name) = self.workspace.project.table_name(parts)
+            {
+                filters.entry(name).or_default().insert(column);
+            }
+        }
         let physical = planner.physical(&logical).await?;
-        Ok((planner, physical))
+        Ok(Planned { planner, physical, filters })
     }
 
     /// What a query would do, as text: its plan, and how many files and partitions each table would have read.
@@ -97,7 +122,7 @@ impl<'w> Access<'w> {
     /// # Errors
     /// As [`Access::query`].
     pub async fn explain(&self, text: &SqlText, analyze: bool) -> Result<String> {
-        let (planner, physical) = self.plan(text).await?;
+        let Planned { planner, physical, .. } = self.plan(text).await?;
         let mut shown = if analyze {
             let rows: Vec<RecordBatch> =
                 planner.run(Arc::clone(&physical))?.try_collect().await.map_err(query_error)?;
@@ -108,10 +133,42 @@ impl<'w> Access<'w> {
         } else {
             displayable(physical.as_ref()).indent(false).to_string()
         };
-        for (name, size) in scan_sizes(&self.workspace.lake, physical.as_ref()).await? {
+        for (name, size) in scan_sizes(&self.workspace.lake, physical.as_ref(), true).await? {
             shown.push_str(&format!("{name}: {size}\n"));
         }
         Ok(shown)
+    }
+
+    /// Notes that a query was asked, for advice about the layout of the tables that it read. A failure costs that
+    /// advice and nothing else.
+    pub async fn note_query(
+        &self,
+        text: &SqlText,
+        plan: &dyn ExecutionPlan,
+        mut filters: BTreeMap<TableName, BTreeSet<String>>,
+        rows: u64,
+        took: Duration,
+    ) {
+        let Ok(sizes) = scan_sizes(&self.workspace.lake, plan, false).await else { return };
+        if sizes.is_empty() {
+            return;
+        }
+        let scans = sizes.into_iter().map(|(table, size)| ScanRecord {
+            filters: filters.remove(&table).into_iter().flatten().collect(),
+            table,
+            files: size.files,
+            bytes: size.bytes,
+        });
+        let record = QueryRecord {
+            asked_at: self.workspace.clock.now_micros(),
+            query: text.text().chars().take(NOTED).collect(),
+            milliseconds: u64::try_from(took.as_millis()).unwrap_or(u64::MAX),
+            rows,
+            scans: scans.collect(),
+        };
+        if let Err(error) = self.workspace.store.put_query(&record) {
+            tracing::debug!(error = %error.one_line(), "a query was not noted");
+        }
     }
 
     async fn bind(&self, text: &SqlText) -> Result<(Planner, BoundQuery)> {

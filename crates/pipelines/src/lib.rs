@@ -3,6 +3,7 @@
 //! **Never**: touches data before the whole project is checked, or runs a dataset whose input failed.
 
 mod access;
+mod advise;
 mod backfill;
 mod backup;
 mod check;
@@ -26,7 +27,8 @@ mod time_range;
 mod upkeep;
 mod views;
 
-pub use access::{Access, HistoryRow};
+pub use access::{Access, HistoryRow, Planned};
+pub use advise::Advice;
 pub use backfill::{Backfill, BackfillOptions, BackfillReport, BackfillStep, Partitions};
 pub use backup::restore_catalog;
 pub use catchment_lake::Release;

@@ -35,8 +35,6 @@ pub struct ScanSize {
     pub bytes: (u64, u64),
     /// Rows in all files, where statistics tell.
     pub rows: Option<u64>,
-    /// Columns that the scan filters by.
-    pub filters: BTreeSet<String>,
 }
 
 impl fmt::Display for ScanSize {
@@ -62,11 +60,15 @@ struct Scanned {
     schema: SchemaRef,
 }
 
-/// For each table of the lake that a plan reads, how much of it.
+/// For each table of the lake that a plan reads, how much of it; with `opened` files are looked into.
 ///
 /// # Errors
 /// Returns errors of reading the tables' logs and the files' footers.
-pub async fn scan_sizes(lake: &Lake, plan: &dyn ExecutionPlan) -> Result<BTreeMap<TableName, ScanSize>> {
+pub async fn scan_sizes(
+    lake: &Lake,
+    plan: &dyn ExecutionPlan,
+    opened: bool,
+) -> Result<BTreeMap<TableName, ScanSize>> {
     let mut scanned = Vec::new();
     collect(plan, &mut scanned);
     let root = lake.layout().root().to_string();
@@ -81,14 +83,14 @@ pub async fn scan_sizes(lake: &Lake, plan: &dyn ExecutionPlan) -> Result<BTreeMa
     }
     let mut sizes = BTreeMap::new();
     for (name, files) in tables {
-        if let Some(size) = size_of(lake, &name, &files).await? {
+        if let Some(size) = size_of(lake, &name, &files, opened).await? {
             sizes.insert(name, size);
         }
     }
     Ok(sizes)
 }
 
-async fn size_of(lake: &Lake, name: &TableName, files: &[Scanned]) -> Result<Option<ScanSize>> {
+async fn size_of(lake: &Lake, name: &TableName, files: &[Scanned], opened: bool) -> Result<Option<ScanSize>> {
     let Some(snapshot) = lake.table(name).latest().await? else { return Ok(None) };
     let all = snapshot.files()?;
     let folder = lake.layout().table(name).to_string();
@@ -112,9 +114,8 @@ async fn size_of(lake: &Lake, name: &TableName, files: &[Scanned]) -> Result<Opt
             all.iter().map(|add| u64::try_from(add.size).unwrap_or(0)).sum(),
         ),
         rows: all.iter().map(catchment_lake::rows_of).sum(),
-        filters: files.iter().filter_map(|file| file.predicate.as_ref()).flat_map(columns_of).collect(),
     };
-    if files.len() <= OPENED {
+    if opened && files.len() <= OPENED {
         let (mut groups, mut bytes) = ((0, 0), 0);
         for file in files {
             let metadata = lake.parquet_metadata(&file.location, file.size).await?;
@@ -187,13 +188,6 @@ impl Scanned {
         }
         bytes
     }
-}
-
-fn columns_of(predicate: &Arc<dyn PhysicalExpr>) -> Vec<String> {
-    datafusion::physical_expr::utils::collect_columns(predicate)
-        .iter()
-        .map(|column| column.name().to_owned())
-        .collect()
 }
 
 fn collect(plan: &dyn ExecutionPlan, scanned: &mut Vec<Scanned>) {

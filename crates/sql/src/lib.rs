@@ -18,7 +18,7 @@ mod time_travel;
 mod zorder;
 
 pub use dialect::CatchmentDialect;
-pub use lineage::{Origin, column_origins, kept_columns};
+pub use lineage::{Origin, column_origins, filtered_columns, kept_columns};
 pub use query::{
     Argument, BoundQuery, ParsedQuery, Relation, Target, parse_query, parse_single_query, parser_for,
 };

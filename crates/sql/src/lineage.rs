@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use datafusion::common::tree_node::TreeNodeRecursion;
 use datafusion::common::{Column, DFSchema};
 use datafusion::logical_expr::utils::grouping_set_to_exprlist;
 use datafusion::logical_expr::{Distinct, Expr, JoinType, LogicalPlan};
@@ -27,6 +28,23 @@ pub fn column_origins(plan: &LogicalPlan) -> Vec<(String, BTreeSet<Origin>)> {
 pub fn kept_columns(plan: &LogicalPlan) -> Vec<(String, Origin)> {
     let fields = plan.schema().fields().iter().enumerate();
     fields.filter_map(|(index, field)| Some((field.name().clone(), kept(plan, index, 0)?))).collect()
+}
+
+/// The columns of relations that conditions of the plan look at as they are.
+#[must_use]
+pub fn filtered_columns(plan: &LogicalPlan) -> BTreeSet<Origin> {
+    let mut found = BTreeSet::new();
+    // Filters of subqueries count, too. The walk cannot fail.
+    let _ = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::Filter(filter) = node {
+            let schema: &DFSchema = filter.input.schema();
+            let columns = filter.predicate.column_refs();
+            let indexes = columns.into_iter().filter_map(|column| schema.maybe_index_of_column(column));
+            found.extend(indexes.filter_map(|index| kept(&filter.input, index, 0)));
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
 }
 
 fn kept(plan: &LogicalPlan, index: usize, depth: usize) -> Option<Origin> {

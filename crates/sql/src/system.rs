@@ -165,10 +165,28 @@ pub fn system_tables(store: &Arc<dyn Store>) -> Vec<(&'static str, Arc<dyn Table
                     ("version", count.clone()),
                     ("epoch", count.clone()),
                     ("number", count.clone()),
-                    ("committed_at", time),
+                    ("committed_at", time.clone()),
                     ("undone", DataType::Boolean),
                 ],
                 rules,
+            ),
+        ),
+        (
+            "queries",
+            table(
+                &[
+                    ("asked_at", time),
+                    ("query", text.clone()),
+                    ("milliseconds", count.clone()),
+                    ("rows", count.clone()),
+                    ("table_name", text.clone()),
+                    ("filters", text.clone()),
+                    ("files_read", count.clone()),
+                    ("files", count.clone()),
+                    ("bytes_read", count.clone()),
+                    ("bytes", count.clone()),
+                ],
+                queries,
             ),
         ),
         (
@@ -286,6 +304,24 @@ fn rules(store: &dyn Store) -> Result<Vec<ArrayRef>> {
         counts(rows.iter().map(|(batch, _)| Some(batch.position.number))),
         times(rows.iter().map(|(batch, _)| Some(batch.committed_at))),
         Arc::new(rows.iter().map(|(batch, _)| Some(batch.undone)).collect::<BooleanArray>()),
+    ])
+}
+
+fn queries(store: &dyn Store) -> Result<Vec<ArrayRef>> {
+    let queries = store.queries(usize::MAX)?;
+    let rows: Vec<_> =
+        queries.iter().flat_map(|query| query.scans.iter().map(move |scan| (query, scan))).collect();
+    Ok(vec![
+        times(rows.iter().map(|(query, _)| Some(query.asked_at))),
+        texts(rows.iter().map(|(query, _)| Some(query.query.as_str()))),
+        counts(rows.iter().map(|(query, _)| Some(query.milliseconds))),
+        counts(rows.iter().map(|(query, _)| Some(query.rows))),
+        texts(rows.iter().map(|(_, scan)| Some(scan.table.to_string()))),
+        texts(rows.iter().map(|(_, scan)| Some(scan.filters.join(", ")))),
+        counts(rows.iter().map(|(_, scan)| Some(scan.files.0))),
+        counts(rows.iter().map(|(_, scan)| Some(scan.files.1))),
+        counts(rows.iter().map(|(_, scan)| Some(scan.bytes.0))),
+        counts(rows.iter().map(|(_, scan)| Some(scan.bytes.1))),
     ])
 }
 

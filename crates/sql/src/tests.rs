@@ -10,7 +10,8 @@ use datafusion::logical_expr::LogicalPlan;
 use futures::TryStreamExt;
 
 use crate::{
-    Moment, Planner, SessionOptions, Sessions, SqlText, column_origins, kept_columns, parse_single_query,
+    Moment, Planner, SessionOptions, Sessions, SqlText, column_origins, filtered_columns, kept_columns,
+    parse_single_query,
 };
 
 fn planner(seed: u64) -> Planner {
@@ -103,6 +104,15 @@ async fn columns_that_are_passed_on_as_they_are_are_known() {
     let texts: Vec<String> =
         kept.iter().map(|(name, (key, column))| format!("{name}: {key}.{column}")).collect();
     assert_eq!(texts, ["number: $0.id", "amount: $1.amount"]);
+}
+
+#[tokio::test]
+async fn columns_that_conditions_look_at_are_known() {
+    let sql = "SELECT upper(name), count(*) FROM (SELECT id AS number, name FROM a WHERE id > 1) AS both
+        WHERE name = 'x' AND number + 1 < (SELECT max(amount) FROM c WHERE c.id = 3) GROUP BY name HAVING count(*) > 2";
+    let found = filtered_columns(&plan(&planner(1), sql).await.unwrap());
+    let texts: Vec<String> = found.iter().map(|(key, column)| format!("{key}.{column}")).collect();
+    assert_eq!(texts, ["$0.id", "$0.name", "$1.id"]);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
 //! The commands, a file each.
 
+mod advise;
 mod backfill;
 mod backup;
 mod check;
@@ -35,6 +36,7 @@ pub(crate) async fn run(arguments: &Arguments, screen: &Screen) -> Result<ExitCo
         Command::Backup(command) => backup::run(arguments, command, *screen),
         Command::Restore(command) => Box::pin(backup::restore(arguments, command, *screen)).await,
         Command::Recover(command) => Box::pin(backup::recover(arguments, command, *screen)).await,
+        Command::Advise(command) => Box::pin(advise::run(arguments, command, *screen)).await,
         Command::Release(command) => release::run(arguments, command, *screen).await,
         Command::Status(command) => status::run(arguments, command, *screen).await,
         Command::History(command) => history::run(arguments, command, *screen).await,

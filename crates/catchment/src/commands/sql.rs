@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use catchment_core::{Code, Error, Result, TableName, format_count};
-use catchment_pipelines::{Access, Workspace};
+use catchment_pipelines::{Access, Planned, Workspace};
 use catchment_sql::{SqlText, query_error};
 use datafusion::arrow::array::{Array, RecordBatch, StringBuilder};
 use datafusion::arrow::csv::WriterBuilder;
@@ -136,8 +136,9 @@ impl Session<'_> {
     }
 
     async fn describe(&self, query: &SqlText) -> Result<()> {
-        let (_, plan) = Access::new(self.workspace).plan(query).await?;
-        let columns: Vec<Vec<String>> = plan
+        let planned = Access::new(self.workspace).plan(query).await?;
+        let columns: Vec<Vec<String>> = planned
+            .physical
             .schema()
             .fields()
             .iter()
@@ -161,13 +162,14 @@ impl Session<'_> {
 
     async fn query(&self, text: &SqlText) -> Result<()> {
         let started = Instant::now();
-        let (planner, plan) = Access::new(self.workspace).plan(text).await?;
+        let access = Access::new(self.workspace);
+        let Planned { planner, physical: plan, filters } = access.plan(text).await?;
         let schema = plan.schema();
-        let mut stream = planner.run(plan)?;
+        let mut stream = planner.run(Arc::clone(&plan))?;
+        let mut count = 0;
         match self.format {
             Format::Table => {
                 let mut rows = vec![RecordBatch::new_empty(schema)];
-                let mut count = 0;
                 while let Some(batch) = stream.try_next().await.map_err(query_error)? {
                     count += batch.num_rows();
                     if count <= SHOWN_ROWS {
@@ -188,18 +190,21 @@ impl Session<'_> {
                 let mut writer = WriterBuilder::new().with_header(true).build(std::io::stdout());
                 writer.write(&flat(RecordBatch::new_empty(schema))?).map_err(output)?;
                 while let Some(batch) = stream.try_next().await.map_err(query_error)? {
+                    count += batch.num_rows();
                     writer.write(&flat(batch)?).map_err(output)?;
                 }
             }
             Format::Json => {
                 let mut writer = ArrayWriter::new(std::io::stdout());
                 while let Some(batch) = stream.try_next().await.map_err(query_error)? {
+                    count += batch.num_rows();
                     writer.write(&batch).map_err(output)?;
                 }
                 writer.finish().map_err(output)?;
                 self.screen.line("");
             }
         }
+        access.note_query(text, plan.as_ref(), filters, count as u64, started.elapsed()).await;
         Ok(())
     }
 

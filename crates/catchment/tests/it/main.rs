@@ -7,6 +7,7 @@
     reason = "all of this binary is tests: a failure is a panic that says what was expected"
 )]
 
+mod advise;
 mod backfill;
 mod backfill_traps;
 mod backup;

@@ -187,6 +187,28 @@ impl World {
         later.into_iter().any(|state| self.raw[state].replaced)
     }
 
+    /// The curated table takes what came before the rows that were written anew.
+    fn read_up_to_replaced(&mut self) {
+        let before = self.curated.len() - 1;
+        let Some(read) = self.curated[before].read else { return };
+        let mut later = line(&self.raw, self.raw.len() - 1);
+        later.reverse();
+        let later = later.into_iter().skip_while(|state| *state != read).skip(1);
+        let Some(last) = later.take_while(|state| !self.raw[*state].replaced).last() else { return };
+        let fresh = records(self.raw[last].files.difference(&self.raw[read].files));
+        if fresh.is_empty() {
+            return;
+        }
+        let mut curated = State {
+            before: Some(before),
+            version: UNKNOWN,
+            read: Some(last),
+            ..self.curated[before].clone()
+        };
+        Self::process(self.definition, fresh, &mut curated);
+        self.curated.push(curated);
+    }
+
     fn model_run(&mut self, report: &Value, refresh: bool) {
         let version = |name: &str| dataset(report, name)["version"].as_u64().unwrap_or(UNKNOWN);
         if !refresh {
@@ -203,6 +225,7 @@ impl World {
             }
         }
         if !refresh && self.passed_by() {
+            self.read_up_to_replaced();
             return;
         }
         let mut before = self.curated.len() - 1;
