@@ -40,6 +40,7 @@ pub(crate) const PAGES: &[(&str, &str)] = &[
     ("C4009", include_str!("../../../docs/errors/C4009.md")),
     ("C4010", include_str!("../../../docs/errors/C4010.md")),
     ("C4011", include_str!("../../../docs/errors/C4011.md")),
+    ("C4012", include_str!("../../../docs/errors/C4012.md")),
     ("C5001", include_str!("../../../docs/errors/C5001.md")),
     ("C5002", include_str!("../../../docs/errors/C5002.md")),
     ("C5003", include_str!("../../../docs/errors/C5003.md")),

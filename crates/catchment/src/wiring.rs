@@ -1,10 +1,11 @@
 //! Builds what commands need. The only file that reads the environment.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 
-use catchment_core::{Clock, Code, Error, Fault, Faults, NoFaults, Result, SystemClock};
-use catchment_pipelines::{Workspace, restore_catalog};
+use catchment_core::{Code, Error, Fault, Faults, NoFaults, Result, SystemClock};
+use catchment_pipelines::{Machine, Workspace, restore_catalog};
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
@@ -33,7 +34,7 @@ pub(crate) fn runtime(_: &Arguments) -> Result<Runtime> {
 
 /// Opens a project.
 pub(crate) fn workspace(project: &Path, arguments: &Arguments) -> Result<Workspace> {
-    Workspace::open(project, &arguments.set, clock(), faults()?)
+    Workspace::open(project, &arguments.set, &machine()?)
 }
 
 /// Opens a project after its catalog was brought back from a file.
@@ -43,11 +44,17 @@ pub(crate) fn workspace_from_backup(
     from: &Path,
     replace: bool,
 ) -> Result<Workspace> {
-    restore_catalog(project, &arguments.set, from, replace, clock(), faults()?)
+    restore_catalog(project, &arguments.set, from, replace, &machine()?)
 }
 
-fn clock() -> Arc<dyn Clock> {
-    Arc::new(SystemClock)
+fn machine() -> Result<Machine> {
+    Ok(Machine { clock: Arc::new(SystemClock), faults: faults()?, variables: variables() })
+}
+
+/// What object stores read from the environment.
+fn variables() -> BTreeMap<String, String> {
+    const OF_STORES: &[&str] = &["AWS_", "GOOGLE_", "AZURE_"];
+    std::env::vars().filter(|(name, _)| OF_STORES.iter().any(|start| name.starts_with(start))).collect()
 }
 
 fn faults() -> Result<Arc<dyn Faults>> {

@@ -76,6 +76,7 @@ codes! {
     CATALOG = "C4009", External, Never, "catalog database failed";
     TABLE_UNSUPPORTED = "C4010", User, Never, "table needs a feature that is not supported";
     CASCADE_NEEDED = "C4011", User, Never, "more datasets are concerned";
+    STORE_UNCONDITIONAL = "C4012", User, Never, "the store ignores conditional writes";
 
     INPUT_OUTPUT = "C5001", External, Backoff, "reading or writing failed";
     DISK_FULL = "C5002", External, Never, "disk is full";

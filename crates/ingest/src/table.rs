@@ -1,12 +1,12 @@
 //! A table as a stream: the rows that its versions add, each once.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use catchment_core::{Code, Error, Result, TableName};
-use catchment_lake::{Add, Entry, Lake, Line, Snapshot, Table};
+use catchment_lake::{Add, Entry, Lake, Line, LocalFile, Snapshot, Table};
 use datafusion::arrow::array::{ArrayRef, RecordBatch, RecordBatchOptions, StringArray, new_null_array};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
@@ -34,7 +34,6 @@ use crate::source::{AddedFile, Limits, Meeting, Range, Replaced, Source, Standin
 #[derive(Debug)]
 pub struct TableSource {
     table: Arc<Table>,
-    folder: PathBuf,
     schema: SchemaRef,
 }
 
@@ -42,7 +41,7 @@ impl TableSource {
     /// Makes a source of a table with the columns given; the table need not be there before it is planned.
     #[must_use]
     pub fn new(lake: &Lake, name: &TableName, schema: SchemaRef) -> Self {
-        Self { table: lake.table(name), folder: lake.layout().table_folder(name), schema }
+        Self { table: lake.table(name), schema }
     }
 
     /// Reads some columns of data files, a record batch at a time, without counting the rows as read.
@@ -56,12 +55,13 @@ impl TableSource {
         each: &mut dyn FnMut(RecordBatch) -> Result<()>,
     ) -> Result<()> {
         for file in files.iter().map(AddedFile::of) {
-            let path = self.folder.join(Path::new(&file.path));
             let failed = |failure| unreadable(self.table.name(), &file, failure);
-            let units = UnitQueue::new(parquet_cut(), vec![path.clone()]);
+            let units = units_of(&self.table, std::slice::from_ref(&file));
             while let Some(unit) = units.next().map_err(|(_, failure)| failed(failure))? {
                 let Body::RowGroup { metadata, group, .. } = unit.body else { break };
-                for rows in parquet::row_group(&path, metadata, group, 8_192, columns).map_err(failed)? {
+                for rows in
+                    parquet::row_group(unit.at.path(), metadata, group, 8_192, columns).map_err(failed)?
+                {
                     let rows = rows.map_err(|error| failed(Failure::Broken(error.to_string())))?;
                     each(self.fit(columns, &file, &rows)?)?;
                 }
@@ -241,8 +241,7 @@ impl Source for TableSource {
             fields.push(address_field());
         }
         Ok(Arc::new(TableRows(Shared {
-            table: self.table.name().clone(),
-            folder: self.folder.clone(),
+            table: Arc::clone(&self.table),
             schema: Arc::new(Schema::new(fields)),
             files: files.clone(),
             rejects,
@@ -271,9 +270,10 @@ impl Source for TableSource {
             let Some(file) = index.and_then(|index| files.get(usize::try_from(index).ok()?)) else {
                 continue;
             };
-            let path = self.folder.join(Path::new(&file.path));
+            let at =
+                fetch(&self.table, file).map_err(|failure| unreadable(self.table.name(), file, failure))?;
             let fit = |rows: RecordBatch| self.fit(&self.schema, file, &rows);
-            let records = look_up(&path, &parquet_cut(), addresses, &fit)
+            let records = look_up(at.path(), &parquet_cut(), addresses, &fit)
                 .map_err(|failure| unreadable(self.table.name(), file, failure))?;
             found.extend(records.into_iter().map(|(address, record)| SourceRecord {
                 address,
@@ -291,6 +291,18 @@ fn parquet_cut() -> Cut {
     Cut { format: FileFormat::Parquet, header: false, delimiter: b',', multi_line: false }
 }
 
+/// Brings a data file to this machine's disk.
+fn fetch(table: &Table, file: &AddedFile) -> Result<LocalFile, Failure> {
+    table.local_file(&file.path).map_err(Failure::Ours)
+}
+
+/// The row groups of data files.
+fn units_of(table: &Arc<Table>, files: &[AddedFile]) -> UnitQueue {
+    let (table, files) = (Arc::clone(table), files.to_vec());
+    let count = files.len();
+    UnitQueue::fetched(parquet_cut(), count, Box::new(move |file| fetch(&table, &files[file])))
+}
+
 fn unreadable(table: &TableName, file: &AddedFile, failure: Failure) -> Error {
     let error =
         Error::new(Code::HISTORY_GONE, format!("could not read file {:?} of table \"{table}\"", file.path));
@@ -303,8 +315,7 @@ fn unreadable(table: &TableName, file: &AddedFile, failure: Failure) -> Error {
 
 #[derive(Debug, Clone)]
 struct Shared {
-    table: TableName,
-    folder: PathBuf,
+    table: Arc<Table>,
     schema: SchemaRef,
     files: Vec<AddedFile>,
     rejects: Arc<Rejects>,
@@ -340,12 +351,11 @@ impl TableProvider for TableRows {
             Some(projection) => Arc::new(shared.schema.project(projection)?),
             None => Arc::clone(&shared.schema),
         };
-        let paths = shared.files.iter().map(|file| shared.folder.join(Path::new(&file.path))).collect();
         let scan = Arc::new(Scan {
             number: shared.rejects.next_scan(),
             shared: Shared { schema: Arc::clone(&schema), ..shared.clone() },
             // Each scan has a queue of its own: a query may read a table more than once.
-            units: UnitQueue::new(parquet_cut(), paths),
+            units: units_of(&shared.table, &shared.files),
         });
         let partitions =
             session.config().target_partitions().clamp(1, shared.files.len().clamp(1, PARTITIONS));
@@ -396,21 +406,20 @@ impl PartitionStream for TableScan {
 
 impl Scan {
     fn next_unit(&self) -> Result<Option<Unit>> {
-        self.units
-            .next()
-            .map_err(|(file, failure)| unreadable(&self.shared.table, &self.shared.files[file], failure))
+        self.units.next().map_err(|(file, failure)| {
+            unreadable(self.shared.table.name(), &self.shared.files[file], failure)
+        })
     }
 
     /// Hands out the rows of a unit; returns whether more are wanted.
     fn send_unit(&self, unit: Unit, send: &mut dyn FnMut(RecordBatch) -> bool) -> Result<bool> {
         let file = &self.shared.files[unit.file];
-        let failed = |error: String| unreadable(&self.shared.table, file, Failure::Broken(error));
+        let failed = |error: String| unreadable(self.shared.table.name(), file, Failure::Broken(error));
         let Body::RowGroup { metadata, group, first_row } = unit.body else {
             return Err(failed("it is not a Parquet file".to_owned()));
         };
-        let path = self.shared.folder.join(Path::new(&file.path));
-        let reader = parquet::row_group(&path, metadata, group, 8_192, &self.shared.schema)
-            .map_err(|failure| unreadable(&self.shared.table, file, failure))?;
+        let reader = parquet::row_group(unit.at.path(), metadata, group, 8_192, &self.shared.schema)
+            .map_err(|failure| unreadable(self.shared.table.name(), file, failure))?;
         let piece = self.shared.first_piece + u32::try_from(unit.file).unwrap_or(u32::MAX);
         let mut row = first_row;
         for rows in reader {
@@ -424,12 +433,13 @@ impl Scan {
                 .iter()
                 .map(|field| match field.name().as_str() {
                     ADDRESS_COLUMN => Ok(Arc::clone(&addresses)),
-                    _ => table_column(&self.shared.table, field, file, &rows),
+                    _ => table_column(self.shared.table.name(), field, file, &rows),
                 })
                 .collect::<Result<_>>()?;
             let rows = RecordBatch::try_new(Arc::clone(&self.shared.schema), columns)
                 .map_err(|error| failed(error.to_string()))?;
-            if self.shared.rejects.claim(&format!("{}/{}", self.shared.table, file.path), self.number) {
+            if self.shared.rejects.claim(&format!("{}/{}", self.shared.table.name(), file.path), self.number)
+            {
                 self.shared.rejects.count(rows.num_rows());
             }
             if !send(rows) {

@@ -32,7 +32,7 @@ async fn main() -> Result<()> {
 async fn measure(folder: &std::path::Path, commits: usize) -> Result<Vec<Duration>> {
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let lake = Lake::open(folder, clock, Arc::new(NoFaults))?;
-    let owner = lake.own()?;
+    let owner = lake.own().await?;
     let table = TableName::new("raw", "t");
     let writer = owner.writer(&table);
     let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true)]));

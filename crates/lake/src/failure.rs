@@ -30,6 +30,12 @@ fn classify(attempt: String, cause: Box<dyn StdError + Send + Sync>, otherwise: 
             code = ours.code();
             break;
         }
+        // What a bucket or the way to it did wrong says nothing about a log.
+        if let Some(object_store::Error::Generic { store, .. }) = error.downcast_ref()
+            && !matches!(*store, "LocalFileSystem" | "DurableStore")
+        {
+            code = Code::INPUT_OUTPUT;
+        }
         if let Some(io) = error.downcast_ref::<std::io::Error>() {
             code = match io.kind() {
                 ErrorKind::StorageFull | ErrorKind::QuotaExceeded => Code::DISK_FULL,

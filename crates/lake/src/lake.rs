@@ -1,9 +1,8 @@
 //! A lake: a folder of tables, and the right to write it.
 
 use std::collections::HashMap;
-use std::io::ErrorKind;
 use std::ops::Range;
-use std::path::Path as FilePath;
+use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -14,6 +13,7 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use parquet::arrow::async_reader::MetadataFetch;
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use url::Url;
 
 use crate::failure::storage_error;
 use crate::layout::Layout;
@@ -41,6 +41,22 @@ impl Lake {
         let layout = Layout::new(folder)?;
         let store = Arc::new(DurableStore::new(folder.to_path_buf(), Arc::clone(&faults)));
         Ok(Arc::new(Self { layout, store, clock, faults, tables: Mutex::default() }))
+    }
+
+    /// Opens the lake below `root` in a bucket, whose URL is such as `s3://bucket`; `scratch` is a folder of this
+    /// machine for copies of files.
+    #[must_use]
+    pub fn open_remote(
+        bucket: Url,
+        root: Path,
+        store: Arc<dyn ObjectStore>,
+        scratch: PathBuf,
+        clock: Arc<dyn Clock>,
+        faults: Arc<dyn Faults>,
+    ) -> Arc<Self> {
+        let layout = Layout::remote(bucket, root, scratch);
+        let store = Arc::new(DurableStore::remote(store, Arc::clone(&faults)));
+        Arc::new(Self { layout, store, clock, faults, tables: Mutex::default() })
     }
 
     /// Where things lie.
@@ -71,9 +87,9 @@ impl Lake {
     #[must_use]
     pub fn table(&self, name: &TableName) -> Arc<Table> {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
-        let table = tables.entry(name.clone()).or_insert_with(|| {
-            Arc::new(Table::new(name.clone(), Arc::clone(&self.store), self.layout.table(name)))
-        });
+        let table = tables
+            .entry(name.clone())
+            .or_insert_with(|| Arc::new(Table::new(name.clone(), Arc::clone(&self.store), &self.layout)));
         Arc::clone(table)
     }
 
@@ -81,12 +97,12 @@ impl Lake {
     ///
     /// # Errors
     /// Returns the machine's errors; a lake that is not there has no tables.
-    pub fn list(&self) -> Result<Vec<TableName>> {
+    pub async fn list(&self) -> Result<Vec<TableName>> {
         let mut names = Vec::new();
-        for schema in folders(self.layout.folder())? {
-            for table in folders(&self.layout.folder().join(&schema))? {
+        for schema in self.folders(self.layout.root()).await? {
+            for table in self.folders(&self.layout.root().clone().join(schema.as_str())).await? {
                 let name = TableName::new(schema.clone(), table);
-                if name.is_storable() && self.layout.table_folder(&name).join("_delta_log").is_dir() {
+                if name.is_storable() && self.table(&name).log().exists().await? {
                     names.push(name);
                 }
             }
@@ -95,12 +111,19 @@ impl Lake {
         Ok(names)
     }
 
+    /// The names of the folders in one.
+    async fn folders(&self, path: &Path) -> Result<Vec<String>> {
+        let listed = self.store.list_with_delimiter(Some(path)).await;
+        let listed = listed.map_err(|error| storage_error(format!("could not list \"/{path}\""), error))?;
+        Ok(listed.common_prefixes.iter().filter_map(|folder| folder.filename().map(str::to_owned)).collect())
+    }
+
     /// Takes the right to write the lake.
     ///
     /// # Errors
     /// Returns [`catchment_core::Code::LAKE_OWNED`] when another process has it.
-    pub fn own(self: &Arc<Self>) -> Result<Owner> {
-        let lease = Lease::acquire(&self.layout, &self.store, &self.clock, self.faults.as_ref())?;
+    pub async fn own(self: &Arc<Self>) -> Result<Owner> {
+        let lease = Lease::acquire(&self.layout, &self.store, &self.clock, self.faults.as_ref()).await?;
         Ok(Owner { lake: Arc::clone(self), lease: Arc::new(lease), writers: Mutex::default() })
     }
 
@@ -159,27 +182,6 @@ impl MetadataFetch for Parts<'_> {
             self.store.get_range(self.path, range).await.map_err(|error| ParquetError::External(error.into()))
         })
     }
-}
-
-fn folders(path: &FilePath) -> Result<Vec<String>> {
-    let failed = |error| storage_error(format!("could not list {path:?}"), error);
-    let entries = match std::fs::read_dir(path) {
-        Ok(entries) => entries,
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
-            return Ok(Vec::new());
-        }
-        Err(error) => return Err(failed(error)),
-    };
-    let mut names = Vec::new();
-    for entry in entries {
-        let entry = entry.map_err(failed)?;
-        if entry.path().is_dir()
-            && let Ok(name) = entry.file_name().into_string()
-        {
-            names.push(name);
-        }
-    }
-    Ok(names)
 }
 
 /// The right to write a lake; dropping it gives it up.

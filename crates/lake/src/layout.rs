@@ -6,6 +6,7 @@ use std::path::{Path as FilePath, PathBuf};
 
 use catchment_core::{Code, Error, FlowName, Position, Result, TableName};
 use object_store::path::Path;
+use url::Url;
 
 /// The folder of a lake that holds what is not a table.
 pub const OWN_FOLDER: &str = "_catchment";
@@ -13,8 +14,13 @@ pub const OWN_FOLDER: &str = "_catchment";
 /// The paths of one lake.
 #[derive(Debug, Clone)]
 pub struct Layout {
-    folder: PathBuf,
+    /// The folder on this machine, for a lake that is one.
+    folder: Option<PathBuf>,
+    /// `file:///` or the bucket.
+    store: Url,
     root: Path,
+    /// A folder of this machine for copies of files.
+    scratch: PathBuf,
 }
 
 impl Layout {
@@ -23,16 +29,44 @@ impl Layout {
     /// # Errors
     /// Returns [`Code::CONFIG_INVALID`] when the path cannot name a lake.
     pub fn new(folder: &FilePath) -> Result<Self> {
-        let root = Path::from_absolute_path(folder).map_err(|error| {
-            Error::new(Code::CONFIG_INVALID, format!("lake {:?} is not a usable path", folder)).because(error)
-        })?;
-        Ok(Self { folder: folder.to_path_buf(), root })
+        let unusable = || Error::new(Code::CONFIG_INVALID, format!("lake {folder:?} is not a usable path"));
+        let root = Path::from_absolute_path(folder).map_err(|error| unusable().because(error))?;
+        let store = Url::parse("file:///").map_err(|error| unusable().because(error))?;
+        Ok(Self { folder: Some(folder.to_path_buf()), store, root, scratch: folder.to_path_buf() })
     }
 
-    /// The lake's folder on this machine.
+    /// Makes the layout of the lake below `root` in a bucket, such as `s3://bucket`; `scratch` is a folder of this
+    /// machine for copies of files.
     #[must_use]
-    pub fn folder(&self) -> &FilePath {
-        &self.folder
+    pub fn remote(bucket: Url, root: Path, scratch: PathBuf) -> Self {
+        Self { folder: None, store: bucket, root, scratch }
+    }
+
+    pub(crate) fn scratch(&self) -> &FilePath {
+        &self.scratch
+    }
+
+    /// The lake's folder on this machine, if it is one.
+    #[must_use]
+    pub fn folder(&self) -> Option<&FilePath> {
+        self.folder.as_deref()
+    }
+
+    /// The store that paths are in: `file:///`, or a bucket.
+    #[must_use]
+    pub fn store(&self) -> &Url {
+        &self.store
+    }
+
+    /// Where a table lies, as a URL.
+    ///
+    /// # Errors
+    /// Returns [`Code::NAME_INVALID`] when its name makes no URL.
+    pub(crate) fn table_url(&self, name: &TableName) -> Result<Url> {
+        let text = format!("{}/{}/", self.store.as_str().trim_end_matches('/'), self.table(name));
+        Url::parse(&text).map_err(|error| {
+            Error::new(Code::NAME_INVALID, format!("table \"{name}\" has no usable location")).because(error)
+        })
     }
 
     /// The root of the lake.
@@ -47,16 +81,10 @@ impl Layout {
         self.root.clone().join(name.schema.as_str()).join(name.table.as_str())
     }
 
-    /// The folder of a table on this machine.
-    #[must_use]
-    pub fn table_folder(&self, name: &TableName) -> PathBuf {
-        self.folder.join(&name.schema).join(&name.table)
-    }
-
     /// The record of who owns the lake.
     #[must_use]
-    pub fn lease_file(&self) -> PathBuf {
-        self.folder.join(OWN_FOLDER).join("lease.json")
+    pub fn lease(&self) -> Path {
+        self.root.clone().join(OWN_FOLDER).join("lease.json")
     }
 
     /// The record of a rollback that is under way.
@@ -117,5 +145,14 @@ impl Layout {
     #[must_use]
     pub fn bookmarks(&self, flow: &FlowName) -> Path {
         self.flow(flow).join("bookmarks")
+    }
+}
+
+impl std::fmt::Display for Layout {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match &self.folder {
+            Some(folder) => write!(f, "{folder:?}"),
+            None => write!(f, "\"{}/{}\"", self.store.as_str().trim_end_matches('/'), self.root),
+        }
     }
 }

@@ -6,6 +6,7 @@
 //! **Never**: makes a DataFusion session (it is given one), knows flows beyond their names and
 //! positions, or reports a commit that is not durable.
 
+mod cached;
 mod compact;
 mod failure;
 mod files;
@@ -14,6 +15,7 @@ mod lake;
 mod layout;
 mod lease;
 mod line;
+mod local;
 mod log;
 mod maintain;
 mod merge;
@@ -37,6 +39,7 @@ pub use lake::{Lake, Owner};
 pub use layout::{Layout, OWN_FOLDER};
 pub use lease::{Lease, RENEW_MILLIS};
 pub use line::Line;
+pub use local::LocalFile;
 pub use log::{BATCH_KEY, Entry, OWNER_APPLICATION};
 pub use maintain::{Maintainer, Maintenance, MaintenanceOptions};
 pub use merge::{Merge, merge_planner};

@@ -1,6 +1,6 @@
-//! The object store below everything we keep: local files whose writes survive a power cut.
+//! The object store below everything we keep: a bucket, or local files whose writes survive a power cut.
 //!
-//! `object_store`'s local backend renames files into place but never syncs them, so a crash of the
+//! A bucket's writes are durable when they are acknowledged. `object_store`'s local backend renames files into place but never syncs them, so a crash of the
 //! machine may lose a commit that was already acknowledged, or leave its name on an empty file.
 //! This wrapper writes to a temporary name, syncs, links or renames, and syncs the folder.
 
@@ -17,17 +17,35 @@ use futures::{StreamExt, TryStreamExt};
 use object_store::local::LocalFileSystem;
 use object_store::path::Path;
 use object_store::{
-    CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult, RenameOptions, Result,
-    UploadPart,
+    CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
+    ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
+    RenameOptions, Result, UploadPart,
 };
 
-/// A local object store, rooted at `/`, that returns from a write only when the write is durable.
+use crate::cached::{Cache, Known};
+
+/// Answers of a bucket up to this size are read whole, and again when the way breaks off, in bytes.
+const WHOLE_BYTES: u64 = 16 << 20;
+
+/// Attempts at such an answer.
+const ATTEMPTS: u32 = 5;
+
+/// A store that returns from a write only when the write is durable. A local one is rooted at `/`, another one at its
+/// bucket.
 #[derive(Debug, Clone)]
 pub struct DurableStore {
-    inner: Arc<LocalFileSystem>,
-    folders: Arc<Folders>,
+    inner: Arc<dyn ObjectStore>,
+    local: Option<Local>,
+    /// Objects of a bucket that need not be read again.
+    cache: Arc<Cache>,
     faults: Arc<dyn Faults>,
+}
+
+/// What a store of files needs besides.
+#[derive(Debug, Clone)]
+struct Local {
+    files: Arc<LocalFileSystem>,
+    folders: Arc<Folders>,
 }
 
 /// The folders below `root` whose own entry in their parent is known to be durable.
@@ -41,11 +59,20 @@ impl DurableStore {
     /// Makes a store for everything below the folder `root`.
     #[must_use]
     pub fn new(root: PathBuf, faults: Arc<dyn Faults>) -> Self {
+        let files = Arc::new(LocalFileSystem::new());
+        let folders = Arc::new(Folders { root, durable: Mutex::default() });
         Self {
-            inner: Arc::new(LocalFileSystem::new()),
-            folders: Arc::new(Folders { root, durable: Mutex::default() }),
+            inner: Arc::clone(&files) as Arc<dyn ObjectStore>,
+            local: Some(Local { files, folders }),
+            cache: Arc::default(),
             faults,
         }
+    }
+
+    /// Makes a store of a bucket, whose writes are durable by themselves.
+    #[must_use]
+    pub fn remote(bucket: Arc<dyn ObjectStore>, faults: Arc<dyn Faults>) -> Self {
+        Self { inner: bucket, local: None, cache: Arc::default(), faults }
     }
 
     /// Writes a file at a path of the machine, durably and atomically.
@@ -74,20 +101,112 @@ impl DurableStore {
             other => other.map_err(failed)?,
         }
         self.faults.reach(FaultPoint::FileRenamed).map_err(generic)?;
-        self.folders.sync(folder).map_err(failed)
+        match &self.local {
+            Some(local) => local.folders.sync(folder).map_err(failed),
+            None => Ok(()),
+        }
     }
 
-    fn file_path(&self, location: &Path) -> Result<PathBuf> {
-        self.inner.path_to_filesystem(location)
-    }
-
-    fn sync_file(&self, location: &Path) -> Result<()> {
-        let path = self.file_path(location)?;
+    fn sync_file(&self, local: &Local, location: &Path) -> Result<()> {
+        let path = local.files.path_to_filesystem(location)?;
         let failed = |source: std::io::Error| io_error(&path, source);
         File::open(&path).and_then(|file| file.sync_all()).map_err(failed)?;
         self.faults.reach(FaultPoint::FileRenamed).map_err(generic)?;
-        self.folders.sync(path.parent().unwrap_or(FilePath::new("/"))).map_err(failed)
+        local.folders.sync(path.parent().unwrap_or(FilePath::new("/"))).map_err(failed)
     }
+
+    /// Syncs a file that was written otherwise; a bucket needs none of that.
+    async fn settle(&self, location: &Path) -> Result<()> {
+        let Some(local) = self.local.clone() else {
+            return self.faults.reach(FaultPoint::FileRenamed).map_err(generic);
+        };
+        let (store, location) = (self.clone(), location.clone());
+        blocking(move || store.sync_file(&local, &location)).await
+    }
+}
+
+impl DurableStore {
+    /// Reads an object of a bucket; an answer that breaks off is asked for again, as far as it is read whole.
+    async fn get_again(&self, location: &Path, options: &GetOptions) -> Result<GetResult> {
+        again(|| async {
+            let found = self.inner.get_opts(location, options.clone()).await?;
+            if found.range.end - found.range.start > WHOLE_BYTES {
+                return Ok(found);
+            }
+            let (meta, range, attributes) =
+                (found.meta.clone(), found.range.clone(), found.attributes.clone());
+            Ok(answer(meta, range, attributes, found.bytes().await?))
+        })
+        .await
+    }
+
+    /// Lists a bucket as a whole.
+    fn listed(
+        &self,
+        list: impl Fn(&dyn ObjectStore) -> BoxStream<'static, Result<ObjectMeta>> + Send + Sync + 'static,
+    ) -> BoxStream<'static, Result<ObjectMeta>> {
+        let inner = Arc::clone(&self.inner);
+        let all = async move {
+            let found: Vec<_> = again(|| list(inner.as_ref()).try_collect::<Vec<_>>()).await?;
+            Ok::<_, Error>(futures::stream::iter(found.into_iter().map(Ok)))
+        };
+        futures::stream::once(all).try_flatten().boxed()
+    }
+
+    /// Reads an object that never changes from the cache, or from its beginning up to what is wanted into it.
+    async fn get_cached(
+        &self,
+        location: &Path,
+        options: GetOptions,
+        wanted: Option<std::ops::Range<u64>>,
+    ) -> Result<GetResult> {
+        let end = wanted.as_ref().map_or(u64::MAX, |wanted| wanted.end);
+        let known = match self.cache.get(location, end) {
+            Some(known) => known,
+            None => {
+                let range = wanted.as_ref().map(|wanted| (0..wanted.end).into());
+                let found = self.get_again(location, &GetOptions { range, ..options }).await?;
+                let (meta, attributes) = (found.meta.clone(), found.attributes.clone());
+                let known = Known { meta, attributes, bytes: found.bytes().await? };
+                self.cache.keep(location, known.clone());
+                known
+            }
+        };
+        let wanted = wanted.unwrap_or(0..known.meta.size);
+        let end = wanted.end.min(known.bytes.len() as u64);
+        let start = wanted.start.min(end);
+        let place = |at: u64| usize::try_from(at).unwrap_or(usize::MAX);
+        let bytes = known.bytes.slice(place(start)..place(end));
+        Ok(answer(known.meta, start..end, known.attributes, bytes))
+    }
+}
+
+/// Reads from a bucket, and again when the way breaks off: a store tries requests again, and not answers.
+async fn again<T, F: Future<Output = Result<T>> + Send>(mut read: impl FnMut() -> F + Send) -> Result<T> {
+    let mut attempt = 1;
+    loop {
+        let started = std::time::Instant::now();
+        match read().await {
+            // What took long was tried again already.
+            Err(error @ Error::Generic { .. })
+                if attempt < ATTEMPTS && started.elapsed() < std::time::Duration::from_secs(5) =>
+            {
+                tracing::debug!(%error, attempt, "an answer is asked for again");
+            }
+            done => return done,
+        }
+        attempt += 1;
+    }
+}
+
+fn answer(
+    meta: ObjectMeta,
+    range: std::ops::Range<u64>,
+    attributes: object_store::Attributes,
+    bytes: bytes::Bytes,
+) -> GetResult {
+    let payload = GetResultPayload::Stream(futures::stream::once(async { Ok(bytes) }).boxed());
+    GetResult { payload, meta, range, attributes }
 }
 
 impl Folders {
@@ -139,13 +258,22 @@ async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + '
 
 impl std::fmt::Display for DurableStore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "DurableStore({})", self.folders.root.display())
+        match &self.local {
+            Some(local) => write!(f, "DurableStore({})", local.folders.root.display()),
+            None => write!(f, "DurableStore({})", self.inner),
+        }
     }
 }
 
 #[async_trait]
 impl ObjectStore for DurableStore {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
+        let Some(local) = &self.local else {
+            self.cache.forget(location);
+            let done = self.inner.put_opts(location, payload, options).await?;
+            self.faults.reach(FaultPoint::FileRenamed).map_err(generic)?;
+            return Ok(done);
+        };
         let create_only = match options.mode {
             PutMode::Create => true,
             PutMode::Overwrite => false,
@@ -156,7 +284,7 @@ impl ObjectStore for DurableStore {
                 });
             }
         };
-        let path = self.file_path(location)?;
+        let path = local.files.path_to_filesystem(location)?;
         let store = self.clone();
         blocking(move || {
             let parts: Vec<bytes::Bytes> = payload.into_iter().collect();
@@ -176,7 +304,13 @@ impl ObjectStore for DurableStore {
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
-        self.inner.get_opts(location, options).await
+        if self.local.is_some() || options.head {
+            return self.inner.get_opts(location, options).await;
+        }
+        if let Some(wanted) = Cache::range_of(location, &options) {
+            return self.get_cached(location, options, wanted).await;
+        }
+        self.get_again(location, &options).await
     }
 
     async fn get_ranges(
@@ -184,15 +318,27 @@ impl ObjectStore for DurableStore {
         location: &Path,
         ranges: &[std::ops::Range<u64>],
     ) -> Result<Vec<bytes::Bytes>> {
-        self.inner.get_ranges(location, ranges).await
+        if self.local.is_some() {
+            return self.inner.get_ranges(location, ranges).await;
+        }
+        let fetch = |range| self.get_range(location, range);
+        object_store::coalesce_ranges(ranges, fetch, object_store::OBJECT_STORE_COALESCE_DEFAULT).await
     }
 
     fn delete_stream(&self, locations: BoxStream<'static, Result<Path>>) -> BoxStream<'static, Result<Path>> {
+        let cache = Arc::clone(&self.cache);
+        let locations = locations.inspect_ok(move |location| cache.forget(location)).boxed();
         self.inner.delete_stream(locations)
     }
 
     fn list(&self, prefix: Option<&Path>) -> BoxStream<'static, Result<ObjectMeta>> {
-        without_gaps(&self.inner, prefix, self.inner.list(prefix))
+        match &self.local {
+            Some(local) => without_gaps(&local.files, prefix, self.inner.list(prefix)),
+            None => {
+                let prefix = prefix.cloned();
+                self.listed(move |bucket| bucket.list(prefix.as_ref()))
+            }
+        }
     }
 
     fn list_with_offset(
@@ -200,23 +346,30 @@ impl ObjectStore for DurableStore {
         prefix: Option<&Path>,
         offset: &Path,
     ) -> BoxStream<'static, Result<ObjectMeta>> {
-        without_gaps(&self.inner, prefix, self.inner.list_with_offset(prefix, offset))
+        match &self.local {
+            Some(local) => without_gaps(&local.files, prefix, self.inner.list_with_offset(prefix, offset)),
+            None => {
+                let (prefix, offset) = (prefix.cloned(), offset.clone());
+                self.listed(move |bucket| bucket.list_with_offset(prefix.as_ref(), &offset))
+            }
+        }
     }
 
     async fn list_with_delimiter(&self, prefix: Option<&Path>) -> Result<ListResult> {
-        self.inner.list_with_delimiter(prefix).await
+        if self.local.is_some() {
+            return self.inner.list_with_delimiter(prefix).await;
+        }
+        again(|| self.inner.list_with_delimiter(prefix)).await
     }
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         self.inner.copy_opts(from, to, options).await?;
-        let (store, to) = (self.clone(), to.clone());
-        blocking(move || store.sync_file(&to)).await
+        self.settle(to).await
     }
 
     async fn rename_opts(&self, from: &Path, to: &Path, options: RenameOptions) -> Result<()> {
         self.inner.rename_opts(from, to, options).await?;
-        let (store, to) = (self.clone(), to.clone());
-        blocking(move || store.sync_file(&to)).await
+        self.settle(to).await
     }
 }
 
@@ -271,8 +424,7 @@ impl MultipartUpload for DurableUpload {
 
     async fn complete(&mut self) -> Result<PutResult> {
         let result = self.upload.complete().await?;
-        let (store, location) = (self.store.clone(), self.location.clone());
-        blocking(move || store.sync_file(&location)).await?;
+        self.store.settle(&self.location).await?;
         Ok(result)
     }
 

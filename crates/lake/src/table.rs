@@ -1,5 +1,6 @@
 //! A table as readers see it: snapshots, scans, history.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use arrow::datatypes::SchemaRef;
@@ -7,14 +8,18 @@ use catchment_core::{Code, Error, Position, Result, TableName};
 use datafusion::catalog::TableProvider;
 use deltalake::delta_datafusion::{DeltaScanConfig, DeltaScanNext};
 use deltalake::kernel::{Add, Remove};
-use deltalake::logstore::{StorageConfig, logstore_with};
+use deltalake::logstore::{StorageConfig, default_logstore};
 use deltalake::{DeltaTable, DeltaTableError};
+use futures::TryStreamExt;
 use object_store::path::Path;
+use object_store::prefix::PrefixStore;
+use object_store::{ObjectStore, ObjectStoreExt};
 use tokio::sync::Mutex;
-use url::Url;
 
-use crate::failure::log_error;
+use crate::failure::{log_error, storage_error};
+use crate::layout::Layout;
 use crate::line::{Line, UNDONE};
+use crate::local::LocalFile;
 use crate::log::{Entry, Log};
 use crate::store::DurableStore;
 use crate::writer::TableSpec;
@@ -22,12 +27,16 @@ use crate::writer::TableSpec;
 /// A handle is opened anew after this many versions: a long-lived one gets slower with each commit.
 const REOPEN_AFTER: u64 = 100;
 
+/// Files that are looked for one by one; for more the whole table is listed.
+const LOOKED_FOR: usize = 64;
+
 /// One Delta table of the lake, open for reading.
 #[derive(Debug)]
 pub struct Table {
     name: TableName,
     store: Arc<DurableStore>,
     root: Path,
+    layout: Layout,
     log: Log,
     /// The newest state seen, and the version at which the handle was opened.
     state: Mutex<Option<(DeltaTable, u64)>>,
@@ -42,9 +51,37 @@ pub struct Snapshot {
 }
 
 impl Table {
-    pub(crate) fn new(name: TableName, store: Arc<DurableStore>, root: Path) -> Self {
+    pub(crate) fn new(name: TableName, store: Arc<DurableStore>, layout: &Layout) -> Self {
+        let root = layout.table(&name);
         let log = Log::new(name.clone(), Arc::clone(&store), &root);
-        Self { name, store, root, log, state: Mutex::new(None) }
+        Self { name, store, root, layout: layout.clone(), log, state: Mutex::new(None) }
+    }
+
+    /// Which of some data files are not there any more, by their paths.
+    ///
+    /// # Errors
+    /// Returns the machine's errors.
+    pub async fn missing_files(&self, paths: &[&str]) -> Result<Vec<String>> {
+        let failed =
+            |error| storage_error(format!("could not look for files of table \"{}\"", self.name), error);
+        let location = |path: &str| path.split('/').fold(self.root.clone(), Path::join);
+        let mut missing = Vec::new();
+        if paths.len() <= LOOKED_FOR {
+            for path in paths {
+                match self.store.head(&location(path)).await {
+                    Ok(_) => {}
+                    Err(object_store::Error::NotFound { .. }) => missing.push((*path).to_owned()),
+                    Err(error) => return Err(failed(error)),
+                }
+            }
+            return Ok(missing);
+        }
+        let listed: Vec<_> = self.store.list(Some(&self.root)).try_collect().await.map_err(failed)?;
+        let there: HashSet<&Path> = listed.iter().map(|file| &file.location).collect();
+        missing.extend(
+            paths.iter().filter(|path| !there.contains(&location(path))).map(|path| (*path).to_owned()),
+        );
+        Ok(missing)
     }
 
     /// The table's name.
@@ -57,15 +94,24 @@ impl Table {
         &self.log
     }
 
+    /// A data file of the table on this machine's disk: in a folder it lies there, out of a bucket it is copied for
+    /// as long as it is held. Blocks; call it where that is allowed.
+    ///
+    /// # Errors
+    /// Returns the machine's errors.
+    pub fn local_file(&self, path: &str) -> Result<LocalFile> {
+        if let Some(folder) = self.layout.folder() {
+            return Ok(LocalFile::new(folder.join(&self.name.schema).join(&self.name.table).join(path)));
+        }
+        let location = path.split('/').fold(self.root.clone(), Path::join);
+        LocalFile::copy(&self.store, &location, self.layout.scratch())
+    }
+
     fn handle(&self) -> Result<DeltaTable> {
-        let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
-            Error::new(Code::NAME_INVALID, format!("table \"{}\" has no usable location", self.name))
-                .because(error)
-        };
-        let url = Url::parse(&format!("file:///{}/", self.root)).map_err(|error| failed(error.into()))?;
-        let store = Arc::clone(&self.store) as Arc<dyn object_store::ObjectStore>;
-        let log_store =
-            logstore_with(store, &url, StorageConfig::default()).map_err(|error| failed(error.into()))?;
+        let url = self.layout.table_url(&self.name)?;
+        let store = Arc::clone(&self.store) as Arc<dyn ObjectStore>;
+        let below = PrefixStore::new(Arc::clone(&store), self.root.clone());
+        let log_store = default_logstore(Arc::new(below), store, &url, &StorageConfig::default());
         Ok(DeltaTable::new(log_store))
     }
 

@@ -99,7 +99,7 @@ async fn ids(lake: &Lake) -> Vec<i64> {
 #[tokio::test(flavor = "multi_thread")]
 async fn two_compactions_and_appends_at_once_duplicate_no_row() {
     let world = world();
-    let owner = world.lake.own().unwrap();
+    let owner = world.lake.own().await.unwrap();
     let writer = table_with(&owner, 20).await;
     let compactions = (0..3).map(|_| {
         let writer = Arc::clone(&writer);
@@ -125,7 +125,7 @@ async fn two_compactions_and_appends_at_once_duplicate_no_row() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_compaction_beside_a_full_overwrite_duplicates_no_row() {
     let world = world();
-    let owner = world.lake.own().unwrap();
+    let owner = world.lake.own().await.unwrap();
     let writer = table_with(&owner, 20).await;
     let adds = write(&writer, &batch(&[100, 101], "2013-01-02")).await;
     let spec = spec();
@@ -141,7 +141,7 @@ async fn a_compaction_beside_a_full_overwrite_duplicates_no_row() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_restore_carries_the_positions_it_is_given() {
     let world = world();
-    let owner = world.lake.own().unwrap();
+    let owner = world.lake.own().await.unwrap();
     let writer = table_with(&owner, 5).await;
     let restored = writer.restore(3, at(Position::new(1, 0))).await.unwrap();
     assert_eq!(restored, Outcome::Committed(6));
@@ -155,7 +155,7 @@ async fn a_restore_carries_the_positions_it_is_given() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_merge_that_changes_nothing_still_commits_the_position() {
     let world = world();
-    let owner = world.lake.own().unwrap();
+    let owner = world.lake.own().await.unwrap();
     let writer = table_with(&owner, 2).await;
     let state = datafusion::execution::SessionStateBuilder::new_from_existing(session().state())
         .with_query_planner(DeltaPlanner::new())
@@ -182,7 +182,7 @@ async fn an_error_after_a_durable_commit_is_not_a_failure() {
     for point in ["commit-written", "file-renamed"] {
         let fault = Fault::parse(&format!("{point}:3:fail")).unwrap();
         let world = world_with(Arc::new(fault));
-        let owner = world.lake.own().unwrap();
+        let owner = world.lake.own().await.unwrap();
         let writer = owner.writer(&name());
         writer.ensure(&spec()).await.unwrap();
         let first = writer.append(at(Position::new(0, 0))).await.unwrap();
@@ -196,13 +196,13 @@ async fn an_error_after_a_durable_commit_is_not_a_failure() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_position_is_published_once() {
     let world = world();
-    let owner = world.lake.own().unwrap();
+    let owner = world.lake.own().await.unwrap();
     let writer = table_with(&owner, 3).await;
     assert_eq!(writer.append(at(Position::new(0, 1))).await.unwrap(), Outcome::AlreadyPublished);
     assert_eq!(writer.append(at(Position::new(0, 3))).await.unwrap(), Outcome::Committed(4));
     drop((writer, owner));
     // A process that starts anew reads the position from the log.
-    let owner = world.lake.own().unwrap();
+    let owner = world.lake.own().await.unwrap();
     let writer = owner.writer(&name());
     assert_eq!(writer.append(at(Position::new(0, 3))).await.unwrap(), Outcome::AlreadyPublished);
 }
@@ -210,13 +210,13 @@ async fn a_position_is_published_once() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_former_owner_cannot_commit() {
     let world = world();
-    let former = world.lake.own().unwrap();
+    let former = world.lake.own().await.unwrap();
     let writer = table_with(&former, 2).await;
     // The lock does not reach another machine: there it looks as if nobody held it.
-    std::fs::remove_file(world.lake.layout().lease_file().with_extension("lock")).unwrap();
+    std::fs::remove_file(world.lake.layout().folder().unwrap().join("_catchment/lease.lock")).unwrap();
     let clock: Arc<dyn Clock> = Arc::new(FixedClock::new(1_700_000_000_000_000));
     let elsewhere = Lake::open(world.folder.path(), clock, Arc::new(NoFaults)).unwrap();
-    let owner = elsewhere.own().unwrap();
+    let owner = elsewhere.own().await.unwrap();
     owner.writer(&name()).append(at(Position::new(0, 2))).await.unwrap();
     let error = writer.append(at(Position::new(0, 3))).await.unwrap_err();
     assert_eq!(error.code(), Code::LEASE_LOST);
@@ -227,7 +227,7 @@ async fn a_former_owner_cannot_commit() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handle_does_not_grow_with_the_commits() {
     let world = world();
-    let owner = world.lake.own().unwrap();
+    let owner = world.lake.own().await.unwrap();
     let writer = owner.writer(&name());
     writer.ensure(&spec()).await.unwrap();
     let options = MaintenanceOptions { checkpoint_after: 50, minimum_files: 4, target_bytes: 1 << 20 };
@@ -253,7 +253,7 @@ async fn a_handle_does_not_grow_with_the_commits() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_corrupt_last_entry_is_named() {
     let world = world();
-    let owner = world.lake.own().unwrap();
+    let owner = world.lake.own().await.unwrap();
     table_with(&owner, 2).await;
     drop(owner);
     let entry = world.folder.path().join("raw/t/_delta_log/00000000000000000002.json");
@@ -264,7 +264,7 @@ async fn a_corrupt_last_entry_is_named() {
     let error = lake.table(&name()).existing().await.unwrap_err();
     assert_eq!(error.code(), Code::LOG_CORRUPT, "{error:?}");
     assert!(error.message().contains("raw.t"));
-    let owner = lake.own().unwrap();
+    let owner = lake.own().await.unwrap();
     let error = owner.writer(&name()).append(at(Position::new(0, 9))).await.unwrap_err();
     assert_eq!(error.code(), Code::LOG_CORRUPT, "{error:?}");
 }
@@ -272,7 +272,7 @@ async fn a_corrupt_last_entry_is_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn statistics_bound_every_value_and_partitions_split_files() {
     let world = world();
-    let owner = world.lake.own().unwrap();
+    let owner = world.lake.own().await.unwrap();
     let writer = table_with(&owner, 0).await;
     let rows = arrow::compute::concat_batches(
         &schema(),
@@ -301,7 +301,7 @@ async fn a_reader_beside_a_fast_writer_sees_no_gap() {
         Lake::open(folder.path(), Arc::new(FixedClock::new(1_700_000_000_000_000)), Arc::new(NoFaults))
             .unwrap()
     };
-    let owner = open().own().unwrap();
+    let owner = open().own().await.unwrap();
     let writer = owner.writer(&name());
     writer.ensure(&spec()).await.unwrap();
     let writing = tokio::spawn(async move {

@@ -214,7 +214,7 @@ impl<'w> Access<'w> {
             return self.system_table(&name).await;
         }
         let table = self.workspace.lake.table(&name);
-        let Some(snapshot) = table.latest().await? else { return Err(self.unknown(&name)) };
+        let Some(snapshot) = table.latest().await? else { return Err(self.unknown(&name).await) };
         match as_of {
             Some(as_of) => {
                 let version = version_as_of(&self.workspace.lake, &name, as_of).await?;
@@ -224,14 +224,14 @@ impl<'w> Access<'w> {
         }
     }
 
-    fn unknown(&self, name: &TableName) -> Error {
+    async fn unknown(&self, name: &TableName) -> Error {
         if self.workspace.project.datasets.contains_key(name) {
             return Error::new(Code::TABLE_UNKNOWN, format!("table \"{name}\" has not been run yet"))
                 .hint("run `catchment run` first");
         }
         let error = Error::new(Code::TABLE_UNKNOWN, format!("no table \"{name}\""));
         let full = name.to_string();
-        let known: Vec<String> = self.names().unwrap_or_default();
+        let known: Vec<String> = self.names().await.unwrap_or_default();
         let names: Vec<&str> = known.iter().map(String::as_str).collect();
         match nearest(&full, &names) {
             Some(near) => error.hint(format!("did you mean \"{near}\"?")),
@@ -243,9 +243,9 @@ impl<'w> Access<'w> {
     ///
     /// # Errors
     /// Returns errors of listing the lake.
-    pub fn names(&self) -> Result<Vec<String>> {
+    pub async fn names(&self) -> Result<Vec<String>> {
         let mut names: BTreeSet<String> =
-            self.workspace.lake.list()?.iter().map(ToString::to_string).collect();
+            self.workspace.lake.list().await?.iter().map(ToString::to_string).collect();
         let views = self.workspace.project.views.values().filter(|view| !view.body.temporary);
         names.extend(views.map(|view| view.body.name.0.to_string()));
         names.extend(system_tables(&self.workspace.store).iter().map(|(name, _)| format!("system.{name}")));
@@ -260,7 +260,7 @@ impl<'w> Access<'w> {
         let tables = system_tables(&self.workspace.store);
         match tables.into_iter().find(|(known, _)| *known == name.table) {
             Some((_, table)) => Ok(table),
-            None => Err(self.unknown(name)),
+            None => Err(self.unknown(name).await),
         }
     }
 
@@ -337,7 +337,7 @@ impl<'w> Access<'w> {
     pub async fn history(&self, name: &TableName, limit: usize) -> Result<Vec<HistoryRow>> {
         let table = self.workspace.lake.table(name);
         if table.latest().await?.is_none() {
-            return Err(self.unknown(name));
+            return Err(self.unknown(name).await);
         }
         Ok(table.history(limit).await?.iter().map(history_row).collect())
     }

@@ -178,7 +178,7 @@ impl Workspace {
         if options.dry_run || (more && !options.cascade) {
             return Ok(BackfillReport { backfill, run: None, unfinished: false });
         }
-        let (owner, _heartbeat) = self.own()?;
+        let (owner, _heartbeat) = self.own().await?;
         self.finish_backfill(&owner, &checked.datasets, &progress).await?;
         write(&owner, &backfill).await?;
         let run = self.do_backfill(&owner, &checked.datasets, backfill.clone(), progress).await?;
@@ -251,7 +251,7 @@ impl Workspace {
     /// Returns errors of the lease and of writing.
     pub async fn cancel_backfill(&self) -> Result<Option<Backfill>> {
         let checked = self.check().await;
-        let (owner, _heartbeat) = self.own()?;
+        let (owner, _heartbeat) = self.own().await?;
         let mut found = unfinished(&self.lake).await?;
         if let Some(backfill) = &mut found {
             backfill.steps.retain(|step| !step.left.is_empty());

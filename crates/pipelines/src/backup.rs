@@ -1,13 +1,13 @@
 //! What the lake cannot rebuild: kept aside, brought back, and the rest rebuilt.
 
 use std::path::Path;
-use std::sync::Arc;
 
 use catchment_catalog::SqliteStore;
-use catchment_core::{Clock, Code, Error, Faults, Result};
+use catchment_core::{Code, Error, Result};
 use catchment_flows::{finish_rollback, reenter};
 use catchment_lake::storage_error;
 
+use crate::place::Machine;
 use crate::project::Project;
 use crate::run::{CATALOG_FILE, Workspace};
 
@@ -26,10 +26,10 @@ impl Workspace {
     /// # Errors
     /// Returns errors of the lease, of reading the lake, and of the catalog.
     pub async fn recover(&self) -> Result<u64> {
-        let (owner, _heartbeat) = self.own()?;
+        let (owner, _heartbeat) = self.own().await?;
         finish_rollback(&owner, self.store.as_ref()).await?;
         let mut entered = 0;
-        for table in self.lake.list()? {
+        for table in self.lake.list().await? {
             if !table.is_quarantine() {
                 entered += reenter(&self.lake, self.store.as_ref(), &table).await?;
             }
@@ -47,8 +47,7 @@ pub fn restore_catalog(
     settings: &[String],
     from: &Path,
     replace: bool,
-    clock: Arc<dyn Clock>,
-    faults: Arc<dyn Faults>,
+    machine: &Machine,
 ) -> Result<Workspace> {
     let project = Project::load(folder, settings)?;
     let data = project.config.data();
@@ -72,5 +71,5 @@ pub fn restore_catalog(
     std::fs::File::open(&partial).and_then(|file| file.sync_all()).map_err(failed)?;
     std::fs::rename(&partial, &to).map_err(failed)?;
     std::fs::File::open(&data).and_then(|folder| folder.sync_all()).map_err(failed)?;
-    Workspace::open(folder, settings, clock, faults)
+    Workspace::open(folder, settings, machine)
 }

@@ -45,15 +45,18 @@ impl Default for ProjectConfig {
 #[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StorageConfig {
-    /// The lake's folder, relative to the project.
+    /// The lake's folder, relative to the project, or its URL in an object store, such as `s3://bucket/lake`.
     pub lake: String,
+    /// Options of the object store, such as `endpoint` and `region`. Secrets are not among them: they come from
+    /// the environment.
+    pub options: BTreeMap<String, String>,
     /// The folder of what is local: the catalog database, spilled data. Relative to the project.
     pub data: String,
 }
 
 impl Default for StorageConfig {
     fn default() -> Self {
-        Self { lake: "lake".to_owned(), data: ".catchment".to_owned() }
+        Self { lake: "lake".to_owned(), options: BTreeMap::new(), data: ".catchment".to_owned() }
     }
 }
 
@@ -185,12 +188,6 @@ impl LoadedConfig {
         config.engine.memory_bytes()?;
         config.maintenance.target_bytes()?;
         Ok(Self { folder, config, set, text })
-    }
-
-    /// The lake's folder.
-    #[must_use]
-    pub fn lake(&self) -> PathBuf {
-        self.folder.join(&self.config.storage.lake)
     }
 
     /// The data folder.

@@ -70,7 +70,7 @@ impl Workspace {
     /// reading and of writing.
     pub async fn optimize(&self, table: &TableName, options: &OptimizeOptions) -> Result<UpkeepReport> {
         self.lake.table(table).existing().await?;
-        let (owner, _heartbeat) = self.own()?;
+        let (owner, _heartbeat) = self.own().await?;
         finish_rollback(&owner, self.store.as_ref()).await?;
         let config = &self.project.config.config;
         let target_bytes = config.maintenance.target_bytes()?;

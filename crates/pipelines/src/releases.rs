@@ -20,7 +20,7 @@ impl Workspace {
         }
         let checked = self.check().await;
         Error::join(checked.errors)?;
-        let (owner, _heartbeat) = self.own()?;
+        let (owner, _heartbeat) = self.own().await?;
         finish_rollback(&owner, self.store.as_ref()).await?;
         let mut versions = BTreeMap::new();
         for dataset in select(checked.datasets, datasets)? {

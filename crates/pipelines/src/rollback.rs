@@ -52,7 +52,7 @@ impl Workspace {
             .collect();
         let named: Vec<TableName> =
             select(checked.datasets, &options.datasets)?.into_iter().map(|dataset| dataset.name).collect();
-        let (owner, _heartbeat) = self.own()?;
+        let (owner, _heartbeat) = self.own().await?;
         finish_rollback(&owner, self.store.as_ref()).await?;
         if unfinished(&self.lake).await?.is_some() {
             return Err(Error::new(Code::USAGE, "a backfill was begun and is not finished")

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use catchment_catalog::{DatasetOutcome, DatasetStatus, RunRecord, RunStatus, SqliteStore, Store};
-use catchment_core::{Backoff, Clock, Code, Error, Faults, Result, TableName};
+use catchment_core::{Backoff, Clock, Code, Error, Result, TableName};
 use catchment_flows::{CatchUp, FlowReport, FlowSpec, Progress, Runtime, RuntimeOptions, finish_rollback};
 use catchment_lake::{Lake, MaintenanceOptions, Owner, RENEW_MILLIS, schema_text};
 use catchment_sql::{SessionOptions, Sessions, nearest};
@@ -14,6 +14,7 @@ use tokio::task::JoinSet;
 
 use crate::backfill::{BackfillStep, Open};
 use crate::check::{Checked, Dataset, check};
+use crate::place::{Machine, open_lake};
 use crate::project::Project;
 use crate::remembered::schema_record;
 use crate::statement::DatasetKind;
@@ -76,15 +77,9 @@ impl Workspace {
     ///
     /// # Errors
     /// Returns errors of the configuration, of reading files and of the catalog.
-    pub fn open(
-        folder: &Path,
-        settings: &[String],
-        clock: Arc<dyn Clock>,
-        faults: Arc<dyn Faults>,
-    ) -> Result<Self> {
+    pub fn open(folder: &Path, settings: &[String], machine: &Machine) -> Result<Self> {
         let project = Project::load(folder, settings)?;
         let config = &project.config;
-        let lake = Lake::open(&config.lake(), Arc::clone(&clock), faults)?;
         let data = config.data();
         let spill_folder = data.join("spill");
         std::fs::create_dir_all(&spill_folder).map_err(|error| {
@@ -95,9 +90,10 @@ impl Workspace {
         let sessions = Sessions::new(&SessionOptions {
             memory_bytes: engine.memory_bytes()?,
             threads: engine.thread_count(),
-            spill_folder,
+            spill_folder: spill_folder.clone(),
         })?;
-        Ok(Self { project, lake, store, sessions, clock })
+        let lake = open_lake(config, machine, &sessions, spill_folder)?;
+        Ok(Self { project, lake, store, sessions, clock: Arc::clone(&machine.clock) })
     }
 
     /// Checks the project without touching data.
@@ -115,17 +111,17 @@ impl Workspace {
         let checked = self.check().await;
         Error::join(checked.errors)?;
         let datasets = select(checked.datasets.clone(), &options.select)?;
-        let (owner, _heartbeat) = self.own()?;
+        let (owner, _heartbeat) = self.own().await?;
         self.finish_backfill(&owner, &checked.datasets, &progress).await?;
         let mode = if options.full_refresh { Mode::Refresh } else { Mode::Update };
         self.run_datasets(datasets, mode, &owner, progress).await
     }
 
     /// Takes the right to write the lake, and keeps it for as long as the heartbeat is held.
-    pub(crate) fn own(&self) -> Result<(Arc<Owner>, Heartbeat)> {
-        let owner = Arc::new(self.lake.own()?);
-        let heartbeat = Heartbeat(tokio::spawn(keep_lease(Arc::clone(&owner))));
-        Ok((owner, heartbeat))
+    pub(crate) async fn own(&self) -> Result<(Arc<Owner>, Heartbeat)> {
+        let owner = Arc::new(self.lake.own().await?);
+        let task = tokio::spawn(keep_lease(Arc::clone(&owner)));
+        Ok((Arc::clone(&owner), Heartbeat { owner, task }))
     }
 
     /// Sends what a dataset has in quarantine through its current definition.
@@ -143,7 +139,7 @@ impl Workspace {
             )
             .hint("mend what it reads and run it"));
         }
-        let (owner, _heartbeat) = self.own()?;
+        let (owner, _heartbeat) = self.own().await?;
         self.finish_backfill(&owner, &checked.datasets, &progress).await?;
         self.run_datasets(datasets, Mode::Replay, &owner, progress).await
     }
@@ -267,13 +263,22 @@ impl RunReport {
     }
 }
 
-/// Renews the lease until it is dropped.
-#[derive(Debug)]
-pub(crate) struct Heartbeat(tokio::task::JoinHandle<()>);
+/// Renews the lease until it is dropped, and gives it up then.
+pub(crate) struct Heartbeat {
+    owner: Arc<Owner>,
+    task: tokio::task::JoinHandle<()>,
+}
 
 impl Drop for Heartbeat {
     fn drop(&mut self) {
-        self.0.abort();
+        self.task.abort();
+        let lease = self.owner.lease();
+        // Nothing can wait in a destructor; one that is not given up expires.
+        if let Ok(handle) = tokio::runtime::Handle::try_current()
+            && handle.runtime_flavor() == tokio::runtime::RuntimeFlavor::MultiThread
+        {
+            tokio::task::block_in_place(|| handle.block_on(lease.release()));
+        }
     }
 }
 
@@ -281,7 +286,7 @@ impl Drop for Heartbeat {
 async fn keep_lease(owner: Arc<Owner>) {
     loop {
         tokio::time::sleep(Duration::from_millis(RENEW_MILLIS)).await;
-        if let Err(error) = owner.lease().renew() {
+        if let Err(error) = owner.lease().renew().await {
             tracing::error!(error = %error.one_line(), "could not renew the lease");
             if error.code() == Code::LEASE_LOST {
                 return;

@@ -45,9 +45,9 @@ impl Workspace {
             .collect();
         let names = match table {
             Some(table) => vec![table.clone()],
-            None => self.lake.list()?,
+            None => self.lake.list().await?,
         };
-        let (owner, _heartbeat) = self.own()?;
+        let (owner, _heartbeat) = self.own().await?;
         finish_rollback(&owner, self.store.as_ref()).await?;
         let releases = self.lake.releases().await?;
         let mut reports = Vec::new();

@@ -26,6 +26,8 @@ use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as PlannerStatement;
 use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, ExprWithAlias as SQLExprWithAlias, Statement};
 use datafusion::sql::sqlparser::tokenizer::Span;
+use object_store::ObjectStore;
+use url::Url;
 
 use crate::functions;
 use crate::query::BoundQuery;
@@ -92,6 +94,11 @@ impl Sessions {
         &self.spill_folder
     }
 
+    /// Lets queries read from an object store, by the URL of its bucket.
+    pub fn register_store(&self, bucket: &Url, store: Arc<dyn ObjectStore>) {
+        self.runtime.register_object_store(bucket, store);
+    }
+
     /// Makes a planner for one query at one moment.
     ///
     /// # Errors
@@ -105,6 +112,8 @@ impl Sessions {
         let options = config.options_mut();
         options.sql_parser.collect_spans = true;
         options.sql_parser.map_string_types_to_utf8view = false;
+        // Enough for the footer and the page index of most files: one request instead of three.
+        options.execution.parquet.metadata_size_hint = Some(512 << 10);
         options.execution.time_zone = Some("UTC".to_owned());
         // With dictionary columns on one side these make hash joins fail inside the engine.
         options.optimizer.hash_join_inlist_pushdown_max_size = 0;

@@ -92,7 +92,7 @@ impl Session<'_> {
             .collect();
         let words: Vec<&str> = words.iter().map(String::as_str).collect();
         match words.as_slice() {
-            ["SHOW", "TABLES", ..] => self.show_tables(),
+            ["SHOW", "TABLES", ..] => self.show_tables().await,
             ["DESCRIBE" | "DESC", "HISTORY", ..] => {
                 let rows = Access::new(self.workspace).history(&self.name(text, 2)?, 1_000).await?;
                 history::show(&rows, self.screen);
@@ -126,8 +126,8 @@ impl Session<'_> {
         })
     }
 
-    fn show_tables(&self) -> Result<()> {
-        let names = Access::new(self.workspace).names()?;
+    async fn show_tables(&self) -> Result<()> {
+        let names = Access::new(self.workspace).names().await?;
         match self.format {
             Format::Json => self.screen.json(&json!(names)),
             _ => names.iter().for_each(|name| self.screen.line(name)),

@@ -68,7 +68,7 @@ async fn tables_are_read_alike_after_every_kind_of_commit() {
     let folder = tempfile::tempdir().unwrap();
     let clock: Arc<dyn Clock> = Arc::new(SystemClock);
     let lake = Lake::open(folder.path(), clock, Arc::new(NoFaults)).unwrap();
-    let owner = lake.own().unwrap();
+    let owner = lake.own().await.unwrap();
     let writer = owner.writer(&TableName::new("raw", "t"));
     let see = || seen(&python, folder.path());
 
@@ -128,7 +128,7 @@ async fn a_table_is_read_alike_after_its_columns_became_wider() {
     let Some(python) = python() else { return };
     let folder = tempfile::tempdir().unwrap();
     let lake = Lake::open(folder.path(), Arc::new(SystemClock), Arc::new(NoFaults)).unwrap();
-    let owner = lake.own().unwrap();
+    let owner = lake.own().await.unwrap();
     let writer = owner.writer(&TableName::new("raw", "t"));
     let spec = |id: DataType| TableSpec {
         schema: Arc::new(Schema::new(vec![

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use catchment_catalog::{BatchRecord, RunStatus};
 use catchment_core::{Error, FlowName, NoFaults, SystemClock};
 use catchment_flows::Progress;
-use catchment_pipelines::{Access, RunOptions, RunReport, Workspace};
+use catchment_pipelines::{Access, Machine, RunOptions, RunReport, Workspace};
 use catchment_sql::{SqlText, query_error};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
@@ -65,7 +65,12 @@ impl From<Error> for Said {
 
 impl Database {
     fn workspace(&self) -> Result<Workspace, Said> {
-        Ok(Workspace::open(self.project.path(), &[], Arc::new(SystemClock), Arc::new(NoFaults))?)
+        let machine = Machine {
+            clock: Arc::new(SystemClock),
+            faults: Arc::new(NoFaults),
+            variables: std::collections::BTreeMap::new(),
+        };
+        Ok(Workspace::open(self.project.path(), &[], &machine)?)
     }
 
     async fn run_project(&self) -> Result<(), Said> {

@@ -150,7 +150,7 @@ impl Planner<'_> {
         to: Snapshot,
         flows: &BTreeSet<FlowName>,
     ) -> Result<Option<(Snapshot, Vec<BatchPlan>, Vec<TableStep>)>> {
-        if self.lost_files(now, &to)? {
+        if self.lost_files(now, &to).await? {
             return Ok(None);
         }
         let Some(openings) = self.openings(dataset, now, Some(&to), flows).await? else { return Ok(None) };
@@ -159,10 +159,12 @@ impl Planner<'_> {
     }
 
     /// Whether data files of an older version are gone.
-    fn lost_files(&self, now: &Snapshot, then: &Snapshot) -> Result<bool> {
+    async fn lost_files(&self, now: &Snapshot, then: &Snapshot) -> Result<bool> {
         let held: BTreeSet<String> = now.files()?.into_iter().map(|file| file.path).collect();
-        let folder = self.lake.layout().table_folder(now.name());
-        Ok(then.files()?.iter().any(|file| !held.contains(&file.path) && !folder.join(&file.path).exists()))
+        let then = then.files()?;
+        let needed: Vec<&str> =
+            then.iter().filter(|file| !held.contains(&file.path)).map(|file| file.path.as_str()).collect();
+        Ok(!self.lake.table(now.name()).missing_files(&needed).await?.is_empty())
     }
 
     /// The plans that open new epochs; `None` when one cannot be made since an old plan is not kept any more.
@@ -251,7 +253,7 @@ impl Planner<'_> {
             None => None,
         };
         if let Some(to) = &to
-            && self.lost_files(&now, to)?
+            && self.lost_files(&now, to).await?
         {
             return Ok(None);
         }
@@ -340,9 +342,9 @@ impl Planner<'_> {
                 if self.steps.iter().any(|step| step.dataset == table) {
                     continue;
                 }
-                let folder = self.lake.layout().table_folder(&table);
-                let lost = files.into_iter().filter(|file| !folder.join(&file.path).exists());
-                gone.extend(lost.map(|file| format!("{table}/{}", file.path)));
+                let paths: Vec<&str> = files.iter().map(|file| file.path.as_str()).collect();
+                let lost = self.lake.table(&table).missing_files(&paths).await?;
+                gone.extend(lost.into_iter().map(|path| format!("{table}/{path}")));
             }
         }
         Ok(gone)

@@ -8,6 +8,7 @@ use std::io::{BufRead, Read};
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use catchment_lake::LocalFile;
 use csv::ByteRecord;
 use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 
@@ -25,6 +26,8 @@ const RUN_RECORDS: usize = 2_048;
 pub(crate) struct Unit {
     /// The index of the file.
     pub(crate) file: usize,
+    /// Where the file lies while it is read.
+    pub(crate) at: Arc<LocalFile>,
     pub(crate) body: Body,
 }
 
@@ -54,15 +57,19 @@ pub(crate) struct Cut {
 /// The units of some files, in source order.
 pub(crate) struct UnitQueue {
     cut: Cut,
-    files: Vec<PathBuf>,
+    files: usize,
+    fetch: Box<Fetch>,
     state: Mutex<State>,
 }
+
+/// Brings a file, by its index, to this machine's disk.
+type Fetch = dyn Fn(usize) -> Result<LocalFile, Failure> + Send + Sync;
 
 #[derive(Default)]
 struct State {
     /// The next file to open.
     next: usize,
-    reader: Option<Reader>,
+    reader: Option<(Reader, Arc<LocalFile>)>,
 }
 
 enum Reader {
@@ -86,7 +93,13 @@ enum Reader {
 
 impl UnitQueue {
     pub(crate) fn new(cut: Cut, files: Vec<PathBuf>) -> Self {
-        Self { cut, files, state: Mutex::default() }
+        let count = files.len();
+        Self::fetched(cut, count, Box::new(move |file| Ok(LocalFile::new(files[file].clone()))))
+    }
+
+    /// The units of `count` files that are fetched one by one.
+    pub(crate) fn fetched(cut: Cut, count: usize, fetch: Box<Fetch>) -> Self {
+        Self { cut, files: count, fetch, state: Mutex::default() }
     }
 
     /// The next unit, `None` after the last. After a failure, which names the file, the queue goes on
@@ -97,15 +110,20 @@ impl UnitQueue {
             let file = match &state.reader {
                 Some(_) => state.next - 1,
                 None => {
-                    let Some(path) = self.files.get(state.next) else { return Ok(None) };
+                    if state.next == self.files {
+                        return Ok(None);
+                    }
                     let file = state.next;
                     state.next += 1;
-                    state.reader = Some(Reader::open(path, &self.cut).map_err(|failure| (file, failure))?);
+                    let failed = |failure| (file, failure);
+                    let at = (self.fetch)(file).map_err(failed)?;
+                    state.reader = Some((Reader::open(at.path(), &self.cut).map_err(failed)?, Arc::new(at)));
                     file
                 }
             };
-            match state.reader.as_mut().map_or(Ok(None), Reader::next) {
-                Ok(Some(body)) => return Ok(Some(Unit { file, body })),
+            let Some((reader, at)) = state.reader.as_mut() else { continue };
+            match reader.next() {
+                Ok(Some(body)) => return Ok(Some(Unit { file, at: Arc::clone(at), body })),
                 Ok(None) => state.reader = None,
                 Err(failure) => {
                     state.reader = None;
@@ -118,7 +136,7 @@ impl UnitQueue {
 
 impl std::fmt::Debug for UnitQueue {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("UnitQueue").field("files", &self.files.len()).finish_non_exhaustive()
+        f.debug_struct("UnitQueue").field("files", &self.files).finish_non_exhaustive()
     }
 }
 

@@ -29,7 +29,7 @@ impl Workspace {
     /// Returns [`catchment_core::Code::TABLE_UNKNOWN`], and errors of reading tables and the catalog.
     pub async fn advise(&self, tables: &[TableName]) -> Result<Vec<Advice>> {
         let names = match tables.is_empty() {
-            true => self.lake.list()?.into_iter().filter(|name| !name.is_quarantine()).collect(),
+            true => self.lake.list().await?.into_iter().filter(|name| !name.is_quarantine()).collect(),
             false => tables.to_vec(),
         };
         let queries = self.store.queries(usize::MAX)?;

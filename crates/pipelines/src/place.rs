@@ -1,0 +1,95 @@
+//! Where a project's lake lies: in a folder, or in a bucket of an object store.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use catchment_core::{Clock, Code, Error, Faults, Result};
+use catchment_lake::Lake;
+use catchment_sql::Sessions;
+use object_store::aws::AmazonS3ConfigKey;
+use object_store::azure::AzureConfigKey;
+use object_store::gcp::GoogleConfigKey;
+use object_store::{ObjectStore, ObjectStoreScheme, parse_url_opts};
+use url::{Position, Url};
+
+use crate::config::LoadedConfig;
+
+/// What the machine gives to a project.
+pub struct Machine {
+    /// Its clock.
+    pub clock: Arc<dyn Clock>,
+    /// Where it is made to fail, for tests.
+    pub faults: Arc<dyn Faults>,
+    /// Variables of the environment that object stores know, such as `AWS_ACCESS_KEY_ID`.
+    pub variables: BTreeMap<String, String>,
+}
+
+/// Words in the names of options that hold secrets.
+const SECRET: &[&str] = &["secret", "password", "token", "access_key", "account_key", "sas", "credential"];
+
+/// Opens the lake that the configuration names.
+pub(crate) fn open_lake(
+    config: &LoadedConfig,
+    machine: &Machine,
+    sessions: &Sessions,
+    scratch: PathBuf,
+) -> Result<Arc<Lake>> {
+    let (clock, faults) = (Arc::clone(&machine.clock), Arc::clone(&machine.faults));
+    let storage = &config.config.storage;
+    if !storage.lake.contains("://") {
+        if let Some(key) = storage.options.keys().next() {
+            return Err(invalid(format!("storage.options.{key} is for a lake in an object store"))
+                .hint("storage.lake names a folder; write a URL such as s3://bucket/lake"));
+        }
+        return Lake::open(&config.folder.join(&storage.lake), clock, faults);
+    }
+    let url = Url::parse(&storage.lake).map_err(|error| {
+        invalid(format!("storage.lake is {:?}, which is no URL", storage.lake)).because(error)
+    })?;
+    let scheme = ObjectStoreScheme::parse(&url).map(|(scheme, _)| scheme).map_err(|error| {
+        invalid(format!("storage.lake is {:?}", storage.lake))
+            .because(error)
+            .hint("write a folder, s3://bucket/lake, gs://bucket/lake or az://container/lake")
+    })?;
+    for key in storage.options.keys() {
+        require_option(&scheme, key)?;
+    }
+    let variables = machine.variables.iter().map(|(name, value)| (name.to_lowercase(), value.clone()));
+    let options: BTreeMap<String, String> = variables.chain(storage.options.clone()).collect();
+    let (store, root) = parse_url_opts(&url, options)
+        .map_err(|error| invalid(format!("lake {:?} cannot be opened", storage.lake)).because(error))?;
+    let store: Arc<dyn ObjectStore> = Arc::from(store);
+    let bucket = Url::parse(&url[..Position::BeforePath])
+        .map_err(|error| invalid(format!("storage.lake is {:?}", storage.lake)).because(error))?;
+    let lake = Lake::open_remote(bucket.clone(), root, store, scratch, clock, faults);
+    sessions.register_store(&bucket, Arc::clone(lake.store()) as Arc<dyn ObjectStore>);
+    Ok(lake)
+}
+
+/// Makes sure that an option is one of the store's, and no secret.
+fn require_option(scheme: &ObjectStoreScheme, key: &str) -> Result<()> {
+    let is_known = match scheme {
+        ObjectStoreScheme::AmazonS3 => AmazonS3ConfigKey::from_str(key).is_ok(),
+        ObjectStoreScheme::GoogleCloudStorage => GoogleConfigKey::from_str(key).is_ok(),
+        ObjectStoreScheme::MicrosoftAzure => AzureConfigKey::from_str(key).is_ok(),
+        _ => {
+            return Err(invalid("storage.lake is in a store that a lake cannot be kept in".to_owned())
+                .hint("write a folder, s3://bucket/lake, gs://bucket/lake or az://container/lake"));
+        }
+    };
+    if !is_known {
+        return Err(invalid(format!("storage.options.{key} is no option of the lake's store"))
+            .hint("such as endpoint, region and allow_http for S3"));
+    }
+    if SECRET.iter().any(|word| key.to_lowercase().contains(word)) {
+        return Err(invalid(format!("storage.options.{key} holds a secret"))
+            .hint("leave it out of the file: set a variable such as AWS_SECRET_ACCESS_KEY"));
+    }
+    Ok(())
+}
+
+fn invalid(what: String) -> Error {
+    Error::new(Code::CONFIG_INVALID, what)
+}
