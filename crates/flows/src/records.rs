@@ -136,6 +136,9 @@ pub struct StagedOutput {
     pub spec: TableSpec,
     /// Whether the files replace what the table holds.
     pub replace: bool,
+    /// The partitions whose files they replace, as a condition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces: Option<String>,
     /// The data files.
     pub adds: Vec<Add>,
     /// Files of the table that they take the place of.

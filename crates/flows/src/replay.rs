@@ -227,6 +227,7 @@ impl Runtime {
                     table,
                     spec: declared,
                     replace: false,
+                    replaces: None,
                     adds: Vec::new(),
                     removes: Vec::new(),
                 };

@@ -337,7 +337,7 @@ impl Runtime {
                 published.is_none() || streams.iter().any(|input| plan.ranges.contains_key(&input.name))
             }
             FlowKind::AppendOnce => taken.last.as_ref().is_none_or(BatchPlan::starts_over),
-            FlowKind::Replace => {
+            FlowKind::Replace | FlowKind::ReplaceWhere => {
                 refresh || taken.last.as_ref().is_none_or(|last| !plan.same_input(last, &taken.versions))
             }
         };
@@ -359,6 +359,8 @@ impl Runtime {
         let (staged, known) = if plan.is_reset() {
             self.take_known_keys(&spec.target);
             (self.reset(spec, plan).await?, None)
+        } else if let Some(condition) = &spec.replaces {
+            (self.compute_where(spec, plan, condition).await?, None)
         } else {
             self.compute(spec, plan, None).await?
         };
@@ -389,14 +391,18 @@ impl Runtime {
                 self.lake().faults().reach(FaultPoint::BetweenOutputs)?;
             }
             let writer = self.owner.writer(&output.table);
+            // Partitions are told of as a backfill tells of them: readers of streams have to know.
+            let replaces = output.replaces.as_ref();
             let publication = Publication {
                 position: Some((spec.name.clone(), plan.position)),
                 other_positions: plan.resets.iter().filter(|(flow, _)| *flow != spec.name).cloned().collect(),
                 adds: output.adds.clone(),
                 removes: output.removes.clone(),
-                batch: json!({ "dataset": spec.target, "flow": spec.name, "position": plan.position, "summary": staged.summary }),
+                batch: json!({ "dataset": spec.target, "flow": spec.name, "position": plan.position, "replaces": replaces, "summary": staged.summary }),
             };
-            let outcome = if output.replace {
+            let outcome = if let Some(condition) = replaces {
+                self.publish_where(spec, plan, condition, publication).await?
+            } else if output.replace {
                 writer.overwrite(&output.spec, publication).await?
             } else if !output.removes.is_empty() {
                 writer.ensure(&output.spec).await?;
@@ -500,6 +506,7 @@ impl Runtime {
             table,
             spec,
             replace: true,
+            replaces: None,
             adds: Vec::new(),
             removes: Vec::new(),
         };

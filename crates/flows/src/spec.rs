@@ -18,6 +18,8 @@ pub enum FlowKind {
     AppendOnce,
     /// The result replaces what the table held.
     Replace,
+    /// The result replaces what some partitions held, see [`FlowSpec::replaces`].
+    ReplaceWhere,
 }
 
 /// A flow, ready to run.
@@ -31,6 +33,8 @@ pub struct FlowSpec {
     pub kind: FlowKind,
     /// The file its query stands in.
     pub text: Arc<SqlText>,
+    /// The partitions that the result replaces, as a condition; all rows of it are in these.
+    pub replaces: Option<String>,
     /// Its query.
     pub query: BoundQuery,
     /// What the query reads, one for each relation.

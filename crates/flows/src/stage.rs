@@ -277,6 +277,7 @@ impl Runtime {
                 table: spec.target.quarantine(),
                 spec: quarantine_spec(&spec.target),
                 replace,
+                replaces: None,
                 adds: quarantined.adds,
                 removes: Vec::new(),
             });
@@ -285,6 +286,7 @@ impl Runtime {
             table: spec.target.clone(),
             spec: spec.table.clone(),
             replace,
+            replaces: if plan.replaces.is_some() { None } else { spec.replaces.clone() },
             adds: attempt.computed.written.adds,
             removes: Vec::new(),
         });

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use catchment_core::{Code, Error, FlowName, Result, TableName};
-use catchment_flows::{FlowKind, FlowSpec, Input, InputKind, require_incremental};
+use catchment_flows::{FlowKind, FlowSpec, Input, InputKind, PartitionCondition, require_incremental};
 use catchment_ingest::files::{FileSource, ReadFiles};
 use catchment_ingest::{Limits, Source, TableSource};
 use catchment_lake::{CLUSTER_BY, Lake, TableSpec, storable_schema};
@@ -64,6 +64,8 @@ pub(crate) struct Draft<'p> {
     pub(crate) kind: FlowKind,
     pub(crate) text: &'p Arc<SqlText>,
     pub(crate) query: BoundQuery,
+    /// The partitions that its result replaces, and where that stands.
+    pub(crate) replaces: Option<&'p (String, Span)>,
     pub(crate) definition: String,
     /// What `DISTINCT ON` asks for, over a stream.
     pub(crate) distinct: Option<Expectation>,
@@ -159,6 +161,7 @@ impl<'p> Checker<'p> {
                 kind,
                 text: &declared.text,
                 query: bound,
+                replaces: None,
                 definition,
                 distinct,
             });
@@ -179,7 +182,17 @@ impl<'p> Checker<'p> {
                 continue;
             }
             let Some(mut bound) = self.bind(&declared.text, &declared.body.query) else { continue };
-            let kind = if declared.body.once { FlowKind::AppendOnce } else { FlowKind::Append };
+            let kind = match (declared.body.once, &declared.body.replaces) {
+                (false, Some(_)) => FlowKind::ReplaceWhere,
+                (true, None) => FlowKind::AppendOnce,
+                (false, None) => FlowKind::Append,
+                (true, Some((_, at))) => {
+                    let error = Error::new(Code::FLOW_TARGET, "a flow that runs once replaces nothing");
+                    self.errors
+                        .push(error.at(declared.text.place(*at)).hint("take ONCE or REPLACE WHERE away"));
+                    continue;
+                }
+            };
             let distinct = self.distinct(kind, &declared.text, &mut bound);
             let definition = declared.text.slice(declared.span.start, declared.span.end);
             let flow = FlowName::new(name.clone());
@@ -188,6 +201,7 @@ impl<'p> Checker<'p> {
                 kind,
                 text: &declared.text,
                 query: bound,
+                replaces: declared.body.replaces.as_ref(),
                 definition,
                 distinct,
             });
@@ -317,6 +331,11 @@ impl<'p> Checker<'p> {
         let rules = bound.map_or_else(String::new, |bound| format!("\n{}", bound.text));
         let table =
             TableSpec { schema, partition_columns, comment: declared.body.comment.clone(), properties };
+        for (draft, (condition, at)) in drafts.iter().filter_map(|draft| Some((draft, draft.replaces?))) {
+            let moment = Moment { micros: 0, seed: 0 };
+            PartitionCondition::plan(self.sessions, moment, condition, &table)
+                .map_err(|error| error.at(draft.text.place(*at)))?;
+        }
         let flows = specs
             .into_iter()
             .map(|(draft, inputs)| FlowSpec {
@@ -325,6 +344,7 @@ impl<'p> Checker<'p> {
                 kind: draft.kind,
                 text: Arc::clone(draft.text),
                 query: draft.query.clone(),
+                replaces: draft.replaces.map(|(condition, _)| condition.clone()),
                 inputs,
                 expectations: expectations::with(&expectations, draft.distinct.as_ref()),
                 ruleset: ruleset.clone(),
@@ -375,7 +395,7 @@ impl<'p> Checker<'p> {
                 return Err(at(Error::new(Code::NOT_STREAMING, "a streaming table's query reads no stream"))
                     .hint("write FROM STREAM before a source, or make it a MATERIALIZED VIEW"));
             }
-            FlowKind::AppendOnce | FlowKind::Replace if !streams.is_empty() => {
+            FlowKind::AppendOnce | FlowKind::Replace | FlowKind::ReplaceWhere if !streams.is_empty() => {
                 return Err(at(Error::new(
                     Code::FLOW_TARGET,
                     "a query that is run as a whole reads a stream",

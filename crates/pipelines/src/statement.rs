@@ -87,6 +87,8 @@ pub struct FlowStatement {
     pub target: (TableName, Span),
     /// Whether it runs once.
     pub once: bool,
+    /// The partitions that its result replaces, as a condition, and where that stands.
+    pub replaces: Option<(String, Span)>,
     /// Its query.
     pub query: ParsedQuery,
 }
@@ -303,10 +305,24 @@ impl Reader<'_> {
         if self.parser.parse_keyword(Keyword::BY) && !self.word("name") {
             return Err(self.unexpected("NAME"));
         }
-        if self.peek_word("replace") {
-            return Err(self.not_yet("REPLACE USING and REPLACE WHERE"));
+        let replaces = self.replaces()?;
+        let query = self.query()?;
+        Ok(Body::Flow(FlowStatement { name: (normal(&name), span), target, once, replaces, query }))
+    }
+
+    /// `[REPLACE WHERE condition]`
+    fn replaces(&mut self) -> Result<Option<(String, Span)>> {
+        if !self.word("replace") {
+            return Ok(None);
         }
-        Ok(Body::Flow(FlowStatement { name: (normal(&name), span), target, once, query: self.query()? }))
+        if !self.parser.parse_keyword(Keyword::WHERE) {
+            return Err(self.not_yet("REPLACE USING"));
+        }
+        let start = self.parser.peek_token_ref().span.start;
+        self.parser.parse_expr().map_err(|error| self.syntax(&error))?;
+        let end = self.parser.peek_token_ref().span.start;
+        let condition = self.text.slice(start, end).trim().to_owned();
+        Ok(Some((condition, Span::new(start, end))))
     }
 
     fn query(&mut self) -> Result<ParsedQuery> {

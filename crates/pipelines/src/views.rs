@@ -20,6 +20,7 @@ impl Checker<'_> {
                 kind: FlowKind::Replace,
                 text: &view.text,
                 query,
+                replaces: None,
                 definition: String::new(),
                 distinct: None,
             };

@@ -271,3 +271,46 @@ fn what_reads_the_partitions_as_a_stream_follows_in_the_same_partitions() {
     project.call(&["backfill", "s.same", "s.other", "--all"]).exits(2);
     assert_eq!(project.query(sums), json!([{ "same": 201, "other": 1, "apart": 1 }]));
 }
+
+#[test]
+fn a_flow_replaces_the_partitions_of_its_condition_and_no_others() {
+    let project = Project::new(
+        "CREATE MATERIALIZED VIEW raw.o AS SELECT id, amount AS v, CAST(day AS DATE) AS day FROM read_files('in', format => 'json', schema => 'id BIGINT, amount BIGINT, day STRING');
+         CREATE STREAMING TABLE t.days (CONSTRAINT positive EXPECT (total > 0) ON VIOLATION QUARANTINE) PARTITIONED BY (day);
+         CREATE FLOW old AS INSERT ONCE INTO t.days BY NAME SELECT CAST('2023-12-31' AS DATE) AS day, 1 AS n, 5 AS total;
+         CREATE FLOW recent AS INSERT INTO t.days BY NAME REPLACE WHERE day >= DATE '2024-01-02' AND day IS NOT NULL
+           SELECT day, count(*) AS n, sum(v) AS total FROM raw.o GROUP BY day;",
+    );
+    let days = || {
+        let rows = project.query("SELECT day, n, total FROM t.days ORDER BY day");
+        let rows = rows.as_array().unwrap().iter();
+        json!(
+            rows.map(|row| json!([row["day"].as_str().unwrap()[5..], row["n"], row["total"]]))
+                .collect::<Vec<_>>()
+        )
+    };
+    write_day(&project, "a", &[(1, 5, "01"), (2, 6, "02"), (3, 7, "03"), (4, -9, "04")]);
+    project.call(&["run"]).exits(2);
+    // The first day is not in the condition, so it is left out.
+    assert_eq!(days(), json!([["12-31", 1, 5], ["01-02", 1, 6], ["01-03", 1, 7]]));
+    // What it reads is computed again as a whole, corrected and late rows with it.
+    write_day(&project, "a", &[(1, 5, "01"), (2, 60, "02"), (4, -9, "04")]);
+    write_day(&project, "b", &[(5, 1, "02"), (6, 2, "05")]);
+    project.call(&["run", "--json"]);
+    assert_eq!(days(), json!([["12-31", 1, 5], ["01-02", 2, 61], ["01-05", 1, 2]]));
+    let apart = project.query("SELECT count(*) AS n FROM t.days__quarantine");
+    assert_eq!(apart, json!([{ "n": 1 }]), "the same bad row is there once");
+    assert_eq!(dataset(&project.run(), "t.days")["status"], "up to date");
+    // A kill anywhere leaves either what was or what is.
+    for hits in (1..30).step_by(3) {
+        write_day(&project, "b", &[(5, hits, "02")]);
+        project.command(&["run"]).env("CATCHMENT_FAULT", format!("any:{hits}:abort")).output().unwrap();
+        project.call(&["run"]);
+        assert_eq!(days(), json!([["12-31", 1, 5], ["01-02", 2, 60 + hits]]), "killed at {hits}");
+    }
+    let text = std::fs::read_to_string(project.path().join("pipelines/all.sql")).unwrap();
+    project
+        .write("pipelines/all.sql", text.replace("REPLACE WHERE day >=", "REPLACE WHERE n > 1 AND day >="));
+    let told = project.call(&["check"]).exits(1).err;
+    assert!(told.contains("partition columns are day") && told.contains("all.sql:4:"), "{told}");
+}

@@ -85,21 +85,69 @@ impl Runtime {
             return Err(Error::new(Code::INTERNAL, "a batch of a replacement replaces nothing"));
         };
         let changed: BTreeSet<String> = replaces.changed.iter().map(|file| file.path.clone()).collect();
-        let held = Held::read(self.owner.lake(), &self.sessions, spec, plan, &changed).await?;
-        let replacing = Arc::new(Replacing {
-            condition: self.condition(spec, plan, &replaces.condition)?,
-            within: self.condition(spec, plan, &replaces.within)?,
-            changed: held.pieces_of(&changed),
-            held,
-            beside: beside.to_vec(),
-            outside: std::sync::Mutex::default(),
-            straddling: std::sync::Mutex::default(),
-        });
+        let conditions = (replaces.condition.as_str(), replaces.within.as_str());
+        let replacing = self.replacing(spec, plan, conditions, &changed, beside.to_vec()).await?;
         let (mut staged, _) = self.compute(spec, plan, Some(&replacing)).await?;
         let outside = replacing.files_outside();
         staged.again =
             replaces.changed.iter().filter(|file| !outside.contains(&file.path)).cloned().collect();
         Ok((staged, replacing.held.stale(changed)))
+    }
+
+    /// What is known of the input of a batch, and the partitions that it replaces: those of its commit, and all that
+    /// are asked for.
+    async fn replacing(
+        &self,
+        spec: &FlowSpec,
+        plan: &BatchPlan,
+        (condition, within): (&str, &str),
+        changed: &BTreeSet<String>,
+        beside: Vec<Add>,
+    ) -> Result<Arc<Replacing>> {
+        let held = Held::read(self.owner.lake(), &self.sessions, spec, plan, changed).await?;
+        Ok(Arc::new(Replacing {
+            condition: self.condition(spec, plan, condition)?,
+            within: self.condition(spec, plan, within)?,
+            changed: held.pieces_of(changed),
+            held,
+            beside,
+            outside: std::sync::Mutex::default(),
+            straddling: std::sync::Mutex::default(),
+        }))
+    }
+
+    /// Computes a batch whose result replaces partitions of its table.
+    pub(crate) async fn compute_where(
+        &self,
+        spec: &FlowSpec,
+        plan: &BatchPlan,
+        condition: &str,
+    ) -> Result<StagedBatch> {
+        self.take_known_keys(&spec.target);
+        let files = match self.owner.lake().table(&spec.target).latest().await? {
+            Some(snapshot) => snapshot.files()?,
+            None => Vec::new(),
+        };
+        let matched = self.condition(spec, plan, condition)?.files(&files)?;
+        let beside = files.into_iter().zip(matched).filter(|(_, matched)| !matched).map(|(add, _)| add);
+        let replacing =
+            self.replacing(spec, plan, (condition, condition), &BTreeSet::new(), beside.collect()).await?;
+        Ok(self.compute(spec, plan, Some(&replacing)).await?.0)
+    }
+
+    /// Publishes such a batch.
+    pub(crate) async fn publish_where(
+        &self,
+        spec: &FlowSpec,
+        plan: &BatchPlan,
+        condition: &str,
+        publication: Publication,
+    ) -> Result<Outcome> {
+        let matching = self.condition(spec, plan, condition)?;
+        let writer = self.owner.writer(&spec.target);
+        writer.ensure(&spec.table).await?;
+        let matches = |files: &[Add]| matching.files(files);
+        Ok(writer.replace_where(condition, &matches, publication).await?.0)
     }
 
     fn condition(&self, spec: &FlowSpec, plan: &BatchPlan, text: &str) -> Result<PartitionCondition> {
