@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use catchment_core::{FaultPoint, FlowName, Position, Result, TableName};
-use catchment_ingest::files::{SeenFile, SeenFiles, SeenRun};
+use catchment_ingest::files::{FileInfo, SeenFile, SeenFiles, SeenRun};
 use catchment_ingest::{Range, Replaced, Standing, TableStanding};
 use catchment_lake::{Lake, Owner};
 
@@ -43,27 +43,49 @@ impl RunName {
 
 /// What a batch took, as bookmarks have it.
 pub(crate) fn seen_by(plan: &BatchPlan, staged: &StagedBatch) -> SeenRun {
+    let mut run = passed_over(plan);
     if plan.replaces.is_some() {
         // All else that it reads was taken before.
         let again = staged.again.iter().cloned();
-        let files = again.map(|file| SeenFile { file, taken_by: plan.position, broken: None }).collect();
-        return SeenRun { files };
+        run.files.extend(again.map(|file| SeenFile {
+            file,
+            taken_by: plan.position,
+            broken: None,
+            passed_over: false,
+        }));
+        return run;
     }
-    let files = plan
-        .ranges
-        .values()
-        .flat_map(Range::files)
-        .filter_map(|file| {
-            let broken = staged.broken.iter().find(|broken| broken.file.path == file.path);
-            // A file that vanished was not taken: when it comes back, it is new.
-            if broken.is_some_and(|broken| broken.vanished) {
-                return None;
-            }
-            let broken = broken.map(|broken| broken.reason.clone());
-            Some(SeenFile { file: file.clone(), taken_by: plan.position, broken })
-        })
-        .collect();
-    SeenRun { files }
+    let files = plan.ranges.values().flat_map(Range::files).filter_map(|file| {
+        let broken = staged.broken.iter().find(|broken| broken.file.path == file.path);
+        // A file that vanished was not taken: when it comes back, it is new.
+        if broken.is_some_and(|broken| broken.vanished) {
+            return None;
+        }
+        let broken = broken.map(|broken| broken.reason.clone());
+        Some(SeenFile { file: file.clone(), taken_by: plan.position, broken, passed_over: false })
+    });
+    run.files.extend(files);
+    run
+}
+
+/// The files that a plan passes over for good.
+fn passed_over(plan: &BatchPlan) -> SeenRun {
+    let files = plan.passed_over.get(&plan.flow).into_iter().flatten().cloned();
+    let seen = |file| SeenFile { file, taken_by: plan.position, broken: None, passed_over: true };
+    SeenRun { files: files.map(seen).collect() }
+}
+
+/// The files that a flow passes over for good.
+///
+/// # Errors
+/// As [`bookmarks`].
+pub(crate) async fn files_passed_over(
+    lake: &Lake,
+    flow: &FlowName,
+    published: Position,
+) -> Result<Vec<FileInfo>> {
+    let seen = SeenRun::merge(seen_runs(lake, flow, published).await?).newest();
+    Ok(seen.files.into_iter().filter(|seen| seen.passed_over).map(|seen| seen.file).collect())
 }
 
 /// The runs of an epoch, without those that a merged run stands for already.
@@ -129,8 +151,9 @@ async fn each_run(
             plans.iter().filter(|at| in_epoch(**at, end) && covered.is_none_or(|covered| **at > covered))
         {
             let plan = records.plan(*at).await?;
-            if !plan.is_opening() {
-                each(seen_by(&plan, &records.staged(*at).await?));
+            match plan.is_opening() {
+                true => each(passed_over(&plan)),
+                false => each(seen_by(&plan, &records.staged(*at).await?)),
             }
         }
     }
@@ -222,9 +245,10 @@ pub(crate) async fn compact(owner: &Owner, flow: &FlowName, published: Position,
     let mut parts = Vec::new();
     for at in &fresh {
         let plan = records.plan(*at).await?;
-        if !plan.is_opening() {
-            parts.push(seen_by(&plan, &records.staged(*at).await?));
-        }
+        parts.push(match plan.is_opening() {
+            true => passed_over(&plan),
+            false => seen_by(&plan, &records.staged(*at).await?),
+        });
     }
     if let (Some(first), Some(last)) = (fresh.first(), fresh.last()) {
         let mut name = RunName { first: *first, last: *last };

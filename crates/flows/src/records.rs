@@ -30,6 +30,13 @@ pub struct BatchPlan {
     /// The partitions that the batch computes anew, from what was taken before, when it does.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replaces: Option<Replacement>,
+    /// The partitions that the flow's results replace, when it is such a flow, as a condition.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replaces_where: Option<String>,
+    /// Files that were there before a flow and that it never reads, by flow: found by its first batch, and kept by
+    /// those that begin anew.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub passed_over: BTreeMap<FlowName, Vec<FileInfo>>,
     /// What `now()` says in the batch, in microseconds since the Unix epoch.
     pub planned_at: i64,
     /// What `random()` starts from in the batch.
@@ -72,6 +79,8 @@ impl BatchPlan {
             restores: None,
             resets: Vec::new(),
             replaces: None,
+            passed_over: BTreeMap::new(),
+            replaces_where: None,
             planned_at,
             seed: 0,
             ranges: BTreeMap::new(),

@@ -12,12 +12,12 @@ use catchment_sql::Sessions;
 use rand::Rng;
 use serde_json::json;
 
-use crate::bookmarks::{Taken, compact, taken};
+use crate::bookmarks::{Taken, compact, files_passed_over, taken};
 use crate::passed::{Passed, same_rows};
 use crate::quarantine::quarantine_spec;
 use crate::records::{BatchPlan, BatchSummary, Records, StagedBatch, StagedOutput};
 use crate::resume::{Resume, resume};
-use crate::spec::{FlowKind, FlowSpec, InputKind};
+use crate::spec::{FlowKind, FlowSpec, Input, InputKind};
 use crate::unique::KnownKeys;
 
 /// Is told what flows do while they run.
@@ -290,11 +290,18 @@ impl Runtime {
         let mut plan = BatchPlan {
             seed: rand::rng().random(),
             tables: taken.tables.clone(),
+            replaces_where: spec.replaces.clone(),
             definition_hash: definition_hash(spec),
             definition: spec.definition.clone(),
             ..BatchPlan::empty(spec.name.clone(), at, self.clock.now_micros())
         };
+        spec.require_kind_of(taken.last.as_ref())?;
         let known = taken.versions.clone();
+        if taken.last.is_none() {
+            let existing = spec.existing_files().await?;
+            existing.iter().for_each(|file| Arc::make_mut(&mut taken.files).insert_passed_over(file));
+            plan.passed_over.extend((!existing.is_empty()).then(|| (spec.name.clone(), existing)));
+        }
         for input in &spec.inputs {
             let range = match &input.kind {
                 InputKind::Stream(source, limits) => source
@@ -526,12 +533,16 @@ impl Runtime {
     /// Returns errors of reading and writing. Once this returns, running the flows completes the
     /// refresh, also after a crash.
     pub async fn begin_refresh(&self, flows: &[&FlowSpec]) -> Result<()> {
-        let mut resets = Vec::new();
+        let (mut resets, mut passed_over) = (Vec::new(), BTreeMap::new());
         for spec in flows.iter().filter(|spec| spec.kind != FlowKind::Replace) {
             let published = self.owner.writer(&spec.target).position(&spec.name).await?;
             let (plans, _) = Records::new(self.lake(), &spec.name).positions().await?;
             if let Some(newest) = published.max(plans.last().copied()) {
                 resets.push((spec.name.clone(), Position::new(newest.epoch + 1, 0)));
+            }
+            if let Some(published) = published.filter(|_| spec.inputs.iter().any(Input::leaves_existing)) {
+                let files = files_passed_over(self.lake(), &spec.name, published).await?;
+                passed_over.insert(spec.name.clone(), files);
             }
         }
         // One plan is enough: publishing it writes those of the others.
@@ -544,6 +555,7 @@ impl Runtime {
         };
         let plan = BatchPlan {
             resets,
+            passed_over,
             definition_hash: definition_hash(spec),
             definition: spec.definition.clone(),
             ..BatchPlan::empty(flow.clone(), position, self.clock.now_micros())

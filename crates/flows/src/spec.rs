@@ -2,12 +2,15 @@
 
 use std::sync::Arc;
 
-use catchment_core::{FlowName, TableName};
+use catchment_core::{Code, Error, FlowName, Result, TableName};
+use catchment_ingest::files::FileInfo;
 use catchment_ingest::{Limits, Source};
 use catchment_lake::TableSpec;
 use catchment_quality::Expectation;
 use catchment_quality::dqdl::Ruleset;
 use catchment_sql::{BoundQuery, SqlText};
+
+use crate::records::BatchPlan;
 
 /// How a flow's result goes into its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -69,4 +72,43 @@ pub enum InputKind {
     Everything(Arc<dyn Source>),
     /// A table at the version it has when the batch is planned, or at a fixed one.
     Table(TableName, Option<u64>),
+}
+
+impl Input {
+    /// Whether files that are there when the flow first reads are never read.
+    pub(crate) fn leaves_existing(&self) -> bool {
+        matches!(&self.kind, InputKind::Stream(source, _) if source.leaves_existing())
+    }
+}
+
+impl FlowSpec {
+    /// Makes sure that the flow goes on as it began: what replaced partitions does not know what it has taken, and
+    /// what added rows has left rows that nothing would replace.
+    pub(crate) fn require_kind_of(&self, last: Option<&BatchPlan>) -> Result<()> {
+        let Some(last) = last.filter(|last| !last.is_opening()) else { return Ok(()) };
+        if last.replaces_where.is_some() == self.replaces.is_some() || self.kind == FlowKind::Replace {
+            return Ok(());
+        }
+        let (before, now) = match self.replaces {
+            Some(_) => ("added rows", "replaces partitions"),
+            None => ("replaced partitions", "adds rows"),
+        };
+        Err(Error::new(
+            Code::FLOW_TARGET,
+            format!("flow \"{}\" {before} before, and {now} by its new definition", self.name),
+        )
+        .hint(format!("build the table anew: `catchment run --full-refresh --select {}`", self.target)))
+    }
+
+    /// Files that are there before the flow reads anything, and that it leaves out for good.
+    pub(crate) async fn existing_files(&self) -> Result<Vec<FileInfo>> {
+        let mut existing = Vec::new();
+        for input in self.inputs.iter().filter(|input| input.leaves_existing()) {
+            if let InputKind::Stream(source, _) = &input.kind {
+                let all = source.everything().await?;
+                existing.extend(all.iter().flat_map(|range| range.files()).cloned());
+            }
+        }
+        Ok(existing)
+    }
 }

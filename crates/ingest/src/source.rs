@@ -89,6 +89,11 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         Ok(Vec::new())
     }
 
+    /// Whether pieces that are there when a flow first reads are never read.
+    fn leaves_existing(&self) -> bool {
+        false
+    }
+
     /// Whether the pieces of a range are as they were when it was planned, as far as they are still there.
     ///
     /// # Errors

@@ -18,6 +18,7 @@ use url::Url;
 use crate::failure::storage_error;
 use crate::layout::Layout;
 use crate::lease::Lease;
+use crate::log::OWNER_APPLICATION;
 use crate::store::DurableStore;
 use crate::table::Table;
 use crate::writer::TableWriter;
@@ -123,7 +124,17 @@ impl Lake {
     /// # Errors
     /// Returns [`catchment_core::Code::LAKE_OWNED`] when another process has it.
     pub async fn own(self: &Arc<Self>) -> Result<Owner> {
-        let lease = Lease::acquire(&self.layout, &self.store, &self.clock, self.faults.as_ref()).await?;
+        let mut lease = Lease::acquire(&self.layout, &self.store, &self.clock, self.faults.as_ref()).await?;
+        if lease.generation() == 1 {
+            // The first lease, or one after the record was removed: commits may tell of later owners.
+            let mut newest = 0;
+            for name in self.list().await? {
+                if let Ok(Some(snapshot)) = self.table(&name).latest().await {
+                    newest = newest.max(snapshot.transaction(OWNER_APPLICATION).await?.unwrap_or(0));
+                }
+            }
+            lease.raise(u64::try_from(newest).unwrap_or(0)).await?;
+        }
         Ok(Owner { lake: Arc::clone(self), lease: Arc::new(lease), writers: Mutex::default() })
     }
 

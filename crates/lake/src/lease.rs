@@ -88,7 +88,7 @@ impl Lease {
         if let Some(record) = known.filter(|record| !is_free(record)) {
             return Err(owned(&place, Some(record)));
         }
-        let generation = known.map_or(1, |record| record.generation + 1);
+        let generation = known.map_or(1, |record| record.generation.saturating_add(1));
         let record =
             Record { generation, host, process: std::process::id(), expires_at: now + EXPIRY_MILLIS };
         let hold = match lock.flatten() {
@@ -114,6 +114,20 @@ impl Lease {
     #[must_use]
     pub fn generation(&self) -> u64 {
         self.record.generation
+    }
+
+    /// Raises the generation above that of owners of whom only their commits tell.
+    pub(crate) async fn raise(&mut self, newest: u64) -> Result<()> {
+        if newest < self.record.generation {
+            return Ok(());
+        }
+        self.record.generation = newest.saturating_add(1);
+        match &self.hold {
+            Hold::Lock(_) => write(&self.store, &self.place, &self.path, &self.record, PutMode::Overwrite)
+                .await
+                .map(|_| ()),
+            Hold::Written(_) => self.renew().await,
+        }
     }
 
     /// Extends the lease. Call it every [`RENEW_MILLIS`].

@@ -37,6 +37,8 @@ pub struct Planned {
     pub planner: Planner,
     /// What is run.
     pub physical: Arc<dyn ExecutionPlan>,
+    /// The tables of the lake that it reads, with the versions that are asked for.
+    pub tables: BTreeMap<TableName, Option<u64>>,
     /// The columns of tables that it filters by.
     pub filters: BTreeMap<TableName, BTreeSet<String>>,
 }
@@ -113,8 +115,21 @@ impl<'w> Access<'w> {
                 filters.entry(name).or_default().insert(column);
             }
         }
+        let mut tables = BTreeMap::new();
+        for relation in &query.relations {
+            if let Target::Table { parts, as_of } = &relation.target
+                && let Some(name) = self.workspace.project.table_name(parts)
+                && name.schema != "system"
+            {
+                let version = match as_of {
+                    Some(as_of) => Some(version_as_of(&self.workspace.lake, &name, as_of).await?),
+                    None => None,
+                };
+                tables.insert(name, version);
+            }
+        }
         let physical = planner.physical(&logical).await?;
-        Ok(Planned { planner, physical, filters })
+        Ok(Planned { planner, physical, tables, filters })
     }
 
     /// What a query would do, as text: its plan, and how many files and partitions each table would have read.
@@ -122,7 +137,7 @@ impl<'w> Access<'w> {
     /// # Errors
     /// As [`Access::query`].
     pub async fn explain(&self, text: &SqlText, analyze: bool) -> Result<String> {
-        let Planned { planner, physical, .. } = self.plan(text).await?;
+        let Planned { planner, physical, tables, .. } = self.plan(text).await?;
         let mut shown = if analyze {
             let rows: Vec<RecordBatch> =
                 planner.run(Arc::clone(&physical))?.try_collect().await.map_err(query_error)?;
@@ -133,7 +148,7 @@ impl<'w> Access<'w> {
         } else {
             displayable(physical.as_ref()).indent(false).to_string()
         };
-        for (name, size) in scan_sizes(&self.workspace.lake, physical.as_ref(), true).await? {
+        for (name, size) in scan_sizes(&self.workspace.lake, physical.as_ref(), &tables, true).await? {
             shown.push_str(&format!("{name}: {size}\n"));
         }
         Ok(shown)
@@ -141,15 +156,10 @@ impl<'w> Access<'w> {
 
     /// Notes that a query was asked, for advice about the layout of the tables that it read. A failure costs that
     /// advice and nothing else.
-    pub async fn note_query(
-        &self,
-        text: &SqlText,
-        plan: &dyn ExecutionPlan,
-        mut filters: BTreeMap<TableName, BTreeSet<String>>,
-        rows: u64,
-        took: Duration,
-    ) {
-        let Ok(sizes) = scan_sizes(&self.workspace.lake, plan, false).await else { return };
+    pub async fn note_query(&self, text: &SqlText, planned: Planned, rows: u64, took: Duration) {
+        let Planned { physical, tables, mut filters, .. } = planned;
+        let sizes = scan_sizes(&self.workspace.lake, physical.as_ref(), &tables, false).await;
+        let Ok(sizes) = sizes else { return };
         if sizes.is_empty() {
             return;
         }
@@ -293,9 +303,11 @@ impl<'w> Access<'w> {
             ("number", Arc::new(UInt64Array::from_iter_values(seen().map(|seen| seen.taken_by.number)))),
             (
                 "status",
-                Arc::new(StringArray::from_iter_values(
-                    seen().map(|seen| if seen.broken.is_some() { "broken" } else { "read" }),
-                )),
+                Arc::new(StringArray::from_iter_values(seen().map(|seen| match &seen.broken {
+                    _ if seen.passed_over => "passed over",
+                    Some(_) => "broken",
+                    None => "read",
+                }))),
             ),
             ("reason", Arc::new(seen().map(|seen| seen.broken.as_deref()).collect::<StringArray>())),
         ];

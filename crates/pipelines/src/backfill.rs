@@ -303,12 +303,16 @@ impl Workspace {
                 )
                 .hint("`catchment run` does that when what it reads has changed"));
             }
+            require_fillable(dataset)?;
             reasons.push((dataset.name.clone(), None));
         }
         // Datasets come after those that they read.
         for dataset in datasets.iter().filter(|dataset| named.iter().all(|named| named.name != dataset.name))
         {
             let read = streamed(&dataset.flows).find(|name| reasons.iter().any(|(known, _)| known == name));
+            if read.is_some() {
+                require_fillable(dataset)?;
+            }
             reasons.extend(read.map(|read| (dataset.name.clone(), Some(read))));
         }
         let mut conditions: BTreeMap<TableName, PartitionCondition> = BTreeMap::new();
@@ -397,6 +401,22 @@ impl Workspace {
             rows: files.iter().map(rows_of).sum(),
             bytes: files.iter().map(|file| u64::try_from(file.size).unwrap_or(0)).sum(),
         })
+    }
+}
+
+/// Refuses a dataset with a flow that replaces partitions: which rows it made of those that its condition has left
+/// by now, nothing tells.
+fn require_fillable(dataset: &Dataset) -> Result<()> {
+    match dataset.flows.iter().find(|flow| flow.replaces.is_some()) {
+        None => Ok(()),
+        Some(flow) => Err(Error::new(
+            Code::NOT_SUPPORTED,
+            format!(
+                "partitions of \"{}\" cannot be computed anew: its flow \"{}\" replaces partitions by itself",
+                dataset.name, flow.name
+            ),
+        )
+        .hint("a run computes them when what it reads has changed; `catchment run --full-refresh` builds all anew")),
     }
 }
 

@@ -28,9 +28,10 @@ impl Workspace {
     pub async fn recover(&self) -> Result<u64> {
         let (owner, _heartbeat) = self.own().await?;
         finish_rollback(&owner, self.store.as_ref()).await?;
+        let datasets = self.check().await.datasets;
         let mut entered = 0;
         for table in self.lake.list().await? {
-            if !table.is_quarantine() {
+            if !table.is_quarantine() && !self.is_foreign(&table, &datasets).await {
                 entered += reenter(&self.lake, self.store.as_ref(), &table).await?;
             }
         }

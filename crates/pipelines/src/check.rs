@@ -17,7 +17,7 @@ use datafusion::datasource::empty::EmptyTable;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::tokenizer::Span;
 
-use crate::columns::{merge_columns, require_columns};
+use crate::columns::{merge_columns, require_columns, require_statistics};
 use crate::expectations;
 use crate::graph::{Graph, order};
 use crate::project::Project;
@@ -301,6 +301,7 @@ impl<'p> Checker<'p> {
         if errors.is_empty() {
             errors.extend(require_columns(declared, &declared.body.partition_columns, &columns, "partition"));
             errors.extend(require_columns(declared, &declared.body.cluster_columns, &columns, "cluster"));
+            errors.extend(require_statistics(declared, &columns));
         }
         let names = |list: &[(String, Span)]| list.iter().map(|(name, _)| name.clone()).collect::<Vec<_>>();
         let partition_columns = names(&declared.body.partition_columns);
@@ -349,7 +350,17 @@ impl<'p> Checker<'p> {
                 expectations: expectations::with(&expectations, draft.distinct.as_ref()),
                 ruleset: ruleset.clone(),
                 table: table.clone(),
-                definition: format!("{}{rules}", draft.definition),
+                definition: match draft.kind {
+                    // Computed as a whole, so what its rows are held to is part of it.
+                    FlowKind::ReplaceWhere => {
+                        format!(
+                            "{}{rules}\n{}",
+                            draft.definition,
+                            declared.text.slice(declared.span.start, declared.span.end)
+                        )
+                    }
+                    _ => format!("{}{rules}", draft.definition),
+                },
             })
             .collect();
         Ok(Some(Dataset {
@@ -510,6 +521,14 @@ impl<'p> Checker<'p> {
                     format!("\"{name}\" is a materialized view, whose rows change"),
                 )
                 .hint("take STREAM away, or make it a STREAMING TABLE"));
+            }
+            let mut flows = self.project.flows.values();
+            if streaming && flows.any(|flow| flow.body.target.0 == *name && flow.body.replaces.is_some()) {
+                return Err(Error::new(
+                    Code::NOT_APPEND_ONLY,
+                    format!("\"{name}\" has a flow with REPLACE WHERE, whose rows change"),
+                )
+                .hint("take STREAM away, and make it a MATERIALIZED VIEW"));
             }
             return self.schemas.get(name).cloned().flatten().ok_or_else(|| {
                 Error::new(Code::INTERNAL, format!("dataset \"{name}\" was not checked before it is read"))

@@ -39,6 +39,35 @@ pub(crate) fn require_columns(
     errors
 }
 
+/// What is wrong with properties that name columns, or how many, for statistics.
+pub(crate) fn require_statistics(
+    declared: &Declared<DatasetStatement>,
+    columns: &[Arc<Field>],
+) -> Option<Error> {
+    let wrong = |what: String| {
+        Some(Error::new(Code::OPTION_INVALID, what).at(declared.text.place(declared.body.name.1)))
+    };
+    for (key, value) in &declared.body.properties {
+        if key.eq_ignore_ascii_case("delta.dataSkippingNumIndexedCols")
+            && !value.trim().parse::<i64>().is_ok_and(|number| number >= -1)
+        {
+            return wrong(format!("property {key} is {value:?}, not a number of columns, or -1 for all"));
+        }
+        if key.eq_ignore_ascii_case("delta.dataSkippingStatsColumns") {
+            let plain = |name: &str| {
+                columns.iter().any(|column| column.name() == name && !column.data_type().is_nested())
+            };
+            let names = value.split(',').map(|name| name.trim().trim_matches('`'));
+            if let Some(name) = { names }.find(|name| !plain(name)) {
+                return wrong(format!(
+                    "property {key} names {name:?}, which is no plain column of the table"
+                ));
+            }
+        }
+    }
+    None
+}
+
 /// Adds a query's columns to those of its table, by name.
 pub(crate) fn merge_columns(
     columns: &mut Vec<Arc<Field>>,

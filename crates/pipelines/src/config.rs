@@ -6,6 +6,8 @@ use std::path::{Path, PathBuf};
 use catchment_core::{Code, Error, Place, Result, parse_bytes};
 use serde::{Deserialize, Serialize};
 
+use crate::place::is_secret;
+
 /// The name of the file.
 pub const CONFIG_FILE: &str = "catchment.toml";
 
@@ -215,7 +217,14 @@ impl LoadedConfig {
                     (false, true) => CONFIG_FILE,
                     (false, false) => "default",
                 };
-                values.push((path, value.to_string(), origin));
+                let Some(options) = value.as_table() else {
+                    values.push((path, value.to_string(), origin));
+                    continue;
+                };
+                for (name, value) in options {
+                    let shown = if is_secret(name) { "(secret)".to_owned() } else { value.to_string() };
+                    values.push((format!("{path}.{name}"), shown, origin));
+                }
             }
         }
         Ok(values)

@@ -34,6 +34,12 @@ impl Order {
     fn of(snapshot: &Snapshot, zorder: &[String]) -> Result<Option<Self>> {
         if !zorder.is_empty() {
             require_columns(snapshot, zorder)?;
+            if let Some(twice) = zorder.iter().enumerate().find(|(at, name)| zorder[..*at].contains(name)) {
+                return Err(Error::new(
+                    Code::DEFINED_TWICE,
+                    format!("column \"{}\" is named twice", twice.1),
+                ));
+            }
             let tag = (ZORDER_BY, zorder.join(","));
             return Ok(Some(Self { tag, columns: zorder.to_vec(), is_zorder: true }));
         }

@@ -26,8 +26,12 @@ pub struct Machine {
     pub variables: BTreeMap<String, String>,
 }
 
+/// How long the store is waited for, unless options say otherwise. A request is tried again for three minutes.
+const WAITS: &[(&str, &str)] = &[("connect_timeout", "5s"), ("timeout", "60s")];
+
 /// Words in the names of options that hold secrets.
-const SECRET: &[&str] = &["secret", "password", "token", "access_key", "account_key", "sas", "credential"];
+const SECRET: &[&str] =
+    &["secret", "password", "token", "access_key", "account_key", "customer_key", "sas", "credential"];
 
 /// Opens the lake that the configuration names.
 pub(crate) fn open_lake(
@@ -53,11 +57,13 @@ pub(crate) fn open_lake(
             .because(error)
             .hint("write a folder, s3://bucket/lake, gs://bucket/lake or az://container/lake")
     })?;
-    for key in storage.options.keys() {
-        require_option(&scheme, key)?;
+    require_plain(&url, &storage.lake)?;
+    for (key, value) in &storage.options {
+        require_option(&scheme, key, value)?;
     }
     let variables = machine.variables.iter().map(|(name, value)| (name.to_lowercase(), value.clone()));
-    let options: BTreeMap<String, String> = variables.chain(storage.options.clone()).collect();
+    let waits = WAITS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let options: BTreeMap<String, String> = waits.chain(variables).chain(storage.options.clone()).collect();
     let (store, root) = parse_url_opts(&url, options)
         .map_err(|error| invalid(format!("lake {:?} cannot be opened", storage.lake)).because(error))?;
     let store: Arc<dyn ObjectStore> = Arc::from(store);
@@ -68,8 +74,30 @@ pub(crate) fn open_lake(
     Ok(lake)
 }
 
+/// Makes sure that all of a URL means something, and that nothing of it is secret.
+fn require_plain(url: &Url, text: &str) -> Result<()> {
+    if !url.username().is_empty() || url.password().is_some() {
+        return Err(invalid("storage.lake holds a name or a password".to_owned())
+            .hint("leave them out of the file: set variables such as AWS_SECRET_ACCESS_KEY"));
+    }
+    // What a parser takes for a query, a fragment or a step up would be another lake, silently.
+    if url.query().is_some() || url.fragment().is_some() || text.contains("/../") || text.contains("/./") {
+        return Err(invalid(format!("storage.lake is {text:?}, which is no plain path in a bucket")));
+    }
+    Ok(())
+}
+
 /// Makes sure that an option is one of the store's, and no secret.
-fn require_option(scheme: &ObjectStoreScheme, key: &str) -> Result<()> {
+fn require_option(scheme: &ObjectStoreScheme, key: &str, value: &str) -> Result<()> {
+    if key.to_lowercase().ends_with("endpoint") {
+        let endpoint =
+            Url::parse(value).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host());
+        let Some(endpoint) = endpoint else {
+            return Err(invalid(format!("storage.options.{key} is {value:?}, which is no URL"))
+                .hint("write it with its scheme, such as https://s3.example.com"));
+        };
+        require_plain(&endpoint, "")?;
+    }
     let is_known = match scheme {
         ObjectStoreScheme::AmazonS3 => AmazonS3ConfigKey::from_str(key).is_ok(),
         ObjectStoreScheme::GoogleCloudStorage => GoogleConfigKey::from_str(key).is_ok(),
@@ -83,11 +111,16 @@ fn require_option(scheme: &ObjectStoreScheme, key: &str) -> Result<()> {
         return Err(invalid(format!("storage.options.{key} is no option of the lake's store"))
             .hint("such as endpoint, region and allow_http for S3"));
     }
-    if SECRET.iter().any(|word| key.to_lowercase().contains(word)) {
+    if is_secret(key) {
         return Err(invalid(format!("storage.options.{key} holds a secret"))
             .hint("leave it out of the file: set a variable such as AWS_SECRET_ACCESS_KEY"));
     }
     Ok(())
+}
+
+/// Whether an option holds a secret, by its name.
+pub(crate) fn is_secret(key: &str) -> bool {
+    SECRET.iter().any(|word| key.to_lowercase().contains(word))
 }
 
 fn invalid(what: String) -> Error {

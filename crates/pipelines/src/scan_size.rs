@@ -5,7 +5,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use catchment_core::{Result, TableName, format_bytes, format_count};
-use catchment_lake::Lake;
+use catchment_lake::{Lake, Snapshot};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::datasource::physical_plan::FileScanConfig;
 use datafusion::datasource::physical_plan::parquet::{
@@ -60,13 +60,15 @@ struct Scanned {
     schema: SchemaRef,
 }
 
-/// For each table of the lake that a plan reads, how much of it; with `opened` files are looked into.
+/// For each table of the lake that a plan reads, how much of it; `versions` has these tables, with the version that
+/// is asked for. With `opened` files are looked into.
 ///
 /// # Errors
 /// Returns errors of reading the tables' logs and the files' footers.
 pub async fn scan_sizes(
     lake: &Lake,
     plan: &dyn ExecutionPlan,
+    versions: &BTreeMap<TableName, Option<u64>>,
     opened: bool,
 ) -> Result<BTreeMap<TableName, ScanSize>> {
     let mut scanned = Vec::new();
@@ -82,18 +84,24 @@ pub async fn scan_sizes(
         }
     }
     let mut sizes = BTreeMap::new();
-    for (name, files) in tables {
-        if let Some(size) = size_of(lake, &name, &files, opened).await? {
-            sizes.insert(name, size);
+    for (name, version) in versions {
+        // Of a table of which nothing is left no file is in the plan.
+        let files = tables.remove(name).unwrap_or_default();
+        let table = lake.table(name);
+        let snapshot = match version {
+            Some(version) => Some(table.at(*version).await?),
+            None => table.latest().await?,
+        };
+        if let Some(snapshot) = snapshot {
+            sizes.insert(name.clone(), size_of(lake, &snapshot, &files, opened).await?);
         }
     }
     Ok(sizes)
 }
 
-async fn size_of(lake: &Lake, name: &TableName, files: &[Scanned], opened: bool) -> Result<Option<ScanSize>> {
-    let Some(snapshot) = lake.table(name).latest().await? else { return Ok(None) };
+async fn size_of(lake: &Lake, snapshot: &Snapshot, files: &[Scanned], opened: bool) -> Result<ScanSize> {
     let all = snapshot.files()?;
-    let folder = lake.layout().table(name).to_string();
+    let folder = lake.layout().table(snapshot.name()).to_string();
     let read: BTreeSet<String> = files.iter().map(|file| file.location.to_string()).collect();
     let (mut partitions, mut partitions_read) = (BTreeSet::new(), BTreeSet::new());
     for add in &all {
@@ -127,7 +135,7 @@ async fn size_of(lake: &Lake, name: &TableName, files: &[Scanned], opened: bool)
         size.row_groups = Some(groups);
         size.bytes.0 = bytes;
     }
-    Ok(Some(size))
+    Ok(size)
 }
 
 impl Scanned {

@@ -5,6 +5,7 @@ use std::time::Duration;
 use catchment_core::{Code, Error, FlowName, Result, TableName};
 use catchment_flows::{InputKind, finish_rollback, pins};
 
+use crate::check::Dataset;
 use crate::run::Workspace;
 
 /// How long files are kept after they were part of a table's newest version, unless it is said.
@@ -24,6 +25,20 @@ pub struct UpkeepReport {
 }
 
 impl Workspace {
+    /// Whether a table is none of the project's and cannot be read: it is somebody else's to mend.
+    pub(crate) async fn is_foreign(&self, name: &TableName, datasets: &[Dataset]) -> bool {
+        if datasets.iter().any(|dataset| dataset.name == *name || dataset.name.quarantine() == *name) {
+            return false;
+        }
+        match self.lake.table(name).latest().await {
+            Err(error) => {
+                tracing::warn!(table = %name, error = %error.one_line(), "a table that is not the project's is passed over");
+                true
+            }
+            Ok(_) => false,
+        }
+    }
+
     /// Removes files that no version of the last `retention` has, no release, and no flow still needs. Without
     /// a name all tables of the lake are looked through.
     ///
@@ -52,6 +67,9 @@ impl Workspace {
         let releases = self.lake.releases().await?;
         let mut reports = Vec::new();
         for name in names {
+            if table.is_none() && self.is_foreign(&name, &checked.datasets).await {
+                continue;
+            }
             if self.lake.table(&name).latest().await?.is_none() {
                 return Err(Error::new(Code::TABLE_UNKNOWN, format!("no table \"{name}\" in the lake")));
             }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use catchment_core::{Code, Error, Result, TableName, format_count};
-use catchment_pipelines::{Access, Planned, Workspace};
+use catchment_pipelines::{Access, Workspace};
 use catchment_sql::{SqlText, query_error};
 use datafusion::arrow::array::{Array, RecordBatch, StringBuilder};
 use datafusion::arrow::csv::WriterBuilder;
@@ -163,9 +163,9 @@ impl Session<'_> {
     async fn query(&self, text: &SqlText) -> Result<()> {
         let started = Instant::now();
         let access = Access::new(self.workspace);
-        let Planned { planner, physical: plan, filters } = access.plan(text).await?;
-        let schema = plan.schema();
-        let mut stream = planner.run(Arc::clone(&plan))?;
+        let planned = access.plan(text).await?;
+        let schema = planned.physical.schema();
+        let mut stream = planned.planner.run(Arc::clone(&planned.physical))?;
         let mut count = 0;
         match self.format {
             Format::Table => {
@@ -204,7 +204,7 @@ impl Session<'_> {
                 self.screen.line("");
             }
         }
-        access.note_query(text, plan.as_ref(), filters, count as u64, started.elapsed()).await;
+        access.note_query(text, planned, count as u64, started.elapsed()).await;
         Ok(())
     }
 

@@ -314,3 +314,39 @@ fn a_flow_replaces_the_partitions_of_its_condition_and_no_others() {
     let told = project.call(&["check"]).exits(1).err;
     assert!(told.contains("partition columns are day") && told.contains("all.sql:4:"), "{told}");
 }
+
+#[test]
+fn a_flow_that_replaces_partitions_is_no_stream_and_fills_nothing() {
+    let pipeline = |flow: &str, rule: &str| {
+        format!(
+            "CREATE MATERIALIZED VIEW raw.o AS SELECT id, amount FROM read_files('in', format => 'json', schema => 'id BIGINT, amount BIGINT');
+             CREATE STREAMING TABLE t.t (CONSTRAINT r EXPECT ({rule}) ON VIOLATION DROP ROW) PARTITIONED BY (p);
+             {flow}"
+        )
+    };
+    let replaces = "CREATE FLOW f AS INSERT INTO t.t BY NAME REPLACE WHERE p = 1 SELECT id, amount, id % 2 AS p FROM raw.o;";
+    let project = Project::new(&pipeline(replaces, "id <> 3"));
+    write_day(&project, "a", &[(1, 1, "01"), (2, 2, "01"), (3, 3, "01")]);
+    project.run();
+    let ids = || project.query("SELECT id FROM t.t ORDER BY id");
+    assert_eq!(ids(), json!([{ "id": 1 }]));
+    for arguments in [&["backfill", "t.t", "--all"][..], &["backfill", "t.t", "--where", "p = 0"]] {
+        let told = project.call(arguments).exits(1).err;
+        assert!(told.contains("replaces partitions by itself"), "{told}");
+    }
+    assert_eq!(ids(), json!([{ "id": 1 }]));
+    // Its rules are part of it, and it stays what it is.
+    project.write("pipelines/all.sql", pipeline(replaces, "id <> 4"));
+    project.run();
+    assert_eq!(ids(), json!([{ "id": 1 }, { "id": 3 }]));
+    let adds = "CREATE FLOW f AS INSERT INTO t.t BY NAME SELECT id, amount, id % 2 AS p FROM STREAM read_files('in', format => 'json', schema => 'id BIGINT, amount BIGINT');";
+    project.write("pipelines/all.sql", pipeline(adds, "id <> 4"));
+    let told = project.call(&["run"]).exits(1).err;
+    assert!(told.contains("replaced partitions before, and adds rows"), "{told}");
+    project.call(&["run", "--full-refresh"]).exits(0);
+    assert_eq!(ids(), json!([{ "id": 1 }, { "id": 2 }, { "id": 3 }]));
+    let reader = "CREATE STREAMING TABLE d.t AS SELECT id FROM STREAM t.t;";
+    project.write("pipelines/all.sql", pipeline(&format!("{replaces}{reader}"), "id <> 4"));
+    let told = project.call(&["check"]).exits(1).err;
+    assert!(told.contains("has a flow with REPLACE WHERE"), "{told}");
+}

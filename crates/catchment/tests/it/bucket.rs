@@ -204,8 +204,12 @@ fn a_store_that_ignores_conditions_is_refused() {
         assert!(told.err.contains("C4012"), "{}", told.err);
     }
     // Secrets and options that mean nothing are refused in the file.
-    for (option, why) in [("secret_access_key = \"x\"", "holds a secret"), ("regoin = \"x\"", "is no option")]
-    {
+    for (option, why) in [
+        ("secret_access_key = \"x\"", "holds a secret"),
+        ("regoin = \"x\"", "is no option"),
+        ("endpoint = \"127.0.0.1:9000\"", "is no URL"),
+        ("endpoint = \"http://u:topsecret@127.0.0.1:9000\"", "holds a name or a password"),
+    ] {
         let project = Project::new(PIPELINE);
         project.write(
             "catchment.toml",

@@ -16,6 +16,7 @@ mod bucket;
 mod crash;
 mod documents;
 mod examples;
+mod existing;
 mod output;
 mod project;
 mod proxy;

@@ -258,3 +258,65 @@ fn statistics_are_kept_of_the_columns_that_are_chosen() {
     assert!(stats("some").contains("minValues\\\":{\\\"b\\\":2}"), "{}", stats("some"));
     assert!(stats("first").contains("minValues\\\":{\\\"a\\\":1}"), "{}", stats("first"));
 }
+
+#[test]
+fn explain_tells_of_older_versions_and_of_what_is_left_out_altogether() {
+    let project = Project::new(
+        "CREATE STREAMING TABLE t.t AS SELECT id FROM STREAM read_files('in', format => 'json', schema => 'id BIGINT', maxFilesPerTrigger => 1);",
+    );
+    for file in 0..4 {
+        project.write(&format!("in/{file}.jsonl"), format!("{{\"id\":{file}}}\n"));
+    }
+    project.run();
+    project.call(&["sql", "OPTIMIZE t.t"]).exits(0);
+    let line = |sql: &str| {
+        let out = project.call(&["sql", &format!("EXPLAIN {sql}")]).exits(0).out;
+        out.lines().find(|line| line.starts_with("t.t: ")).unwrap_or_default().to_owned()
+    };
+    assert!(line("SELECT * FROM t.t VERSION AS OF 3").starts_with("t.t: 3 of 3 files, "));
+    assert!(
+        line("SELECT * FROM t.t WHERE id = 99").starts_with("t.t: 0 of 1 files, 0 of 0 row groups, 0 B of ")
+    );
+    let wrong = [("delta.dataSkippingStatsColumns", "idd"), ("delta.dataSkippingNumIndexedCols", "-2")];
+    for (key, value) in wrong {
+        project.write(
+            "pipelines/all.sql",
+            format!("CREATE STREAMING TABLE t.t TBLPROPERTIES ('{key}' = '{value}') AS SELECT id FROM STREAM read_files('in', format => 'json', schema => 'id BIGINT');"),
+        );
+        let told = project.call(&["check"]).exits(1).err;
+        assert!(told.contains(value), "{told}");
+    }
+}
+
+#[test]
+fn a_lake_whose_lease_was_removed_is_owned_by_a_later_generation() {
+    let project = Project::new(
+        "CREATE STREAMING TABLE t.t AS SELECT id FROM STREAM read_files('in', format => 'json', schema => 'id BIGINT');",
+    );
+    for file in 0..4 {
+        project.write(&format!("in/{file}.jsonl"), format!("{{\"id\":{file}}}\n"));
+        project.run();
+    }
+    std::fs::remove_file(project.path().join("lake/_catchment/lease.json")).unwrap();
+    project.write("in/9.jsonl", "{\"id\":9}\n");
+    project.run();
+    assert_eq!(project.query("SELECT count(*) AS n FROM t.t"), json!([{ "n": 5 }]));
+}
+
+#[test]
+fn a_table_of_somebody_else_that_is_broken_keeps_nothing_from_being_looked_after() {
+    let project = Project::new(
+        "CREATE STREAMING TABLE t.t AS SELECT id FROM STREAM read_files('in', format => 'json', schema => 'id BIGINT');",
+    );
+    project.write("in/a.jsonl", "{\"id\":1}\n");
+    project.run();
+    project.write("lake/foo/bar/_delta_log/00000000000000000000.json", "no log");
+    for arguments in [&["sql", "VACUUM"][..], &["advise"], &["recover"], &["run"]] {
+        project.call(arguments).exits(0);
+    }
+    // Who names it is told.
+    assert!(project.call(&["sql", "VACUUM foo.bar"]).exits(1).err.contains("C4003"));
+    // One of the project's own is an error.
+    project.write("lake/t/t/_delta_log/00000000000000000001.json", "no log");
+    project.call(&["sql", "VACUUM"]).exits(1);
+}

@@ -27,7 +27,7 @@ impl Files {
     fn new(runs: Vec<SeenRun>) -> Self {
         let mut taken: BTreeMap<String, (Position, FileInfo)> = BTreeMap::new();
         // The first batch that took a file comes first.
-        for seen in SeenRun::merge(runs).files {
+        for seen in SeenRun::merge(runs).files.into_iter().filter(|seen| !seen.passed_over) {
             match seen.broken {
                 // One whose rows were published before it broke has to be read, and fails.
                 Some(_) => {}

@@ -9,7 +9,7 @@ use catchment_ingest::files::SeenRun;
 use catchment_lake::{Add, Lake, OWNER_APPLICATION, Snapshot, Table};
 
 use crate::ancestry::Ancestry;
-use crate::bookmarks::seen_runs;
+use crate::bookmarks::{files_passed_over, seen_runs};
 use crate::records::{BatchPlan, Records};
 use crate::replay::replay_flow;
 use crate::rollback::settle::{Judge, Lines, settle};
@@ -189,6 +189,10 @@ impl Planner<'_> {
                 Some(to) => to.position(flow.as_str()).await?,
                 None => None,
             };
+            if let (None, Some(published)) = (parent, now.position(flow.as_str()).await?) {
+                let files = files_passed_over(self.lake, flow, published).await?;
+                opening.passed_over.extend((!files.is_empty()).then(|| (flow.clone(), files)));
+            }
             if let Some(parent) = parent {
                 let Some(plan) = records.kept_plan(parent).await? else { return Ok(None) };
                 // A batch that starts over has taken nothing, so there is nothing to go on from.
@@ -290,7 +294,7 @@ impl Planner<'_> {
                 .map(|seen| seen.file.path.as_str())
                 .collect();
             for seen in taken.clone().newest().files {
-                if stays.contains(seen.file.path.as_str()) || seen.broken.is_some() {
+                if stays.contains(seen.file.path.as_str()) || seen.broken.is_some() || seen.passed_over {
                     continue;
                 }
                 files += 1;

@@ -83,6 +83,8 @@ pub struct ReadFiles {
     pub rescue: Option<String>,
     /// Whether a file that changed after it was read is read again.
     pub allow_overwrites: bool,
+    /// Whether files that are there when a flow first reads are read.
+    pub include_existing: bool,
     /// How many files the schema is inferred from.
     pub sample_files: usize,
     /// Whether types are inferred, or every column is text.
@@ -99,7 +101,6 @@ const NOT_YET: &[(&str, &str)] = &[
     ("region", "leave it out: only files of this machine are read so far"),
     ("backfillInterval", "leave it out: every run lists all files, so none is missed"),
     ("cleanSource", "remove files yourself when no rollback or full refresh will need them again"),
-    ("includeExistingFiles", "modifiedAfter leaves files out that are older than a time"),
 ];
 
 /// Options that work.
@@ -111,6 +112,7 @@ const KNOWN: &[&str] = &[
     "sep",
     "rescuedDataColumn",
     "allowOverwrites",
+    "includeExistingFiles",
     "schemaInferenceSampleSize",
     "inferColumnTypes",
     "maxFilesPerTrigger",
@@ -154,6 +156,7 @@ impl ReadFiles {
             delimiter: b',',
             rescue: None,
             allow_overwrites: false,
+            include_existing: true,
             sample_files: 50,
             infer_types: true,
             limits: Limits { files: FILES_PER_BATCH, bytes: BYTES_PER_BATCH },
@@ -220,6 +223,7 @@ impl ReadFiles {
             Some("delimiter" | "sep") => self.delimiter = one_byte(name, value)?,
             Some("rescuedDataColumn") => self.rescue = Some(value.to_owned()),
             Some("allowOverwrites") => self.allow_overwrites = boolean(name, value)?,
+            Some("includeExistingFiles") => self.include_existing = boolean(name, value)?,
             Some("inferColumnTypes") => self.infer_types = boolean(name, value)?,
             Some("schemaInferenceSampleSize") => self.sample_files = count(name, value)?,
             Some("maxFilesPerTrigger") => self.limits.files = count(name, value)?,

@@ -4,7 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use catchment_core::{Code, Error, Position, Result};
-use datafusion::arrow::array::{Array, ArrayRef, AsArray, Int64Array, RecordBatch, StringArray, UInt64Array};
+use datafusion::arrow::array::{
+    Array, ArrayRef, AsArray, BooleanArray, Int64Array, RecordBatch, StringArray, UInt64Array,
+};
 use datafusion::arrow::datatypes::{Int64Type, UInt64Type};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -20,6 +22,8 @@ struct Mark {
     etag: u64,
     /// The file could not be read: when it changes, it is tried again.
     broken: bool,
+    /// The file was there before the flow, and is never read.
+    passed_over: bool,
 }
 
 /// The files a flow has taken, by a hash of their path: 32 bytes a file, whatever its name.
@@ -50,6 +54,11 @@ impl SeenFiles {
         self.marks.insert(hash(&file.path), Mark { broken: true, ..mark(file) });
     }
 
+    /// Adds a file that is never read.
+    pub fn insert_passed_over(&mut self, file: &FileInfo) {
+        self.marks.insert(hash(&file.path), Mark { passed_over: true, ..mark(file) });
+    }
+
     /// Forgets a file, so that it is taken again.
     pub fn forget(&mut self, path: &str) {
         self.marks.remove(&hash(path));
@@ -70,6 +79,7 @@ impl SeenFiles {
     pub(crate) fn look(&self, file: &FileInfo) -> Seen {
         match self.marks.get(&hash(&file.path)) {
             None => Seen::No,
+            Some(known) if known.passed_over => Seen::Unchanged,
             Some(known) if *known == (Mark { broken: known.broken, ..mark(file) }) => Seen::Unchanged,
             Some(known) if known.broken => Seen::No,
             Some(_) => Seen::Changed,
@@ -82,7 +92,12 @@ fn hash(text: &str) -> u128 {
 }
 
 fn mark(file: &FileInfo) -> Mark {
-    Mark { size: file.size, etag: xxhash_rust::xxh3::xxh3_64(file.etag.as_bytes()), broken: false }
+    Mark {
+        size: file.size,
+        etag: xxhash_rust::xxh3::xxh3_64(file.etag.as_bytes()),
+        broken: false,
+        passed_over: false,
+    }
 }
 
 /// Files with the batch that took them, sorted by path: what a bookmark file on disk holds.
@@ -101,6 +116,8 @@ pub struct SeenFile {
     pub taken_by: Position,
     /// Why it could not be read, for a broken file.
     pub broken: Option<String>,
+    /// Whether it was there before the flow, and is never read.
+    pub passed_over: bool,
 }
 
 impl SeenRun {
@@ -108,6 +125,7 @@ impl SeenRun {
     pub fn add_to(&self, seen: &mut SeenFiles) {
         for file in &self.files {
             match file.broken {
+                _ if file.passed_over => seen.insert_passed_over(&file.file),
                 Some(_) => seen.insert_broken(&file.file),
                 None => seen.extend([&file.file]),
             }
@@ -157,6 +175,10 @@ impl SeenRun {
                 "broken",
                 Arc::new(self.files.iter().map(|seen| seen.broken.as_deref()).collect::<StringArray>()),
             ),
+            (
+                "passed_over",
+                Arc::new(self.files.iter().map(|seen| Some(seen.passed_over)).collect::<BooleanArray>()),
+            ),
         ];
         let rows = RecordBatch::try_from_iter(columns).map_err(|error| failed(error.to_string()))?;
         let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
@@ -185,6 +207,8 @@ impl SeenRun {
             let modified = column("modified")?.as_primitive::<Int64Type>();
             let taken = column("taken_by")?.as_primitive::<Int64Type>();
             let broken = column("broken")?.as_string::<i32>();
+            // Older runs do not have it.
+            let passed_over = rows.column_by_name("passed_over").map(|column| column.as_boolean());
             for row in 0..rows.num_rows() {
                 let file = FileInfo {
                     path: paths.value(row).to_owned(),
@@ -195,7 +219,8 @@ impl SeenRun {
                 let at = Position::from_version(taken.value(row))
                     .ok_or_else(|| failed("a bad position".to_owned()))?;
                 let broken = broken.is_valid(row).then(|| broken.value(row).to_owned());
-                files.push(SeenFile { file, taken_by: at, broken });
+                let passed_over = passed_over.is_some_and(|passed| passed.value(row));
+                files.push(SeenFile { file, taken_by: at, broken, passed_over });
             }
         }
         Ok(Self { files })

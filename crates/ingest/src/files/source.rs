@@ -168,6 +168,10 @@ impl Source for FileSource {
         Ok((!fresh.is_empty()).then_some(Range::Files { files: fresh }))
     }
 
+    fn leaves_existing(&self) -> bool {
+        !self.options.include_existing
+    }
+
     fn is_current(&self, range: &Range) -> Result<bool> {
         let listed = self.options.discover()?;
         Ok(range.files().iter().all(|planned| {

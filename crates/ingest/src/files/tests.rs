@@ -309,7 +309,7 @@ proptest! {
         let run = |number: u64| SeenRun {
             files: paths
                 .iter()
-                .map(|path| SeenFile { file: file(path), taken_by: Position::new(0, number), broken: None })
+                .map(|path| SeenFile { file: file(path), taken_by: Position::new(0, number), broken: None, passed_over: path.contains('1') })
                 .collect(),
         };
         let number = u64::from(number);

@@ -28,10 +28,15 @@ impl Workspace {
     /// # Errors
     /// Returns [`catchment_core::Code::TABLE_UNKNOWN`], and errors of reading tables and the catalog.
     pub async fn advise(&self, tables: &[TableName]) -> Result<Vec<Advice>> {
-        let names = match tables.is_empty() {
-            true => self.lake.list().await?.into_iter().filter(|name| !name.is_quarantine()).collect(),
-            false => tables.to_vec(),
-        };
+        let mut names = tables.to_vec();
+        if tables.is_empty() {
+            let datasets = self.check().await.datasets;
+            for name in self.lake.list().await?.into_iter().filter(|name| !name.is_quarantine()) {
+                if !self.is_foreign(&name, &datasets).await {
+                    names.push(name);
+                }
+            }
+        }
         let queries = self.store.queries(usize::MAX)?;
         let rules = Rules { target_bytes: self.project.config.config.maintenance.target_bytes()? as u64 };
         let (mut advice, mut errors) = (Vec::new(), Vec::new());

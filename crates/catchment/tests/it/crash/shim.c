@@ -10,6 +10,7 @@
 #include <dlfcn.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -60,6 +61,9 @@ static void keep_folder(int fd, const char *state, const char *key) {
   rename(temporary, path);
 }
 
+/* One at a time: of two listings of one folder, the older must not replace the newer. */
+static pthread_mutex_t keeping = PTHREAD_MUTEX_INITIALIZER;
+
 static void synced(int fd) {
   const char *state = getenv("SHIM_STATE"), *root = getenv("SHIM_ROOT");
   char link[64], path[PATH_MAX], key[96];
@@ -71,7 +75,9 @@ static void synced(int fd) {
   path[n] = 0;
   if (strncmp(path, root, strlen(root)) != 0) return;
   if (key_of(fd, "", AT_EMPTY_PATH, key, sizeof key, &is_folder) != 0) return;
+  pthread_mutex_lock(&keeping);
   if (is_folder) keep_folder(fd, state, key); else keep_file(fd, state, key);
+  pthread_mutex_unlock(&keeping);
 }
 
 int fsync(int fd) {
