@@ -21,7 +21,14 @@ pub(crate) fn require_columns(
 ) -> Vec<Error> {
     let names: Vec<&str> = columns.iter().map(|known| known.name().as_str()).collect();
     let mut errors = Vec::new();
-    for (column, at) in named {
+    for (position, (column, at)) in named.iter().enumerate() {
+        if named[..position].iter().any(|(before, _)| before == column) {
+            errors.push(
+                Error::new(Code::DEFINED_TWICE, format!("column \"{column}\" is named twice to {what} by"))
+                    .at(declared.text.place(*at)),
+            );
+            continue;
+        }
         let error = match columns.iter().find(|known| known.name() == column) {
             Some(known) if known.data_type().is_nested() => Error::new(
                 Code::SQL_TYPE,
