@@ -516,7 +516,7 @@ fn long_histories_that_once_broke_can_be_taken_back() {
 }
 
 #[test]
-#[ignore = "takes an hour; run it after a change of rollbacks"]
+#[ignore = "takes an hour: cargo nextest run --run-ignored only -E 'test(many_histories)'"]
 fn many_histories_can_be_taken_back() {
     explore(1_000..1_200, 30);
 }
