@@ -68,6 +68,15 @@ pub(crate) fn seen_by(plan: &BatchPlan, staged: &StagedBatch) -> SeenRun {
     run
 }
 
+/// What a batch took, or an opening passes over.
+async fn seen_at(records: &Records<'_>, at: Position) -> Result<SeenRun> {
+    let plan = records.plan(at).await?;
+    match plan.is_opening() {
+        true => Ok(passed_over(&plan)),
+        false => Ok(seen_by(&plan, &records.staged(at).await?)),
+    }
+}
+
 /// The files that a plan passes over for good.
 fn passed_over(plan: &BatchPlan) -> SeenRun {
     let files = plan.passed_over.get(&plan.flow).into_iter().flatten().cloned();
@@ -150,11 +159,7 @@ async fn each_run(
         for at in
             plans.iter().filter(|at| in_epoch(**at, end) && covered.is_none_or(|covered| **at > covered))
         {
-            let plan = records.plan(*at).await?;
-            match plan.is_opening() {
-                true => each(passed_over(&plan)),
-                false => each(seen_by(&plan, &records.staged(*at).await?)),
-            }
+            each(seen_at(&records, *at).await?);
         }
     }
     Ok(())
@@ -244,11 +249,7 @@ pub(crate) async fn compact(owner: &Owner, flow: &FlowName, published: Position,
         old.iter().copied().filter(|at| covered.is_none_or(|covered| *at > covered)).collect();
     let mut parts = Vec::new();
     for at in &fresh {
-        let plan = records.plan(*at).await?;
-        parts.push(match plan.is_opening() {
-            true => passed_over(&plan),
-            false => seen_by(&plan, &records.staged(*at).await?),
-        });
+        parts.push(seen_at(&records, *at).await?);
     }
     if let (Some(first), Some(last)) = (fresh.first(), fresh.last()) {
         let mut name = RunName { first: *first, last: *last };
