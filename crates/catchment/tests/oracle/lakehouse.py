@@ -2,7 +2,7 @@
 
 import sys
 
-from common import compare, connect, delta_rows, rows, tables
+from common import compare, connect, delta_rows, leave, rows, tables
 
 project = sys.argv[1]
 con = connect()
@@ -91,3 +91,4 @@ for name in tables(f"{project}/lake"):
     seen += 1
 if seen != 19:
     raise SystemExit(f"{seen} tables, 19 expected")
+leave()
