@@ -1,4 +1,4 @@
-//! A lake in a bucket of a real S3 server (SeaweedFS): the same as in a folder, whatever the way there does.
+//! A lake in a bucket of a real S3 server (SeaweedFS), or of Azurite: the same as in a folder, whatever the way does.
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -6,6 +6,8 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+
+mod azure;
 
 use crate::project::{Done, Project, dataset, oracle, python};
 use crate::proxy::{Proxy, Trouble};
@@ -94,6 +96,7 @@ impl Server {
 fn call(project: &Project, arguments: &[&str], variables: &[(&str, &str)]) -> Done {
     let mut command = project.command(arguments);
     command.env("AWS_ACCESS_KEY_ID", "tester").env("AWS_SECRET_ACCESS_KEY", "tester-secret");
+    command.env("AZURE_STORAGE_ACCOUNT_NAME", azure::ACCOUNT).env("AZURE_STORAGE_ACCOUNT_KEY", azure::KEY);
     command.envs(variables.iter().copied()).output().unwrap().into()
 }
 
@@ -155,27 +158,32 @@ fn history(project: &Project) {
     run(&["recover"]);
 }
 
+/// After the same history, a lake elsewhere is what one in a folder is; returns the rows of the last table.
+fn require_same_as_in_a_folder(there: &Project) -> Value {
+    let here = Project::new(PIPELINE);
+    history(&here);
+    history(there);
+    assert_eq!(contents(there), contents(&here));
+    assert!(!there.path().join("lake").exists());
+    let earlier = "SELECT count(*) AS n FROM cur.t VERSION AS OF 'first'";
+    assert_eq!(query(there, earlier), query(&here, earlier));
+    let tables = |project: &Project| call(project, &["sql", "--json", "SHOW TABLES"], &[]).exits(0).json();
+    assert_eq!(tables(there), tables(&here));
+    query(&here, "SELECT n, v FROM sums.t")[0].clone()
+}
+
 #[test]
 fn a_lake_in_a_bucket_is_the_same_as_one_in_a_folder() {
     let Some(program) = program() else { return };
     let server = Server::start(&program);
-    let (here, there) = (Project::new(PIPELINE), Project::new(PIPELINE));
+    let there = Project::new(PIPELINE);
     server.hold(&there, server.port, "some/lake");
-    history(&here);
-    history(&there);
-    assert_eq!(contents(&there), contents(&here));
-    assert!(!there.path().join("lake").exists());
-    assert_eq!(
-        query(&there, "SELECT count(*) AS n FROM cur.t VERSION AS OF 'first'"),
-        query(&here, "SELECT count(*) AS n FROM cur.t VERSION AS OF 'first'")
-    );
-    let tables = |project: &Project| call(project, &["sql", "--json", "SHOW TABLES"], &[]).exits(0).json();
-    assert_eq!(tables(&there), tables(&here));
+    let sums = require_same_as_in_a_folder(&there);
     // Another reader sees the same rows.
     let url = "s3://bucket/some/lake/cur/t";
     let endpoint = format!("http://127.0.0.1:{}", server.port);
     let counted = oracle(&python().unwrap(), "bucket.py", &[url, &endpoint]);
-    assert_eq!(counted.trim(), query(&here, "SELECT n, v FROM sums.t")[0].to_string());
+    assert_eq!(counted.trim(), sums.to_string());
 }
 
 #[test]
