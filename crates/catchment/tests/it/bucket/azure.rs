@@ -31,8 +31,9 @@ impl Drop for Azurite {
 #[expect(clippy::disallowed_methods, reason = "tests are told by the environment what to compare with")]
 fn program() -> Option<PathBuf> {
     python()?;
-    let node = std::env::var_os("CATCHMENT_TEST_NODE").expect("scripts/test sets CATCHMENT_TEST_NODE");
-    Some(PathBuf::from(node).join("node_modules/.bin/azurite-blob"))
+    let node = std::env::var_os("CATCHMENT_TEST_NODE");
+    assert!(node.is_some(), "scripts/test sets CATCHMENT_TEST_NODE");
+    Some(PathBuf::from(node?).join("node_modules/.bin/azurite-blob"))
 }
 
 impl Azurite {
