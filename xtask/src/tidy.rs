@@ -16,6 +16,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("core", 0),
     ("catalog", 1),
     ("lake", 1),
+    ("log", 1),
     ("sql", 2),
     ("ingest", 3),
     ("quality", 3),
@@ -87,7 +88,7 @@ fn manifests(wrong: &mut Vec<String>) -> Outcome {
             }
         }
         let links_engine = text.lines().any(|line| line.starts_with("datafusion"));
-        if links_engine && ["core", "catalog"].contains(&name.as_str()) {
+        if links_engine && ["core", "catalog", "log"].contains(&name.as_str()) {
             wrong.push(format!("crates/{name} does not link DataFusion"));
         }
     }

@@ -7,7 +7,7 @@ use crate::{Blame, Retry};
 /// An error code: its number, its title, whom it concerns and whether to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Code {
-    /// `C` and four digits. The first tells the area: 1 project, 2 SQL, 3 input, 4 lake, 5 machine, 9 ours.
+    /// `C` and four digits. The first tells the area: 1 project, 2 SQL, 3 input, 4 lake, 5 machine, 6 streams, 9 ours.
     pub id: &'static str,
     /// A few words, the title of the page.
     pub title: &'static str,
@@ -81,6 +81,14 @@ codes! {
     INPUT_OUTPUT = "C5001", External, Backoff, "reading or writing failed";
     DISK_FULL = "C5002", External, Never, "disk is full";
     MEMORY = "C5003", External, Never, "memory limit reached";
+
+    STREAM_UNKNOWN = "C6001", User, Never, "unknown stream";
+    STREAM_EXISTS = "C6002", User, Never, "stream exists already";
+    STREAM_CORRUPT = "C6003", External, Never, "segment of a stream is corrupt";
+    STREAM_OWNED = "C6004", User, Never, "another process owns the streams";
+    STREAM_BUSY = "C6005", External, Backoff, "a stream takes no more for now";
+    RESHARD_INVALID = "C6006", User, Never, "shards cannot be changed so";
+    SHARD_UNKNOWN = "C6007", User, Never, "unknown shard";
 
     INTERNAL = "C9001", Ours, Never, "bug in Catchment";
     FAULT_INJECTED = "C9002", Ours, Backoff, "injected fault";

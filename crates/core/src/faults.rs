@@ -44,6 +44,10 @@ points! {
     CompactionWritten = "compaction-written": "Compacted files are written; the commit that swaps them is not.";
     TableCreated = "table-created": "A table's first commit is durable.";
     RollbackWritten = "rollback-written": "The record of a rollback is durable; nothing of it is done.";
+    LogWritten = "log-written": "Records are in a segment of a stream, not synced yet.";
+    LogSynced = "log-synced": "Records of a stream are durable; their writer does not know it yet.";
+    LogSealed = "log-sealed": "A segment of a stream got its successor; nothing is in that yet.";
+    LogChanged = "log-changed": "The new description of a stream has its name; its folder is not synced yet.";
     TableRestored = "table-restored": "A table was taken back; others of the same rollback may not be yet.";
 }
 
