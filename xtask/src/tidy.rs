@@ -22,6 +22,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("quality", 3),
     ("flows", 4),
     ("pipelines", 6),
+    ("server", 7),
     ("catchment", 8),
 ];
 

@@ -6,12 +6,14 @@
 //! **Never**: decides what a flow does next (the Delta log and the flow's plans do), holds rows of
 //! users' tables, links DataFusion.
 
+mod keys;
 mod model;
 mod sqlite;
 mod store;
 #[cfg(test)]
 mod tests;
 
+pub use keys::{AccessKey, MasterKey};
 pub use model::{
     BatchRecord, ColumnSource, DatasetOutcome, DatasetStatus, ExpectationCount, InputVersion, LineageEdge,
     QueryRecord, RuleRecord, RunRecord, RunStatus, ScanRecord,

@@ -7,11 +7,12 @@ use std::time::Duration;
 use catchment_core::{Code, Error, FlowName, Position, Result, TableName};
 use rusqlite::{Connection, Row, params};
 
+use crate::keys::AccessKey;
 use crate::model::{BatchRecord, DatasetOutcome, QueryRecord, RunRecord};
 use crate::store::Store;
 
 /// The version of the schema, in SQLite's `user_version`.
-const SCHEMA_VERSION: i64 = 3;
+const SCHEMA_VERSION: i64 = 4;
 
 /// Queries that are kept.
 const KEPT_QUERIES: i64 = 10_000;
@@ -36,6 +37,7 @@ CREATE INDEX batches_by_time ON batches (committed_at);
 const MIGRATIONS: &[&str] = &[
     "ALTER TABLE outcomes ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0;",
     "CREATE TABLE queries (number INTEGER PRIMARY KEY AUTOINCREMENT, record TEXT NOT NULL) STRICT;",
+    "CREATE TABLE access_keys (id TEXT PRIMARY KEY, sealed BLOB NOT NULL, created_at INTEGER NOT NULL, note TEXT NOT NULL) STRICT;",
 ];
 
 /// A catalog in a SQLite file.
@@ -276,6 +278,29 @@ impl Store for SqliteStore {
     fn queries(&self, limit: usize) -> Result<Vec<QueryRecord>> {
         self.query("SELECT record FROM queries ORDER BY number DESC LIMIT ?1", limit, |row| {
             word(row, 0, |text| serde_json::from_str(text).ok())
+        })
+    }
+
+    fn put_key(&self, key: &AccessKey) -> Result<()> {
+        self.connection()
+            .execute(
+                "INSERT INTO access_keys VALUES (?1, ?2, ?3, ?4)",
+                params![key.id, key.sealed, key.created_at, key.note],
+            )
+            .map(|_| ())
+            .map_err(failed)
+    }
+
+    fn remove_key(&self, id: &str) -> Result<bool> {
+        self.connection()
+            .execute("DELETE FROM access_keys WHERE id = ?1", [id])
+            .map(|count| count > 0)
+            .map_err(failed)
+    }
+
+    fn keys(&self) -> Result<Vec<AccessKey>> {
+        self.query("SELECT * FROM access_keys ORDER BY created_at LIMIT ?1", usize::MAX, |row| {
+            Ok(AccessKey { id: row.get(0)?, sealed: row.get(1)?, created_at: row.get(2)?, note: row.get(3)? })
         })
     }
 

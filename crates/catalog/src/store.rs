@@ -4,6 +4,7 @@ use std::path::Path;
 
 use catchment_core::{FlowName, Position, Result, TableName};
 
+use crate::keys::AccessKey;
 use crate::model::{BatchRecord, DatasetOutcome, LineageEdge, QueryRecord, RunRecord};
 
 /// A catalog database. All calls are short; a write returns when it is durable.
@@ -61,6 +62,24 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// As [`Store::put_run`].
     fn batches(&self, limit: usize) -> Result<Vec<BatchRecord>>;
+
+    /// Writes an access key.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn put_key(&self, key: &AccessKey) -> Result<()>;
+
+    /// Removes an access key; whether there was one.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn remove_key(&self, id: &str) -> Result<bool>;
+
+    /// All access keys, oldest first.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn keys(&self) -> Result<Vec<AccessKey>>;
 
     /// Writes a query that was asked. Only the last ten thousand are kept.
     ///

@@ -38,6 +38,26 @@ pub(crate) enum Command {
   catchment run shop --select curated.orders
   catchment run shop --full-refresh --select enriched.delays")]
     Run(RunArguments),
+    /// Listen: streams are written and read with AWS's Kinesis clients.
+    ///
+    /// Requests are signed with keys of `catchment key create`, unless `server.open_on_loopback` is set. SIGTERM or
+    /// Ctrl-C ends it after what was begun.
+    #[command(after_help = "Examples:
+  catchment serve shop
+  aws kinesis list-streams --endpoint-url http://127.0.0.1:4566")]
+    Serve(ProjectArguments),
+    /// Make, look at, fill and change streams.
+    ///
+    /// One process has the streams of a project: beside `catchment serve`, use an AWS client with its address.
+    Stream {
+        #[command(subcommand)]
+        action: StreamAction,
+    },
+    /// Make, list and delete the access keys of programs.
+    Key {
+        #[command(subcommand)]
+        action: KeyAction,
+    },
     /// Run one query, a file of queries, or a prompt.
     #[command(after_help = "Examples:
   catchment sql -p shop                     a prompt; \\q leaves it
@@ -134,6 +154,137 @@ pub(crate) enum Command {
 pub(crate) enum ConfigAction {
     /// Print every value and where it comes from.
     Show(ProjectArguments),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum StreamAction {
+    /// List the streams.
+    List {
+        /// The project's folder.
+        #[arg(short, long, default_value = ".")]
+        project: PathBuf,
+    },
+    /// Make a stream.
+    Create {
+        /// Its name.
+        name: String,
+        /// How many shards it begins with.
+        #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        shards: u32,
+        /// The project's folder.
+        #[arg(short, long, default_value = ".")]
+        project: PathBuf,
+    },
+    /// Delete a stream with all its records.
+    Delete {
+        /// Its name.
+        name: String,
+        /// The project's folder.
+        #[arg(short, long, default_value = ".")]
+        project: PathBuf,
+    },
+    /// Show a stream's shards.
+    Describe {
+        /// Its name.
+        name: String,
+        /// The project's folder.
+        #[arg(short, long, default_value = ".")]
+        project: PathBuf,
+    },
+    /// Show records of a stream.
+    #[command(after_help = "Examples:
+  catchment stream peek clicks --limit 3
+  catchment stream peek clicks --newest --shard 0")]
+    Peek {
+        /// Its name.
+        name: String,
+        /// Of this shard alone.
+        #[arg(long)]
+        shard: Option<String>,
+        /// The most records of each shard.
+        #[arg(long, default_value_t = 10)]
+        limit: usize,
+        /// The newest ones instead of the oldest.
+        #[arg(long)]
+        newest: bool,
+        /// The project's folder.
+        #[arg(short, long, default_value = ".")]
+        project: PathBuf,
+    },
+    /// Write the lines of standard input, each as a record.
+    #[command(after_help = "Example:
+  catchment stream put clicks --key user_id < clicks.jsonl")]
+    Put(PutArguments),
+    /// Change the number of shards, split one, or merge two.
+    #[command(after_help = "Examples:
+  catchment stream reshard clicks --to 4
+  catchment stream reshard clicks --split 0
+  catchment stream reshard clicks --merge 1 2")]
+    Reshard {
+        /// Its name.
+        name: String,
+        /// Split and merge until so many shards are open.
+        #[arg(long = "to", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+        count: Option<u32>,
+        /// Split this shard in the middle.
+        #[arg(long, conflicts_with = "count")]
+        split: Option<String>,
+        /// Merge these two shards, whose keys meet.
+        #[arg(long, num_args = 2, conflicts_with_all = ["count", "split"])]
+        merge: Vec<String>,
+        /// The project's folder.
+        #[arg(short, long, default_value = ".")]
+        project: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PutArguments {
+    /// The stream's name.
+    pub(crate) name: String,
+
+    /// The field of the JSON objects that decides the shard; without one, lines go to all shards.
+    #[arg(long, value_name = "FIELD")]
+    pub(crate) key: Option<String>,
+
+    /// Print each record once it is durable: shard, sequence number and line.
+    #[arg(long)]
+    pub(crate) acknowledge: bool,
+
+    /// Records that are written together.
+    #[arg(long, value_name = "COUNT")]
+    pub(crate) batch: Option<usize>,
+
+    /// The project's folder.
+    #[arg(short, long, default_value = ".")]
+    pub(crate) project: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum KeyAction {
+    /// Make an access key, and print its secret, once.
+    Create {
+        /// What it is for.
+        #[arg(long)]
+        note: Option<String>,
+        /// The project's folder.
+        #[arg(short, long, default_value = ".")]
+        project: PathBuf,
+    },
+    /// List the access keys.
+    List {
+        /// The project's folder.
+        #[arg(short, long, default_value = ".")]
+        project: PathBuf,
+    },
+    /// Delete an access key: what is signed with it is refused from then on.
+    Delete {
+        /// The key's id.
+        id: String,
+        /// The project's folder.
+        #[arg(short, long, default_value = ".")]
+        project: PathBuf,
+    },
 }
 
 #[derive(Debug, Args)]

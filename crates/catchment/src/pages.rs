@@ -44,6 +44,13 @@ pub(crate) const PAGES: &[(&str, &str)] = &[
     ("C5001", include_str!("../../../docs/errors/C5001.md")),
     ("C5002", include_str!("../../../docs/errors/C5002.md")),
     ("C5003", include_str!("../../../docs/errors/C5003.md")),
+    ("C6001", include_str!("../../../docs/errors/C6001.md")),
+    ("C6002", include_str!("../../../docs/errors/C6002.md")),
+    ("C6003", include_str!("../../../docs/errors/C6003.md")),
+    ("C6004", include_str!("../../../docs/errors/C6004.md")),
+    ("C6005", include_str!("../../../docs/errors/C6005.md")),
+    ("C6006", include_str!("../../../docs/errors/C6006.md")),
+    ("C6007", include_str!("../../../docs/errors/C6007.md")),
     ("C9001", include_str!("../../../docs/errors/C9001.md")),
     ("C9002", include_str!("../../../docs/errors/C9002.md")),
 ];

@@ -47,13 +47,14 @@ pub(crate) fn workspace_from_backup(
     restore_catalog(project, &arguments.set, from, replace, &machine()?)
 }
 
-fn machine() -> Result<Machine> {
+/// What this machine gives to a project.
+pub(crate) fn machine() -> Result<Machine> {
     Ok(Machine { clock: Arc::new(SystemClock), faults: faults()?, variables: variables() })
 }
 
-/// What object stores read from the environment.
+/// What object stores read from the environment, and the key under which secrets are kept.
 fn variables() -> BTreeMap<String, String> {
-    const OF_STORES: &[&str] = &["AWS_", "GOOGLE_", "AZURE_"];
+    const OF_STORES: &[&str] = &["AWS_", "GOOGLE_", "AZURE_", "CATCHMENT_MASTER_KEY"];
     std::env::vars().filter(|(name, _)| OF_STORES.iter().any(|start| name.starts_with(start))).collect()
 }
 

@@ -141,23 +141,23 @@ pub(crate) fn reshard(shards: &[Shard], change: Reshard, next: u32, now_millis: 
     Ok(all)
 }
 
-/// Steps that bring the open shards to `target` of about the same size: the largest is halved, the
-/// two neighbours that are smallest together are merged, until the number is right.
+/// The next step towards `target` open shards of about the same size. As in AWS, whose counts of shards were recorded: all are
+/// halved until there are enough, then the two neighbours that are smallest together are merged, until there are not
+/// too many.
 #[must_use]
-pub(crate) fn towards(open: &[Shard], target: usize) -> Option<Reshard> {
-    let mut open: Vec<&Shard> = open.iter().filter(|shard| shard.is_open()).collect();
+pub(crate) fn towards(shards: &[Shard], target: usize) -> Vec<Reshard> {
+    let mut open: Vec<&Shard> = shards.iter().filter(|shard| shard.is_open()).collect();
     open.sort_by_key(|shard| shard.range.start);
     let size = |shard: &Shard| shard.range.end - shard.range.start;
     match open.len().cmp(&target) {
-        std::cmp::Ordering::Equal => None,
-        std::cmp::Ordering::Less => {
-            // The first of the largest, so that the same shards come of the same wish.
-            let largest = open.iter().rev().max_by_key(|shard| size(shard))?;
-            Some(Reshard::Split(largest.id, largest.range.start + size(largest) / 2 + 1))
-        }
+        std::cmp::Ordering::Equal => Vec::new(),
+        std::cmp::Ordering::Less => open
+            .iter()
+            .map(|shard| Reshard::Split(shard.id, shard.range.start + size(shard) / 2 + 1))
+            .collect(),
         std::cmp::Ordering::Greater => {
-            let smallest = open.windows(2).min_by_key(|pair| size(pair[0]).saturating_add(size(pair[1])))?;
-            Some(Reshard::Merge(smallest[0].id, smallest[1].id))
+            let smallest = open.windows(2).min_by_key(|pair| size(pair[0]).saturating_add(size(pair[1])));
+            smallest.map(|pair| Reshard::Merge(pair[0].id, pair[1].id)).into_iter().collect()
         }
     }
 }
@@ -175,13 +175,19 @@ mod tests {
     fn open_shards_cover_everything_once_after_any_reshard() {
         let mut shards = first_shards(3, 5_000);
         for target in [7, 2, 1, 16, 5, 5, 4] {
-            while let Some(change) = towards(&shards, target) {
-                shards = reshard(&shards, change, shards.len() as u32, 4_000).unwrap();
+            loop {
+                let steps = towards(&shards, target);
+                for change in &steps {
+                    shards = reshard(&shards, *change, shards.len() as u32, 4_000).unwrap();
+                }
                 let mut open: Vec<HashRange> =
                     shards.iter().filter(|shard| shard.is_open()).map(|shard| shard.range).collect();
                 open.sort_by_key(|range| range.start);
                 assert_eq!((open[0].start, open[open.len() - 1].end), (0, u128::MAX));
                 assert!(open.windows(2).all(|pair| pair[0].end + 1 == pair[1].start));
+                if steps.is_empty() {
+                    break;
+                }
             }
             assert_eq!(shards.iter().filter(|shard| shard.is_open()).count(), target);
         }
@@ -190,6 +196,22 @@ mod tests {
                 shards[id.0 as usize].created < shard.created && !shards[id.0 as usize].is_open()
             };
             assert!(shard.parents.iter().all(older), "{shard:?}");
+        }
+    }
+
+    #[test]
+    fn as_many_shards_are_made_on_the_way_as_aws_makes() {
+        for (first, target, total) in [(2, 4, 6), (4, 5, 15), (10, 13, 37), (4, 2, 6), (5, 3, 7), (10, 3, 17)]
+        {
+            let mut shards = first_shards(first, 0);
+            while let steps = towards(&shards, target)
+                && !steps.is_empty()
+            {
+                for change in steps {
+                    shards = reshard(&shards, change, shards.len() as u32, 0).unwrap();
+                }
+            }
+            assert_eq!(shards.len(), total, "{first} to {target}");
         }
     }
 

@@ -272,10 +272,15 @@ impl Stream {
     /// Returns errors of the disk.
     pub async fn scale(&self, count: usize) -> Result<()> {
         self.change(move |state, now| {
-            while let Some(change) = towards(&state.shards, count.max(1)) {
-                apply(state, change, now)?;
+            loop {
+                let steps = towards(&state.shards, count.max(1));
+                if steps.is_empty() {
+                    return Ok(());
+                }
+                for change in steps {
+                    apply(state, change, now)?;
+                }
             }
-            Ok(())
         })
         .await
     }

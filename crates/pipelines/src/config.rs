@@ -1,6 +1,7 @@
 //! `catchment.toml`: one typed tree, whose unknown keys are errors with their line.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use catchment_core::{Code, Error, Place, Result, parse_bytes};
@@ -23,6 +24,10 @@ pub struct Config {
     pub engine: EngineConfig,
     /// When tables are kept quick to read.
     pub maintenance: MaintenanceConfig,
+    /// What listens.
+    pub server: ServerConfig,
+    /// How streams are kept.
+    pub streams: StreamsConfig,
     /// Values for `${name}` in SQL files.
     pub parameters: BTreeMap<String, String>,
 }
@@ -102,6 +107,86 @@ impl Default for MaintenanceConfig {
             target_file_size: "128MB".to_owned(),
             kept_plans: 64,
         }
+    }
+}
+
+/// `[server]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct ServerConfig {
+    /// The address and port that `catchment serve` listens on.
+    pub listen: String,
+    /// Requests need no signature; only when it listens on this machine's own address.
+    pub open_on_loopback: bool,
+    /// `POST /moto-api/reset` deletes every stream, for tests; only together with `open_on_loopback`.
+    pub allow_reset: bool,
+    /// The account in names of AWS resources, twelve digits.
+    pub account: String,
+    /// The region in names of AWS resources; that which a request is signed for when it is empty.
+    pub region: String,
+}
+
+impl Default for ServerConfig {
+    fn default() -> Self {
+        Self {
+            listen: "127.0.0.1:4566".to_owned(),
+            open_on_loopback: false,
+            allow_reset: false,
+            account: "000000000000".to_owned(),
+            region: String::new(),
+        }
+    }
+}
+
+impl ServerConfig {
+    /// The address, which must be this machine's own when requests need no signature.
+    ///
+    /// # Errors
+    /// Returns [`Code::CONFIG_INVALID`].
+    pub fn address(&self) -> Result<SocketAddr> {
+        let wrong = |what: String| Error::new(Code::CONFIG_INVALID, what);
+        let address: SocketAddr = self.listen.parse().map_err(|_| {
+            wrong(format!("server.listen is {:?}, not such as \"127.0.0.1:4566\"", self.listen))
+        })?;
+        if self.open_on_loopback && !address.ip().is_loopback() {
+            return Err(wrong(format!("server.open_on_loopback is set, and server.listen is {address}"))
+                .hint("whoever reaches that address could read and write everything: listen on 127.0.0.1, or make keys with `catchment key create`"));
+        }
+        if self.allow_reset && !self.open_on_loopback {
+            return Err(wrong("server.allow_reset is set without server.open_on_loopback".to_owned())
+                .hint("it lets everyone delete every stream; it is for tests"));
+        }
+        if self.account.len() != 12 || !self.account.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(wrong(format!("server.account is {:?}, not twelve digits", self.account)));
+        }
+        Ok(address)
+    }
+}
+
+/// `[streams]`
+#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StreamsConfig {
+    /// The most that a stream keeps, whatever its age, such as `100GB`; empty for as much as its retention says.
+    pub retention_size: String,
+}
+
+impl StreamsConfig {
+    /// The most that a stream keeps, in bytes.
+    ///
+    /// # Errors
+    /// Returns [`Code::CONFIG_INVALID`] when it is no size.
+    pub fn retention_bytes(&self) -> Result<Option<u64>> {
+        let text = &self.retention_size;
+        if text.is_empty() {
+            return Ok(None);
+        }
+        parse_bytes(text).map(Some).ok_or_else(|| {
+            Error::new(
+                Code::CONFIG_INVALID,
+                format!("streams.retention_size is {text:?}, not a size such as \"100GB\""),
+            )
+        })
     }
 }
 
@@ -189,6 +274,8 @@ impl LoadedConfig {
         })?;
         config.engine.memory_bytes()?;
         config.maintenance.target_bytes()?;
+        config.server.address()?;
+        config.streams.retention_bytes()?;
         Ok(Self { folder, config, set, text })
     }
 

@@ -22,6 +22,7 @@ mod rulesets;
 mod run;
 mod scan_size;
 mod statement;
+mod streams;
 #[cfg(test)]
 mod tests;
 mod time_range;
@@ -46,5 +47,6 @@ pub use scan_size::{ScanSize, scan_sizes};
 pub use statement::{
     Body, DatasetKind, DatasetStatement, FlowStatement, Statement, ViewStatement, parse_statements,
 };
+pub use streams::open_log;
 pub use time_range::{Step, TimeRange};
 pub use upkeep::{RETENTION, UpkeepReport};

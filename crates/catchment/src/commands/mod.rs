@@ -8,11 +8,14 @@ mod config;
 mod diff;
 mod explain;
 mod history;
+mod key;
 mod release;
 mod rollback;
 mod run;
+mod serve;
 mod sql;
 mod status;
+mod stream;
 mod tables;
 
 use std::process::ExitCode;
@@ -28,6 +31,9 @@ pub(crate) async fn run(arguments: &Arguments, screen: &Screen) -> Result<ExitCo
     match &arguments.command {
         Command::Check(command) => check::run(arguments, command, *screen).await,
         Command::Run(command) => Box::pin(run::run(arguments, command, *screen)).await,
+        Command::Serve(command) => Box::pin(serve::run(arguments, command, *screen)).await,
+        Command::Stream { action } => Box::pin(stream::run(arguments, action, *screen)).await,
+        Command::Key { action } => key::run(arguments, action, *screen),
         Command::Sql(command) => Box::pin(sql::run(arguments, command, *screen)).await,
         Command::Replay(command) => Box::pin(run::replay(arguments, command, *screen)).await,
         Command::Backfill(command) => Box::pin(backfill::run(arguments, command, *screen)).await,

@@ -1,6 +1,6 @@
 //! Kills at every step of the protocol, at random, and on a disk that forgets: all rows once, always.
 
-mod disk;
+pub(crate) mod disk;
 
 use catchment_core::FaultPoint;
 use serde_json::json;

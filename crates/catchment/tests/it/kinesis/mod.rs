@@ -1,0 +1,82 @@
+//! The Kinesis API of `catchment serve`, as clients see it that nobody here wrote.
+
+mod clients;
+mod durable;
+mod recorded;
+
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::TcpStream;
+use std::process::{Child, Command, Stdio};
+
+use serde_json::Value;
+
+use crate::project::Project;
+
+/// `catchment serve` on a port of its own; killed when it is dropped.
+pub(crate) struct Serving {
+    process: Child,
+    pub(crate) port: u16,
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
+}
+
+impl Serving {
+    /// Serves a project; `server` are lines of its `[server]` section.
+    pub(crate) fn configured(project: &Project, server: &str) -> Self {
+        project.write(
+            "catchment.toml",
+            format!("[engine]\nthreads = 2\n[server]\nlisten = \"127.0.0.1:0\"\n{server}\n"),
+        );
+        Self::start(project.command(&["serve", "--json"]))
+    }
+
+    /// Starts a command that serves, and waits until it listens.
+    pub(crate) fn start(mut command: Command) -> Self {
+        let mut process = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut line = String::new();
+        BufReader::new(process.stdout.take().unwrap()).read_line(&mut line).unwrap();
+        let told: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
+        let port =
+            told["listening"].as_str().and_then(|url| url.rsplit(':').next()).unwrap().parse().unwrap();
+        Self { process, port }
+    }
+
+    pub(crate) fn url(&self) -> String {
+        format!("http://127.0.0.1:{}", self.port)
+    }
+
+    /// Sends a request as it is; returns the status, the head and the body.
+    pub(crate) fn send(&self, method: &str, headers: &[(&str, &str)], body: &[u8]) -> (u16, String, Vec<u8>) {
+        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
+        let mut head = format!(
+            "{method} / HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {}\r\n",
+            body.len()
+        );
+        for (name, value) in headers {
+            head += &format!("{name}: {value}\r\n");
+        }
+        stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
+        // A server that refuses a body may close the connection before all of it is sent.
+        let _ = stream.write_all(body);
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer);
+        let end =
+            answer.windows(4).position(|part| part == b"\r\n\r\n").unwrap_or(answer.len().saturating_sub(4));
+        let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+        (status, head, answer[(end + 4).min(answer.len())..].to_vec())
+    }
+
+    /// Calls an operation with JSON; returns status and answer.
+    pub(crate) fn call(&self, operation: &str, body: &Value) -> (u16, Value) {
+        let target = format!("Kinesis_20131202.{operation}");
+        let headers = [("Content-Type", "application/x-amz-json-1.1"), ("X-Amz-Target", target.as_str())];
+        let (status, _, answer) = self.send("POST", &headers, body.to_string().as_bytes());
+        (status, serde_json::from_slice(&answer).unwrap_or(Value::Null))
+    }
+}

@@ -1,0 +1,283 @@
+//! The Amazon Kinesis Data Streams API over the stream log.
+//!
+//! JSON 1.1 and CBOR over `POST /`, as AWS's clients speak it. Behaviour follows AWS's recorded answers, then the public
+//! service model, then moto, then kinesalite. Streams are ACTIVE at once, since making and resharding them takes no time.
+
+mod answer;
+mod consumers;
+mod event_stream;
+mod operations;
+mod records;
+mod request;
+mod shape;
+mod shards;
+mod streams;
+mod token;
+mod value;
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use bytes::Bytes;
+use catchment_core::Clock;
+use catchment_log::Log;
+
+use crate::credentials::Credentials;
+use crate::kinesis::answer::{Answer, Fault};
+use crate::kinesis::request::Request;
+use crate::kinesis::value::{Codec, Structure, Value};
+use crate::sigv4::{SignatureFault, SignedRequest};
+
+/// The target of operations, before their name.
+const TARGET: &str = "Kinesis_20131202.";
+
+/// The service.
+pub struct Kinesis {
+    log: Arc<Log>,
+    clock: Arc<dyn Clock>,
+    account: String,
+    region: Option<String>,
+    credentials: Option<Arc<dyn Credentials>>,
+    shard_limit: usize,
+    is_lenient: bool,
+}
+
+/// What is told to clients, and asked of them.
+#[derive(Debug, Clone)]
+pub struct KinesisOptions {
+    /// The account in names of resources, twelve digits.
+    pub account: String,
+    /// The region in names of resources; that which a request is signed for when there is none.
+    pub region: Option<String>,
+    /// Open shards that all streams together may have.
+    pub shard_limit: usize,
+    /// Limits of AWS that protect its fleet, such as halving shards at most, are not kept.
+    pub is_lenient: bool,
+}
+
+impl Default for KinesisOptions {
+    fn default() -> Self {
+        Self { account: "000000000000".to_owned(), region: None, shard_limit: 6_000, is_lenient: true }
+    }
+}
+
+/// A request as it came.
+pub struct Incoming<'a> {
+    /// Its method.
+    pub method: &'a Method,
+    /// Its path.
+    pub path: &'a str,
+    /// What stands behind the question mark.
+    pub query: &'a str,
+    /// The host that it was sent to, where HTTP/2 told it.
+    pub authority: Option<&'a str>,
+    /// Its headers.
+    pub headers: &'a HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Kinesis {
+    /// Makes the service. Without credentials everyone may do everything.
+    #[must_use]
+    pub fn new(
+        log: Arc<Log>,
+        clock: Arc<dyn Clock>,
+        options: KinesisOptions,
+        credentials: Option<Arc<dyn Credentials>>,
+    ) -> Self {
+        let KinesisOptions { account, region, shard_limit, is_lenient } = options;
+        Self { log, clock, account, region, credentials, shard_limit, is_lenient }
+    }
+
+    /// Deletes every stream.
+    ///
+    /// # Errors
+    /// Returns errors of the disk.
+    pub fn delete_everything(&self) -> catchment_core::Result<()> {
+        self.log.streams().iter().try_for_each(|stream| self.log.delete(&stream.state().name))
+    }
+
+    /// Answers a request.
+    pub async fn handle(self: &Arc<Self>, incoming: Incoming<'_>) -> Response<Body> {
+        let content_type = header_text(incoming.headers, header::CONTENT_TYPE.as_str()).unwrap_or_default();
+        let content_type = content_type.split(';').next().unwrap_or_default().trim().to_owned();
+        let codec = match content_type.as_str() {
+            "application/x-amz-json-1.1" => Codec::Json,
+            "application/x-amz-cbor-1.1" => Codec::Cbor,
+            other => return self.other_protocol(other, &incoming),
+        };
+        let target = header_text(incoming.headers, "x-amz-target").unwrap_or_default();
+        let operation = target.strip_prefix(TARGET).unwrap_or_default().to_owned();
+        let answer = match operations::members(&operation) {
+            None => Err(Fault::bare("UnknownOperationException")),
+            Some(members) => match codec.read(&incoming.body) {
+                None => Err(Fault::bare("SerializationException")),
+                Some(body) => {
+                    self.permitted(&incoming).and_then(|region| Ok((shape::check(members, body)?, region)))
+                }
+            },
+        };
+        let (body, region) = match answer {
+            Ok(request) => request,
+            Err(fault) => return fault_response(codec, &fault),
+        };
+        let request = Request { body, region: &region };
+        if operation == "SubscribeToShard" {
+            return match self.subscribe(&request, codec) {
+                Ok(events) => {
+                    with_ids(Response::new(Body::from_stream(events)), "application/vnd.amazon.eventstream")
+                }
+                Err(fault) => fault_response(codec, &fault),
+            };
+        }
+        match self.perform(&operation, request).await {
+            Ok(Value::Null) => with_ids(Response::new(Body::empty()), codec.content_type()),
+            Ok(value) => with_ids(Response::new(Body::from(codec.write(&value))), codec.content_type()),
+            Err(fault) => fault_response(codec, &fault),
+        }
+    }
+
+    /// Who may send a request, and for which region it is.
+    fn permitted(&self, incoming: &Incoming<'_>) -> Answer<String> {
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let mut headers: Vec<(String, String)> =
+            incoming.headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
+        if let Some(authority) = incoming.authority {
+            // Clients of HTTP/2 sign it under either name.
+            headers.push((":authority".to_owned(), authority.to_owned()));
+            if !incoming.headers.contains_key(header::HOST) {
+                headers.push(("host".to_owned(), authority.to_owned()));
+            }
+        }
+        let signed = SignedRequest {
+            method: incoming.method.as_str(),
+            path: incoming.path,
+            query: incoming.query,
+            headers: &headers,
+            body: &incoming.body,
+        };
+        let asked = match &self.credentials {
+            None => signed.region(),
+            Some(credentials) => {
+                let secret = |key: &str| credentials.secret(key);
+                let signer =
+                    signed.verify("kinesis", self.clock.now_micros(), secret).map_err(
+                        |fault| match fault {
+                            SignatureFault::Missing => Fault::new(
+                                "MissingAuthenticationTokenException",
+                                "Missing Authentication Token",
+                            ),
+                            SignatureFault::Incomplete(message) => {
+                                Fault::new("IncompleteSignatureException", message)
+                            }
+                            SignatureFault::UnknownKey => Fault::new(
+                                "UnrecognizedClientException",
+                                "The security token included in the request is invalid.",
+                            ),
+                            SignatureFault::Wrong(message) => {
+                                Fault::new("InvalidSignatureException", message)
+                            }
+                        },
+                    )?;
+                Some(signer.region)
+            }
+        };
+        Ok(self.region.clone().or(asked).unwrap_or_else(|| "us-east-1".to_owned()))
+    }
+
+    async fn perform(self: &Arc<Self>, operation: &str, request: Request<'_>) -> Answer {
+        match operation {
+            "AddTagsToStream" | "TagResource" => self.tag(&request).await,
+            "CreateStream" => self.create_stream(&request),
+            "DecreaseStreamRetentionPeriod" => self.change_retention(&request, false).await,
+            "IncreaseStreamRetentionPeriod" => self.change_retention(&request, true).await,
+            "DeleteResourcePolicy" => self.delete_policy(&request).await,
+            "DeleteStream" => self.delete_stream(&request),
+            "DeregisterStreamConsumer" => self.deregister_consumer(&request).await,
+            "DescribeLimits" => Ok(self.describe_limits()),
+            "DescribeStream" => self.describe_stream(&request),
+            "DescribeStreamConsumer" => self.describe_consumer(&request),
+            "DescribeStreamSummary" => self.describe_summary(&request),
+            "DisableEnhancedMonitoring" => self.monitor(&request, false).await,
+            "EnableEnhancedMonitoring" => self.monitor(&request, true).await,
+            "GetRecords" => self.get_records(&request),
+            "GetResourcePolicy" => self.get_policy(&request),
+            "GetShardIterator" => self.get_iterator(&request),
+            "ListShards" => self.list_shards(&request),
+            "ListStreamConsumers" => self.list_consumers(&request),
+            "ListStreams" => self.list_streams(&request),
+            "ListTagsForResource" | "ListTagsForStream" => self.list_tags(&request),
+            "MergeShards" => self.merge_shards(&request).await,
+            "PutRecord" => self.put_record(&request).await,
+            "PutRecords" => self.put_records(&request).await,
+            "PutResourcePolicy" => self.put_policy(&request).await,
+            "RegisterStreamConsumer" => self.register_consumer(&request).await,
+            "RemoveTagsFromStream" | "UntagResource" => self.untag(&request).await,
+            "SplitShard" => self.split_shard(&request).await,
+            "StartStreamEncryption" => self.encrypt(&request, true).await,
+            "StopStreamEncryption" => self.encrypt(&request, false).await,
+            "UpdateShardCount" => self.update_count(&request).await,
+            "UpdateStreamMode" => self.update_mode(&request).await,
+            _ => Err(Fault::bare("UnknownOperationException")),
+        }
+    }
+
+    /// Requests of a content type that is not one of the two, answered as AWS answers them.
+    fn other_protocol(&self, content_type: &str, incoming: &Incoming<'_>) -> Response<Body> {
+        let target = header_text(incoming.headers, "x-amz-target").unwrap_or_default();
+        let is_known =
+            target.strip_prefix(TARGET).is_some_and(|operation| operations::members(operation).is_some());
+        if content_type == "application/json" && is_known {
+            let parsed = Codec::Json.read(&incoming.body);
+            let (status, kind) = match parsed {
+                Some(_) => (404, "com.amazon.coral.service#UnknownOperationException"),
+                None => (400, "com.amazon.coral.service#SerializationException"),
+            };
+            let output = Structure::default().with("__type", kind);
+            let body = Structure::default().with("Output", output).with("Version", "1.0");
+            let mut response =
+                with_ids(Response::new(Body::from(Codec::Json.write(&body.into()))), "application/json");
+            *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::BAD_REQUEST);
+            return response;
+        }
+        fault_response(Codec::Cbor, &Fault::bare("UnknownOperationException"))
+    }
+}
+
+/// What clients learn who ask for something else than an operation.
+pub(crate) fn no_service() -> Response<Body> {
+    let body = "<AccessDeniedException>\n  <Message>Unable to determine service/operation name to be authorized</Message>\n</AccessDeniedException>\n";
+    let mut response = with_ids(Response::new(Body::from(body)), "application/xml");
+    *response.status_mut() = StatusCode::FORBIDDEN;
+    response
+}
+
+fn header_text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+fn fault_response(codec: Codec, fault: &Fault) -> Response<Body> {
+    // The protocol's own error has its message in capitals, the service's have not.
+    let key =
+        if fault.kind == "SerializationException" && codec == Codec::Json { "Message" } else { "message" };
+    let body = Structure::default().with("__type", fault.kind).with_some(key, fault.message.clone());
+    let mut response = with_ids(Response::new(Body::from(codec.write(&body.into()))), codec.content_type());
+    *response.status_mut() = StatusCode::from_u16(fault.status).unwrap_or(StatusCode::BAD_REQUEST);
+    response
+}
+
+/// The headers that AWS's clients look for.
+fn with_ids(mut response: Response<Body>, content_type: &'static str) -> Response<Body> {
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    let id = uuid::Uuid::new_v4();
+    if let Ok(value) = HeaderValue::from_str(&id.to_string()) {
+        headers.insert("x-amzn-requestid", value);
+    }
+    if let Ok(value) = HeaderValue::from_str(&id.simple().to_string()) {
+        headers.insert("x-amz-id-2", value);
+    }
+    response
+}

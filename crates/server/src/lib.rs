@@ -1,0 +1,16 @@
+//! What listens: the Amazon Kinesis Data Streams API over the stream log.
+//!
+//! One address takes everything, by HTTP/1.1 and by HTTP/2 with prior knowledge. Requests are bounded in size, and those
+//! that change or read streams are signed, unless the service was told to be open.
+//!
+//! **Never**: writes tables, decides what a record means, answers before what it answers for is durable.
+
+mod credentials;
+mod kinesis;
+mod serve;
+mod sigv4;
+
+pub use credentials::Credentials;
+pub use kinesis::{Incoming, Kinesis, KinesisOptions};
+pub use serve::{Services, serve};
+pub use sigv4::{SignatureFault, SignedRequest, Signer};

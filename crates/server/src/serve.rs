@@ -1,0 +1,77 @@
+//! The listener: which requests go where.
+
+use std::future::Future;
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::http::{Method, Response, StatusCode};
+use axum::routing::get;
+use bytes::Bytes;
+use catchment_core::{Code, Error, Result};
+use tokio::net::TcpListener;
+
+use crate::kinesis::{Incoming, Kinesis, no_service};
+
+/// Bytes of the largest request that is read: 10 MB of records in base64, and what is around them.
+const LARGEST: usize = 16 << 20;
+
+/// What is served.
+#[derive(Clone)]
+pub struct Services {
+    /// Streams.
+    pub kinesis: Arc<Kinesis>,
+    /// `POST /moto-api/reset` deletes every stream: tests of others ask for it between each other.
+    pub allows_reset: bool,
+}
+
+/// Serves until `stop` is ready, then ends what was begun.
+///
+/// # Errors
+/// Returns errors of the network.
+pub async fn serve(
+    listener: TcpListener,
+    services: Services,
+    stop: impl Future<Output = ()> + Send + 'static,
+) -> Result<()> {
+    let router = Router::new()
+        .route("/health", get(|| async { "ok\n" }))
+        .fallback(kinesis)
+        .layer(DefaultBodyLimit::max(LARGEST))
+        .with_state(services);
+    axum::serve(listener, router)
+        .with_graceful_shutdown(stop)
+        .await
+        .map_err(|error| Error::new(Code::INPUT_OUTPUT, "the listener failed").because(error))
+}
+
+async fn kinesis(State(services): State<Services>, request: Request) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    if parts.method != Method::POST {
+        return no_service();
+    }
+    if services.allows_reset && parts.uri.path() == "/moto-api/reset" {
+        return match services.kinesis.delete_everything() {
+            Ok(()) => Response::new(Body::from("{\"status\": \"ok\"}")),
+            Err(_) => no_service(),
+        };
+    }
+    let body: Bytes = match axum::body::to_bytes(body, LARGEST).await {
+        Ok(body) => body,
+        Err(_) => {
+            let mut response = Response::new(Body::empty());
+            *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
+            return response;
+        }
+    };
+    let incoming = Incoming {
+        method: &parts.method,
+        path: parts.uri.path(),
+        authority: parts.uri.authority().map(|authority| authority.as_str()),
+        query: parts.uri.query().unwrap_or_default(),
+        headers: &parts.headers,
+        body,
+    };
+    services.kinesis.handle(incoming).await
+}
