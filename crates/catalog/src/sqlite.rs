@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use catchment_core::{Code, Error, FlowName, Position, Result, TableName};
-use rusqlite::{Connection, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::keys::AccessKey;
 use crate::model::{BatchRecord, DatasetOutcome, QueryRecord, RunRecord};
@@ -13,6 +13,9 @@ use crate::store::Store;
 
 /// The version of the schema, in SQLite's `user_version`.
 const SCHEMA_VERSION: i64 = 4;
+
+/// Runs that are kept.
+const KEPT_RUNS: usize = 10_000;
 
 /// Queries that are kept.
 const KEPT_QUERIES: i64 = 10_000;
@@ -151,13 +154,26 @@ fn word<T>(row: &Row<'_>, index: usize, parse: impl Fn(&str) -> Option<T>) -> ru
 
 impl Store for SqliteStore {
     fn put_run(&self, run: &RunRecord) -> Result<()> {
-        self.connection()
+        let mut connection = self.connection();
+        let transaction = connection.transaction().map_err(failed)?;
+        transaction
             .execute(
                 "INSERT OR REPLACE INTO runs VALUES (?1, ?2, ?3, ?4, ?5)",
                 params![run.id, run.status.as_str(), run.started_at, run.finished_at, run.error],
             )
-            .map(|_| ())
-            .map_err(failed)
+            .map_err(failed)?;
+        // Ids sort as runs began.
+        let oldest: Option<String> = transaction
+            .query_row("SELECT id FROM runs ORDER BY id DESC LIMIT 1 OFFSET ?1", [KEPT_RUNS], |row| {
+                row.get(0)
+            })
+            .optional()
+            .map_err(failed)?;
+        if let Some(oldest) = oldest {
+            transaction.execute("DELETE FROM runs WHERE id <= ?1", [&oldest]).map_err(failed)?;
+            transaction.execute("DELETE FROM outcomes WHERE run <= ?1", [&oldest]).map_err(failed)?;
+        }
+        transaction.commit().map_err(failed)
     }
 
     fn put_outcomes(&self, outcomes: &[DatasetOutcome]) -> Result<()> {

@@ -8,12 +8,13 @@ use std::sync::Arc;
 
 use catchment_core::{FaultPoint, FlowName, Position, Result, TableName};
 use catchment_ingest::files::{FileInfo, SeenFile, SeenFiles, SeenRun};
-use catchment_ingest::{Range, Replaced, Standing, TableStanding};
+use catchment_ingest::{Range, Replaced, Standing, StreamStanding, TableStanding};
 use catchment_lake::{Lake, Owner};
 
 use crate::ancestry::Ancestry;
 use crate::passed::Passed;
 use crate::records::{BatchPlan, Records, StagedBatch};
+use crate::spec::{FlowSpec, InputKind};
 
 /// A file that a flow has taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -196,7 +197,9 @@ pub(crate) async fn taken(
             *standing = *before;
         }
     }
-    Ok(Taken { files: Arc::new(seen), tables, versions, last: Some(last), replaced })
+    let streams = last.streams.clone();
+    let horizons = BTreeMap::new();
+    Ok(Taken { files: Arc::new(seen), tables, streams, horizons, versions, last: Some(last), replaced })
 }
 
 /// What a flow has taken so far.
@@ -204,6 +207,9 @@ pub(crate) async fn taken(
 pub(crate) struct Taken {
     pub(crate) files: Arc<SeenFiles>,
     pub(crate) tables: BTreeMap<String, TableStanding>,
+    pub(crate) streams: BTreeMap<String, StreamStanding>,
+    /// How far each stream is read before the flow counts as caught up.
+    pub(crate) horizons: BTreeMap<String, Arc<StreamStanding>>,
     /// Versions of other tables that hold the rows which the last batch read.
     pub(crate) versions: BTreeMap<String, u64>,
     /// The plan of the last published batch.
@@ -217,14 +223,29 @@ impl Taken {
         Standing {
             files: Arc::clone(&self.files),
             table: self.tables.get(input).copied(),
+            stream: self.streams.get(input).cloned(),
+            horizon: self.horizons.get(input).cloned(),
             replaced: self.replaced.clone(),
         }
+    }
+
+    /// Notes where the streams end now: a flow that follows a busy stream would never have caught up.
+    pub(crate) fn look_ahead(mut self, spec: &FlowSpec) -> Result<Self> {
+        for input in &spec.inputs {
+            if let InputKind::Stream(source, _) = &input.kind
+                && let Some(horizon) = source.horizon()?
+            {
+                self.horizons.insert(input.name.clone(), Arc::new(horizon));
+            }
+        }
+        Ok(self)
     }
 
     /// Adds a published batch.
     pub(crate) fn add(&mut self, plan: BatchPlan, staged: &StagedBatch) {
         seen_by(&plan, staged).add_to(Arc::make_mut(&mut self.files));
         self.tables = plan.tables.clone();
+        self.streams = plan.streams.clone();
         self.versions = plan.versions.clone();
         self.last = Some(plan);
     }

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use catchment_catalog::{BatchRecord, ColumnSource, ExpectationCount, InputVersion, RuleRecord};
 use catchment_core::{Code, Error, FlowName, Position, Result, TableName};
 use catchment_ingest::files::FileInfo;
-use catchment_ingest::{BrokenFile, Range, TableStanding};
+use catchment_ingest::{BrokenFile, Range, StreamStanding, TableStanding};
 use catchment_lake::{Add, Lake, Owner, TableSpec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -45,6 +45,9 @@ pub struct BatchPlan {
     pub ranges: BTreeMap<String, Range>,
     /// Where the flow stands in each streamed table when the batch is published, by the table's name.
     pub tables: BTreeMap<String, TableStanding>,
+    /// Where the flow stands in each stream when the batch is published, by the stream's name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub streams: BTreeMap<String, StreamStanding>,
     /// The version at which each other table is read, by the table's name.
     pub versions: BTreeMap<String, u64>,
     /// A hash of the definition.
@@ -85,6 +88,7 @@ impl BatchPlan {
             seed: 0,
             ranges: BTreeMap::new(),
             tables: BTreeMap::new(),
+            streams: BTreeMap::new(),
             versions: BTreeMap::new(),
             definition_hash: String::new(),
             definition: String::new(),

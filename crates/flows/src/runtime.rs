@@ -225,7 +225,8 @@ impl Runtime {
         self.reconcile(spec, published).await?;
         let (plans, staged) = records.positions().await?;
         let mut next = resume(published, plans.last().copied(), staged.last().copied());
-        let mut taken = taken(self.lake(), &spec.name, published, catch_up.replaced()).await?;
+        let taken = taken(self.lake(), &spec.name, published, catch_up.replaced()).await?;
+        let mut taken = taken.look_ahead(spec)?;
         loop {
             let (plan, staged) = match next {
                 Resume::Publish(at) => (records.plan(at).await?, records.staged(at).await?),
@@ -256,7 +257,8 @@ impl Runtime {
             let at = plan.position;
             published = Some(at);
             if plan.is_reset() {
-                taken = Taken { replaced: catch_up.replaced(), ..Taken::default() };
+                let horizons = std::mem::take(&mut taken.horizons);
+                taken = Taken { replaced: catch_up.replaced(), horizons, ..Taken::default() };
             }
             taken.add(plan, &staged);
             compact(&self.owner, &spec.name, at, self.options.kept_plans).await?;
@@ -290,6 +292,7 @@ impl Runtime {
         let mut plan = BatchPlan {
             seed: rand::rng().random(),
             tables: taken.tables.clone(),
+            streams: taken.streams.clone(),
             replaces_where: spec.replaces.clone(),
             definition_hash: definition_hash(spec),
             definition: spec.definition.clone(),
@@ -330,6 +333,9 @@ impl Runtime {
             if let Some(range) = range {
                 if let catchment_ingest::Range::Table { upto, .. } = &range {
                     plan.tables.insert(input.name.clone(), *upto);
+                }
+                if let catchment_ingest::Range::Stream { upto, .. } = &range {
+                    plan.streams.insert(input.name.clone(), upto.clone());
                 }
                 if !range.is_empty() {
                     plan.ranges.insert(input.name.clone(), range);

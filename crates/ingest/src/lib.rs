@@ -9,6 +9,7 @@ mod records;
 mod rejects;
 mod replay;
 mod source;
+pub mod streams;
 mod table;
 mod types;
 
@@ -16,6 +17,9 @@ pub use address::{ADDRESS_COLUMN, Address, address_field, first_piece};
 pub use records::{SourceRecord, json_lines};
 pub use rejects::{Reject, RejectSink, Rejects, reject_schema};
 pub use replay::{RecordFormat, ReplaySource};
-pub use source::{AddedFile, BrokenFile, Limits, Range, Replaced, Source, Standing, TableStanding};
+pub use source::{
+    AddedFile, BrokenFile, Limits, Range, Replaced, Source, Standing, StreamSlice, StreamStanding,
+    TableStanding,
+};
 pub use table::TableSource;
 pub use types::{arrow_type, parse_schema};

@@ -9,7 +9,7 @@ use catchment_core::{Code, Error, Result};
 use datafusion::arrow::array::{
     ArrayRef, Int64Array, RecordBatch, StringArray, StructArray, TimestampMicrosecondArray, UInt64Array,
 };
-use datafusion::arrow::datatypes::{Schema, SchemaRef};
+use datafusion::arrow::datatypes::{DataType, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::MemTable;
 
@@ -21,6 +21,7 @@ use crate::files::{
 use crate::records::SourceRecord;
 use crate::rejects::{Reject, Rejects};
 use crate::source::{Limits, Range, Source, Standing};
+use crate::streams;
 
 /// How the text of a record becomes a row.
 #[derive(Debug, Clone)]
@@ -168,6 +169,9 @@ fn decode(
         .fields()
         .iter()
         .map(|field| match field.name().as_str() {
+            METADATA_COLUMN if *field.data_type() == DataType::Struct(streams::metadata_fields()) => {
+                streams::metadata_of(kept.iter().map(|(_, record)| record.file.as_str()))
+            }
             METADATA_COLUMN if format.columns.index_of(METADATA_COLUMN).is_err() => {
                 metadata(&format.project, &kept)
             }

@@ -80,6 +80,14 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     /// How a record of [`Source::records`] becomes a row again.
     fn record_format(&self) -> RecordFormat;
 
+    /// Where a stream ends now, for a source that goes on while it is read.
+    ///
+    /// # Errors
+    /// As [`Source::plan`].
+    fn horizon(&self) -> Result<Option<StreamStanding>> {
+        Ok(None)
+    }
+
     /// Pieces that were taken and have changed since, though they are not read again.
     ///
     /// # Errors
@@ -147,9 +155,16 @@ pub struct Standing {
     pub files: Arc<SeenFiles>,
     /// The last file taken from a table.
     pub table: Option<TableStanding>,
+    /// The next ordinal of each partition of a stream that was begun.
+    pub stream: Option<StreamStanding>,
+    /// How far a stream may be read: what came later is for the next run. `None` for all of it.
+    pub horizon: Option<Arc<StreamStanding>>,
     /// What happens at a version of a table that computed partitions of it anew.
     pub replaced: Replaced,
 }
+
+/// The next ordinal of each partition of a stream.
+pub type StreamStanding = BTreeMap<String, u64>;
 
 /// What a reader does at a version of a table that computed partitions anew: the rows that it has handed out are not
 /// those of the table any more.
@@ -201,6 +216,13 @@ pub enum Range {
         /// How many there are.
         records: usize,
     },
+    /// Records of a stream.
+    Stream {
+        /// Where the flow stands in each partition when the range is taken.
+        upto: StreamStanding,
+        /// The pieces, parents before their children.
+        slices: Vec<StreamSlice>,
+    },
     /// Data files that versions of a table added.
     Table {
         /// The last file of the range.
@@ -208,6 +230,17 @@ pub enum Range {
         /// The files.
         files: Vec<AddedFile>,
     },
+}
+
+/// Records of one partition of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamSlice {
+    /// The partition, such as `shardId-000000000001`.
+    pub partition: String,
+    /// The first ordinal.
+    pub from: u64,
+    /// The ordinal behind the last.
+    pub until: u64,
 }
 
 /// A place in the files of a table: the first snapshot's, then those that each later version added.
@@ -239,6 +272,7 @@ impl Range {
         match self {
             Range::Files { files } => Arc::make_mut(&mut standing.files).extend(files),
             Range::Table { upto, .. } => standing.table = Some(*upto),
+            Range::Stream { upto, .. } => standing.stream = Some(upto.clone()),
             Range::Quarantine { .. } => {}
         }
     }
@@ -249,6 +283,7 @@ impl Range {
         match self {
             Range::Files { files } => files.len(),
             Range::Table { files, .. } => files.len(),
+            Range::Stream { slices, .. } => slices.len(),
             Range::Quarantine { .. } => 1,
         }
     }
@@ -259,6 +294,7 @@ impl Range {
         match self {
             Range::Files { .. } | Range::Quarantine { .. } => false,
             Range::Table { files, .. } => files.is_empty(),
+            Range::Stream { slices, .. } => slices.is_empty(),
         }
     }
 
@@ -267,7 +303,7 @@ impl Range {
     pub fn files(&self) -> &[FileInfo] {
         match self {
             Range::Files { files } => files,
-            Range::Table { .. } | Range::Quarantine { .. } => &[],
+            Range::Table { .. } | Range::Stream { .. } | Range::Quarantine { .. } => &[],
         }
     }
 }

@@ -197,6 +197,21 @@ impl Segment {
         Ok(read)
     }
 
+    /// The ordinal behind as many blocks of a shard, from an ordinal on, as `bytes` allow: at least one if there is one. What
+    /// is left of the bytes comes with it.
+    pub(crate) fn reach(&self, shard: ShardId, from: u64, bytes: u64) -> Result<(u64, u64)> {
+        let index = self.index()?.read().unwrap_or_else(PoisonError::into_inner);
+        let (mut reached, mut left) = (from, bytes);
+        for block in index.from(shard, from) {
+            if reached > from && u64::from(block.header.length) > left {
+                return Ok((reached, 0));
+            }
+            left = left.saturating_sub(u64::from(block.header.length));
+            reached = block.header.first + u64::from(block.header.count);
+        }
+        Ok((reached, left))
+    }
+
     /// The ordinal and the time of the first record of a shard that arrived at a time or later.
     pub(crate) fn since(&self, shard: ShardId, millis: i64) -> Result<Option<(u64, i64)>> {
         let index = self.index()?.read().unwrap_or_else(PoisonError::into_inner);

@@ -324,6 +324,25 @@ impl Stream {
         Ok(read)
     }
 
+    /// Up to which ordinal a shard can be read from another one within so many bytes: at least to the end of one block if there is
+    /// one.
+    ///
+    /// # Errors
+    /// Returns errors of reading.
+    pub fn reach(&self, shard: ShardId, from: u64, bytes: u64) -> Result<u64> {
+        let head = self.shared.head(shard);
+        let (mut reached, mut left) = (from, bytes);
+        while reached < head && (left > 0 || reached == from) {
+            let Some(segment) = self.segment_of(shard, reached) else { break };
+            let (next, rest) = segment.reach(shard, reached, left)?;
+            if next == reached {
+                break;
+            }
+            (reached, left) = (next, rest);
+        }
+        Ok(reached.min(head))
+    }
+
     /// The ordinal that the next record of a shard gets.
     #[must_use]
     pub fn head(&self, shard: ShardId) -> u64 {

@@ -8,6 +8,7 @@ use catchment_catalog::{QueryRecord, ScanRecord};
 use catchment_core::{Code, Error, FlowName, Result, TableName, timestamp_text};
 use catchment_flows::bookmarks;
 use catchment_ingest::files::FileSource;
+use catchment_ingest::streams::StreamSource;
 use catchment_ingest::{Rejects, Source};
 use catchment_lake::{Entry, OWNER_APPLICATION};
 use catchment_sql::{
@@ -22,10 +23,10 @@ use datafusion::logical_expr::ScalarUDF;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
 use futures::TryStreamExt;
 
-use crate::check::read_files_options;
 use crate::rollback::version_as_of;
 use crate::run::Workspace;
 use crate::scan_size::scan_sizes;
+use crate::sources::SourceCall;
 
 /// The most characters of a query's text that are noted.
 const NOTED: usize = 10_000;
@@ -208,9 +209,14 @@ impl<'w> Access<'w> {
         }
         let (parts, as_of) = match &relation.target {
             Target::Function { name, arguments } => {
-                let options =
-                    read_files_options(&self.workspace.project, name, arguments, text, relation.span)?;
-                return files(FileSource::open(options, None)?).await;
+                let project = &self.workspace.project;
+                return match SourceCall::parse(project, name, arguments, text, relation.span)? {
+                    SourceCall::Files(options) => everything(&FileSource::open(options, None)?).await,
+                    SourceCall::Stream(options) => {
+                        let streams = Arc::clone(&self.workspace.streams) as _;
+                        everything(&StreamSource::new(options, streams)).await
+                    }
+                };
             }
             Target::Table { parts, as_of } => (parts, as_of),
         };
@@ -369,7 +375,7 @@ fn history_row(entry: &Entry) -> HistoryRow {
     }
 }
 
-async fn files(source: FileSource) -> Result<Arc<dyn TableProvider>> {
+async fn everything(source: &dyn Source) -> Result<Arc<dyn TableProvider>> {
     let (rejects, mut sink) = Rejects::channel();
     // A query reports what it cannot read through its rows; what is rejected is only counted.
     tokio::spawn(async move { while sink.recv().await.is_some() {} });

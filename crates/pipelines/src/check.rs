@@ -6,6 +6,7 @@ use std::sync::Arc;
 use catchment_core::{Code, Error, FlowName, Result, TableName};
 use catchment_flows::{FlowKind, FlowSpec, Input, InputKind, PartitionCondition, require_incremental};
 use catchment_ingest::files::{FileSource, ReadFiles};
+use catchment_ingest::streams::StreamSource;
 use catchment_ingest::{Limits, Source, TableSource};
 use catchment_lake::{CLUSTER_BY, Lake, TableSpec, storable_schema};
 use catchment_quality::Expectation;
@@ -24,7 +25,9 @@ use crate::project::Project;
 use crate::remembered::{remembered_schema, taken_files};
 use crate::rollback::version_as_of;
 use crate::rulesets;
+use crate::sources::SourceCall;
 use crate::statement::DatasetKind;
+use crate::streams::Streams;
 
 /// A dataset, ready to run.
 #[derive(Debug, Clone)]
@@ -75,15 +78,22 @@ pub(crate) struct Checker<'p> {
     pub(crate) project: &'p Project,
     lake: &'p Lake,
     pub(crate) sessions: &'p Sessions,
+    streams: &'p Arc<Streams>,
     /// Schemas of the datasets checked so far; `None` for one that has errors.
     schemas: BTreeMap<TableName, Option<SchemaRef>>,
     pub(crate) errors: Vec<Error>,
 }
 
 /// Checks a project: names, cycles, types, and that streams read only what is appended to.
-pub async fn check(project: &Project, lake: &Lake, sessions: &Sessions) -> Checked {
-    let mut checker =
-        Checker { project, lake, sessions, schemas: BTreeMap::new(), errors: project.errors.clone() };
+pub async fn check(project: &Project, lake: &Lake, sessions: &Sessions, streams: &Arc<Streams>) -> Checked {
+    let mut checker = Checker {
+        project,
+        lake,
+        sessions,
+        streams,
+        schemas: BTreeMap::new(),
+        errors: project.errors.clone(),
+    };
     let drafts = checker.drafts();
     let graph = checker.graph(&drafts);
     let (ordered, cycles) = order(&graph);
@@ -457,25 +467,23 @@ impl<'p> Checker<'p> {
         let input = |name: String, kind| Input { key: relation.key.clone(), name, kind };
         match &relation.target {
             Target::Function { name, arguments } => {
-                let options = read_files_options(self.project, name, arguments, draft.text, relation.span)?;
-                let limits = options.limits;
-                let path = options.path.clone();
-                let remembered = remembered_schema(self.lake, &draft.flow, &path).await?;
-                let mut source = FileSource::open(options, remembered)?;
-                if source.grows() {
-                    source = source.grown(&taken_files(self.lake, target, &draft.flow).await?)?;
-                }
-                if let Some(schema) = source.inferred() {
-                    inferred.push((draft.flow.clone(), path.clone(), schema));
-                }
+                let call = SourceCall::parse(self.project, name, arguments, draft.text, relation.span)?;
+                let limits = call.limits();
+                let (label, source): (String, Arc<dyn Source>) = match call {
+                    SourceCall::Stream(options) => {
+                        (options.name(), Arc::new(StreamSource::new(options, Arc::clone(self.streams) as _)))
+                    }
+                    SourceCall::Files(options) => {
+                        (options.path.clone(), self.files(target, draft, options, inferred).await?)
+                    }
+                };
                 let schema = source.schema();
-                let source: Arc<dyn Source> = Arc::new(source);
                 let kind = if relation.streaming {
                     InputKind::Stream(source, limits)
                 } else {
                     InputKind::Everything(source)
                 };
-                Ok((input(path, kind), schema))
+                Ok((input(label, kind), schema))
             }
             Target::Table { parts, as_of } => {
                 let Some(name) = self.project.table_name(parts) else {
@@ -511,6 +519,26 @@ impl<'p> Checker<'p> {
                 Ok((input(label, kind), schema))
             }
         }
+    }
+
+    /// Files with the columns that are remembered, or are found in them.
+    async fn files(
+        &self,
+        target: Option<&TableName>,
+        draft: &Draft<'_>,
+        options: ReadFiles,
+        inferred: &mut Vec<(FlowName, String, SchemaRef)>,
+    ) -> Result<Arc<dyn Source>> {
+        let path = options.path.clone();
+        let remembered = remembered_schema(self.lake, &draft.flow, &path).await?;
+        let mut source = FileSource::open(options, remembered)?;
+        if source.grows() {
+            source = source.grown(&taken_files(self.lake, target, &draft.flow).await?)?;
+        }
+        if let Some(schema) = source.inferred() {
+            inferred.push((draft.flow.clone(), path, schema));
+        }
+        Ok(Arc::new(source))
     }
 
     async fn table_schema(&self, name: &TableName, streaming: bool) -> Result<SchemaRef> {
@@ -562,23 +590,4 @@ fn same_path_twice(draft: &Draft<'_>) -> Option<Error> {
         }
     }
     None
-}
-
-/// Reads the call of a source function.
-///
-/// # Errors
-/// Returns [`Code::NOT_SUPPORTED`] for sources that are not there yet, and errors of options.
-pub(crate) fn read_files_options(
-    project: &Project,
-    name: &str,
-    arguments: &[catchment_sql::Argument],
-    text: &SqlText,
-    span: Span,
-) -> Result<ReadFiles> {
-    match name {
-        "read_files" => ReadFiles::parse(arguments, &project.config.folder, text, span),
-        "cloud_files" => Err(Error::new(Code::NOT_SUPPORTED, "cloud_files is an old word")
-            .hint("write read_files('path', format => '...')")),
-        _ => Err(Error::new(Code::NOT_SUPPORTED, format!("source {name} is not supported yet"))),
-    }
 }

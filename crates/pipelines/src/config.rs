@@ -164,11 +164,19 @@ impl ServerConfig {
 }
 
 /// `[streams]`
-#[derive(Debug, Clone, Default, Deserialize, Serialize)]
+#[derive(Debug, Clone, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StreamsConfig {
     /// The most that a stream keeps, whatever its age, such as `100GB`; empty for as much as its retention says.
     pub retention_size: String,
+    /// How long `catchment serve` gathers records before it commits them, in milliseconds.
+    pub buffer_milliseconds: u64,
+}
+
+impl Default for StreamsConfig {
+    fn default() -> Self {
+        Self { retention_size: String::new(), buffer_milliseconds: 5_000 }
+    }
 }
 
 impl StreamsConfig {

@@ -12,6 +12,7 @@ mod config;
 mod diff;
 mod expectations;
 mod graph;
+mod keep;
 mod optimize;
 mod place;
 mod project;
@@ -21,6 +22,7 @@ mod rollback;
 mod rulesets;
 mod run;
 mod scan_size;
+mod sources;
 mod statement;
 mod streams;
 #[cfg(test)]
@@ -33,11 +35,13 @@ pub use access::{Access, HistoryRow, Planned};
 pub use advise::Advice;
 pub use backfill::{Backfill, BackfillOptions, BackfillReport, BackfillStep, Partitions};
 pub use backup::restore_catalog;
+pub use catchment_ingest::streams::OpenLog;
 pub use catchment_lake::Release;
 pub use check::{Checked, Dataset, check};
 pub use config::{CONFIG_FILE, Config, LoadedConfig};
 pub use diff::{Diff, DiffOptions, Difference};
 pub use graph::{Graph, order};
+pub use keep::KeepOptions;
 pub use optimize::OptimizeOptions;
 pub use place::Machine;
 pub use project::{Declared, Project};
@@ -47,6 +51,6 @@ pub use scan_size::{ScanSize, scan_sizes};
 pub use statement::{
     Body, DatasetKind, DatasetStatement, FlowStatement, Statement, ViewStatement, parse_statements,
 };
-pub use streams::open_log;
+pub use streams::{Streams, open_log};
 pub use time_range::{Step, TimeRange};
 pub use upkeep::{RETENTION, UpkeepReport};

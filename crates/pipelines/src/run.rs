@@ -18,6 +18,7 @@ use crate::place::{Machine, open_lake};
 use crate::project::Project;
 use crate::remembered::schema_record;
 use crate::statement::DatasetKind;
+use crate::streams::Streams;
 
 /// The catalog database in a project's data folder.
 pub(crate) const CATALOG_FILE: &str = "catalog.sqlite";
@@ -32,6 +33,8 @@ pub struct Workspace {
     pub store: Arc<dyn Store>,
     /// Its engine.
     pub sessions: Sessions,
+    /// Its streams.
+    pub streams: Arc<Streams>,
     pub(crate) clock: Arc<dyn Clock>,
 }
 
@@ -93,12 +96,13 @@ impl Workspace {
             spill_folder: spill_folder.clone(),
         })?;
         let lake = open_lake(config, machine, &sessions, spill_folder)?;
-        Ok(Self { project, lake, store, sessions, clock: Arc::clone(&machine.clock) })
+        let streams = Arc::new(Streams::new(&project.config, machine));
+        Ok(Self { project, lake, store, sessions, streams, clock: Arc::clone(&machine.clock) })
     }
 
     /// Checks the project without touching data.
     pub async fn check(&self) -> Checked {
-        check(&self.project, &self.lake, &self.sessions).await
+        check(&self.project, &self.lake, &self.sessions, &self.streams).await
     }
 
     /// Brings datasets up to date with all input available now.

@@ -1,9 +1,10 @@
 //! The streams of a project, and the keys of the programs that use them.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use catchment_catalog::{AccessKey, MasterKey};
-use catchment_core::Result;
+use catchment_core::{Clock, Faults, Result};
+use catchment_ingest::streams::OpenLog;
 use catchment_log::{Log, LogOptions};
 
 use crate::config::LoadedConfig;
@@ -16,15 +17,56 @@ const MASTER_VARIABLE: &str = "CATCHMENT_MASTER_KEY";
 /// The folder of the streams in the data folder.
 const FOLDER: &str = "streams";
 
+/// The streams of a project, opened when they are needed.
+pub struct Streams {
+    config: LoadedConfig,
+    clock: Arc<dyn Clock>,
+    faults: Arc<dyn Faults>,
+    log: Mutex<Option<Arc<Log>>>,
+}
+
+impl std::fmt::Debug for Streams {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Streams").field("folder", &self.config.data().join(FOLDER)).finish_non_exhaustive()
+    }
+}
+
+impl Streams {
+    pub(crate) fn new(config: &LoadedConfig, machine: &Machine) -> Self {
+        let (clock, faults) = (Arc::clone(&machine.clock), Arc::clone(&machine.faults));
+        Self { config: config.clone(), clock, faults, log: Mutex::default() }
+    }
+}
+
+impl OpenLog for Streams {
+    fn log(&self) -> Result<Arc<Log>> {
+        let mut log = self.log.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(log) = &*log {
+            return Ok(Arc::clone(log));
+        }
+        let (clock, faults) = (Arc::clone(&self.clock), Arc::clone(&self.faults));
+        let opened = Arc::new(open(&self.config, clock, faults)?);
+        *log = Some(Arc::clone(&opened));
+        Ok(opened)
+    }
+}
+
 /// Opens the project's streams. One process has them at a time.
 ///
 /// # Errors
 /// Returns [`catchment_core::Code::STREAM_OWNED`] when another process has them, and errors of the disk.
 pub fn open_log(config: &LoadedConfig, machine: &Machine) -> Result<Log> {
-    let options =
-        LogOptions { retention_bytes: config.config.streams.retention_bytes()?, ..LogOptions::default() };
-    let (clock, faults) = (Arc::clone(&machine.clock), Arc::clone(&machine.faults));
-    Log::open(&config.data().join(FOLDER), options, clock, faults)
+    open(config, Arc::clone(&machine.clock), Arc::clone(&machine.faults))
+}
+
+fn open(config: &LoadedConfig, clock: Arc<dyn Clock>, faults: Arc<dyn Faults>) -> Result<Log> {
+    let retention_bytes = config.config.streams.retention_bytes()?;
+    Log::open(
+        &config.data().join(FOLDER),
+        LogOptions { retention_bytes, ..LogOptions::default() },
+        clock,
+        faults,
+    )
 }
 
 impl Workspace {

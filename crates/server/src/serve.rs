@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::body::Body;
@@ -24,6 +25,8 @@ pub struct Services {
     pub kinesis: Arc<Kinesis>,
     /// `POST /moto-api/reset` deletes every stream: tests of others ask for it between each other.
     pub allows_reset: bool,
+    /// Whether all datasets were brought up to date once.
+    pub is_ready: Arc<AtomicBool>,
 }
 
 /// Serves until `stop` is ready, then ends what was begun.
@@ -37,6 +40,7 @@ pub async fn serve(
 ) -> Result<()> {
     let router = Router::new()
         .route("/health", get(|| async { "ok\n" }))
+        .route("/ready", get(ready))
         .fallback(kinesis)
         .layer(DefaultBodyLimit::max(LARGEST))
         .with_state(services);
@@ -44,6 +48,13 @@ pub async fn serve(
         .with_graceful_shutdown(stop)
         .await
         .map_err(|error| Error::new(Code::INPUT_OUTPUT, "the listener failed").because(error))
+}
+
+async fn ready(State(services): State<Services>) -> (StatusCode, &'static str) {
+    match services.is_ready.load(Ordering::Acquire) {
+        true => (StatusCode::OK, "ready\n"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "datasets are being brought up to date\n"),
+    }
 }
 
 async fn kinesis(State(services): State<Services>, request: Request) -> Response<Body> {

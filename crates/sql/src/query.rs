@@ -341,12 +341,12 @@ impl VisitorMut for Binder<'_> {
 /// The hidden column of file sources, which `*` leaves out.
 pub(crate) const METADATA_COLUMN: &str = "_metadata";
 
-/// Leaves the hidden column of `read_files` out of `*`.
+/// Leaves the hidden column of `read_files` and `read_stream` out of `*`.
 fn hide_metadata(select: &mut Select) {
     let reads_files = select.from.iter().any(|from| {
         std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)).any(|factor| {
             matches!(factor, TableFactor::Table { name, args: Some(_), .. }
-                if name.0.last().and_then(ObjectNamePart::as_ident).is_some_and(|last| normal(last) == "read_files"))
+                if name.0.last().and_then(ObjectNamePart::as_ident).is_some_and(|last| ["read_files", "read_stream"].contains(&normal(last).as_str())))
         })
     });
     if !reads_files {

@@ -1,20 +1,30 @@
 //! `catchment serve`
 
+use std::future::Future;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
 use catchment_catalog::{MasterKey, Store};
 use catchment_core::{Code, Error, Result, SystemClock};
+use catchment_flows::Progress;
 use catchment_log::Log;
-use catchment_pipelines::open_log;
+use catchment_pipelines::{KeepOptions, OpenLog, RunReport};
 use catchment_server::{Credentials, Kinesis, KinesisOptions, Services, serve};
 use serde_json::json;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::arguments::{Arguments, ProjectArguments};
+use crate::commands::run::Lines;
 use crate::show::Screen;
 use crate::wiring;
+
+/// How often folders are looked at.
+const POLL: Duration = Duration::from_secs(5);
+
+/// How long what was begun may take to end.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// How often streams drop what is older than they keep.
 const RETAIN: Duration = Duration::from_secs(60);
@@ -42,7 +52,7 @@ pub(crate) async fn run(
     let machine = wiring::machine()?;
     let config = workspace.project.config.config.server.clone();
     let address = config.address()?;
-    let log = Arc::new(open_log(&workspace.project.config, &machine)?);
+    let log = workspace.streams.log()?;
     let credentials: Option<Arc<dyn Credentials>> = if config.open_on_loopback {
         None
     } else {
@@ -58,14 +68,63 @@ pub(crate) async fn run(
         |error| Error::new(Code::INPUT_OUTPUT, format!("could not listen on {address}")).because(error);
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
-    let retaining = tokio::spawn(retain(log));
+    let (end, ended) = watch::channel(false);
+    let services = Services { kinesis, allows_reset: config.allow_reset, is_ready: Arc::default() };
+    let ready = Arc::clone(&services.is_ready);
     match screen.json {
         true => screen.json(&json!({ "listening": format!("http://{address}") })),
         false => screen.line(format!("listening on http://{address}")),
     }
-    let served = serve(listener, Services { kinesis, allows_reset: config.allow_reset }, stopped()).await;
+    let retaining = tokio::spawn(retain(log));
+    let stopping = tokio::spawn(async move {
+        stopped().await;
+        // Whoever waits for it may be gone.
+        let _ = end.send(true);
+    });
+    let mut listening = ended.clone();
+    let serving = serve(listener, services, async move {
+        let _ = listening.wait_for(|ended| *ended).await;
+    });
+    let told = move |report: &RunReport| {
+        ready.store(true, std::sync::atomic::Ordering::Release);
+        for (dataset, error) in &report.errors {
+            screen.note(format!("{dataset} failed\n{}", screen.error_text(error)));
+        }
+    };
+    let keep = KeepOptions {
+        buffer: Duration::from_millis(workspace.project.config.config.streams.buffer_milliseconds),
+        poll: POLL,
+    };
+    let progress: Arc<dyn Progress> = Arc::new(Lines::new(screen));
+    let keeping = workspace.keep(keep, progress, &told, ended.clone());
+    let result = both(serving, keeping, ended).await;
     retaining.abort();
-    served.map(|()| ExitCode::SUCCESS)
+    stopping.abort();
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+/// Runs the listener and the flows until both have ended; when one ends too early, or an end takes too long, that is the end.
+async fn both(
+    serving: impl Future<Output = Result<()>>,
+    keeping: impl Future<Output = Result<()>>,
+    mut ended: watch::Receiver<bool>,
+) -> Result<()> {
+    tokio::pin!(serving, keeping);
+    let too_long = async {
+        let _ = ended.wait_for(|ended| *ended).await;
+        tokio::time::sleep(GRACE).await;
+    };
+    let all = async {
+        tokio::select! {
+            served = &mut serving => { served?; keeping.await }
+            kept = &mut keeping => { kept?; serving.await }
+        }
+    };
+    tokio::select! {
+        done = all => done,
+        () = too_long => Err(Error::new(Code::INPUT_OUTPUT, "what was begun did not end in time")
+            .hint("nothing is lost: what was not published is published by the next start")),
+    }
 }
 
 /// Waits until somebody wants an end.

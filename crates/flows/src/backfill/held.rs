@@ -327,7 +327,7 @@ fn paths(range: &Range) -> Vec<String> {
     match range {
         Range::Files { files } => files.iter().map(|file| file.path.clone()).collect(),
         Range::Table { files, .. } => files.iter().map(|file| file.path.clone()).collect(),
-        Range::Quarantine { .. } => Vec::new(),
+        Range::Stream { .. } | Range::Quarantine { .. } => Vec::new(),
     }
 }
 

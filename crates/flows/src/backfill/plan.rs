@@ -152,6 +152,11 @@ impl Runtime {
         replaces: &mut Replacement,
     ) -> Result<Option<Range>> {
         match source.everything().await? {
+            Some(Range::Stream { .. }) => Err(Error::new(
+                Code::NOT_SUPPORTED,
+                format!("partitions of \"{}\" cannot be computed anew: it reads stream \"{}\", which keeps its records for a while only", spec.target, source.name()),
+            )
+            .hint(format!("take the stream into a table as it is, and \"{}\" from that table", spec.target))),
             Some(Range::Files { files: listed }) => {
                 let mut again: Vec<(Position, FileInfo)> = Vec::new();
                 for file in listed {

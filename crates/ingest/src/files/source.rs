@@ -202,7 +202,7 @@ impl Source for FileSource {
             Range::Files { files } => {
                 Ok(Arc::new(FileTable::new(Arc::clone(&self.decoder), files.clone(), rejects, first_piece)))
             }
-            Range::Table { .. } | Range::Quarantine { .. } => Err(foreign()),
+            Range::Table { .. } | Range::Stream { .. } | Range::Quarantine { .. } => Err(foreign()),
         }
     }
 

@@ -2,6 +2,7 @@
 
 mod clients;
 mod durable;
+mod flows;
 mod recorded;
 
 use std::io::{BufRead, BufReader, Read, Write};
@@ -44,6 +45,14 @@ impl Serving {
         let port =
             told["listening"].as_str().and_then(|url| url.rsplit(':').next()).unwrap().parse().unwrap();
         Self { process, port }
+    }
+
+    /// Asks it to end, and waits until it has; returns its exit code.
+    pub(crate) fn terminate(&mut self) -> Option<i32> {
+        assert!(
+            Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status().unwrap().success()
+        );
+        self.process.wait().unwrap().code()
     }
 
     pub(crate) fn url(&self) -> String {

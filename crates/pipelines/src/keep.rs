@@ -1,0 +1,102 @@
+//! Keeps datasets up to date for as long as a service runs.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use catchment_core::{Backoff, Code, Error, Result};
+use catchment_flows::Progress;
+use catchment_ingest::streams::OpenLog;
+use futures::StreamExt;
+use futures::stream::FuturesUnordered;
+use rand::Rng;
+use tokio::sync::watch;
+use tokio::time::Instant;
+
+use crate::run::{Mode, RunReport, Workspace};
+
+/// When datasets are brought up to date.
+#[derive(Debug, Clone, Copy)]
+pub struct KeepOptions {
+    /// How long records of streams are gathered: the time between two commits, at least.
+    pub buffer: Duration,
+    /// How often folders are looked at, and whatever else tells nothing by itself.
+    pub poll: Duration,
+}
+
+impl Workspace {
+    /// Brings all datasets up to date whenever there is something new, until `stop` says so; what has come by then is
+    /// published first.
+    ///
+    /// A run that fails is told and tried again with backoff, for as long as it takes.
+    ///
+    /// # Errors
+    /// Returns errors that keep anything from running: of the project, and of the lease when another process has taken
+    /// the lake.
+    pub async fn keep(
+        &self,
+        options: KeepOptions,
+        progress: Arc<dyn Progress>,
+        told: &(dyn Fn(&RunReport) + Send + Sync),
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<()> {
+        let checked = self.check().await;
+        Error::join(checked.errors)?;
+        let (owner, _heartbeat) = self.own().await?;
+        self.finish_backfill(&owner, &checked.datasets, &progress).await?;
+        let log = self.streams.log()?;
+        let backoff = Backoff { retries: u32::MAX, ..Backoff::default() };
+        let mut failures = 0;
+        loop {
+            let is_last = *stop.borrow();
+            // Before the run: what comes while it runs is seen after it.
+            let mut changes: Vec<_> = log.streams().iter().map(|stream| stream.changes()).collect();
+            changes.iter_mut().for_each(watch::Receiver::mark_unchanged);
+            let begun = Instant::now();
+            let datasets = checked.datasets.clone();
+            let report = self.run_datasets(datasets, Mode::Update, &owner, Arc::clone(&progress)).await?;
+            told(&report);
+            if let Some((_, lost)) = report.errors.iter().find(|(_, error)| error.code() == Code::LEASE_LOST)
+            {
+                return Err(lost.clone());
+            }
+            if is_last {
+                return Ok(());
+            }
+            failures = if report.errors.is_empty() { 0 } else { failures + 1 };
+            let pause = match failures {
+                0 => options.buffer,
+                failures => {
+                    options.buffer.max(backoff.delay(failures, rand::rng().random()).unwrap_or_default())
+                }
+            };
+            let mut changed: FuturesUnordered<_> = changes.iter_mut().map(watch::Receiver::changed).collect();
+            let something = async {
+                if changed.next().await.is_none() {
+                    std::future::pending().await
+                }
+            };
+            wait(something, begun + pause, Instant::now() + options.poll, &mut stop).await;
+        }
+    }
+}
+
+/// Waits until there is something new and it is time, until the latest, or until the end.
+async fn wait(
+    something: impl Future<Output = ()>,
+    time: Instant,
+    latest: Instant,
+    stop: &mut watch::Receiver<bool>,
+) {
+    let news = async {
+        tokio::select! {
+            () = something => tokio::time::sleep_until(time).await,
+            () = tokio::time::sleep_until(latest.max(time)) => {}
+        }
+    };
+    tokio::select! {
+        () = news => {}
+        // Nobody is left to say so: then it is the end as well.
+        _ = stop.wait_for(|stop| *stop) => {}
+    }
+}
