@@ -4,7 +4,7 @@ use std::path::Path;
 use std::process::Command;
 
 use crate::Outcome;
-use crate::repository::{command, program, root};
+use crate::repository::{command, program, root, target};
 
 /// What the peers are, as packages.
 const PEERS: &str = "duckdb==1.5.5 polars pyspark>=4,<5 pandas<3 pyarrow";
@@ -19,6 +19,38 @@ pub(crate) fn lakehouse(rows: u64, peers: &str) -> Outcome {
 pub(crate) fn layout(rows: u64) -> Outcome {
     let program = program(true)?;
     python("layout.py", &[program.to_string_lossy().as_ref(), &rows.to_string()])
+}
+
+/// PutRecords beside other Kinesis endpoints, for so many seconds each.
+pub(crate) fn log(seconds: u64) -> Outcome {
+    // Without the engine: the log and its endpoint are all that is measured.
+    command("cargo", &["build", "--release", "--quiet", "--package", "catchment-server", "--examples"])?;
+    let folder = root().join("target/bench-node");
+    if !folder.join("node_modules/kinesis-local").exists() {
+        std::fs::create_dir_all(&folder)?;
+        let prefix = folder.to_string_lossy().into_owned();
+        command(
+            "npm",
+            &[
+                "install",
+                "--silent",
+                "--no-fund",
+                "--no-audit",
+                "--prefix",
+                &prefix,
+                "kinesalite",
+                "kinesis-local",
+            ],
+        )?;
+    }
+    let python = environment()?;
+    command(
+        python.to_string_lossy().as_ref(),
+        &["-m", "pip", "install", "--quiet", "boto3", "moto[server]"],
+    )?;
+    let examples = target()?.join("release/examples");
+    let example = |name: &str| examples.join(name).to_string_lossy().into_owned();
+    self::python("log.py", &[&example("log_server"), &example("load"), &seconds.to_string()])
 }
 
 /// Commits to one table at full speed, the maintainer running.

@@ -56,8 +56,13 @@ pub(crate) fn program(release: bool) -> Result<PathBuf, Box<dyn std::error::Erro
         arguments.push("--release");
     }
     command("cargo", &arguments)?;
+    Ok(target()?.join(if release { "release" } else { "debug" }).join("catchment"))
+}
+
+/// Where cargo puts what it builds.
+pub(crate) fn target() -> Result<PathBuf, Box<dyn std::error::Error>> {
     let metadata = output("cargo", &["metadata", "--format-version", "1", "--no-deps"])?;
     let metadata: serde_json::Value = serde_json::from_str(&metadata)?;
     let target = metadata["target_directory"].as_str().ok_or("cargo metadata names no target folder")?;
-    Ok(Path::new(target).join(if release { "release" } else { "debug" }).join("catchment"))
+    Ok(PathBuf::from(target))
 }

@@ -202,6 +202,22 @@ pub(crate) async fn taken(
     Ok(Taken { files: Arc::new(seen), tables, streams, horizons, versions, last: Some(last), replaced })
 }
 
+/// Where a flow stands in each stream that it reads, by the stream's name, when what is published counts.
+///
+/// # Errors
+/// As [`bookmarks`].
+pub async fn stream_standings(
+    lake: &Lake,
+    target: &TableName,
+    flow: &FlowName,
+) -> Result<BTreeMap<String, StreamStanding>> {
+    let Some(snapshot) = lake.table(target).latest().await? else { return Ok(BTreeMap::new()) };
+    match snapshot.position(flow.as_str()).await? {
+        Some(published) => Ok(Records::new(lake, flow).plan(published).await?.streams),
+        None => Ok(BTreeMap::new()),
+    }
+}
+
 /// What a flow has taken so far.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {

@@ -25,7 +25,7 @@ mod steps;
 mod unique;
 
 pub use backfill::{ALL_PARTITIONS, PartitionCondition, ReplaceRequest, Settles, cancel_replacement};
-pub use bookmarks::{Bookmark, bookmarks};
+pub use bookmarks::{Bookmark, bookmarks, stream_standings};
 pub use incremental::require_incremental;
 pub use pins::pins;
 pub use quarantine::quarantine_spec;

@@ -6,11 +6,12 @@
 //! **Never**: writes tables, decides what a record means, answers before what it answers for is durable.
 
 mod credentials;
+mod ingest;
 mod kinesis;
 mod serve;
 mod sigv4;
 
 pub use credentials::Credentials;
 pub use kinesis::{Incoming, Kinesis, KinesisOptions};
-pub use serve::{Services, serve};
+pub use serve::{Metrics, Services, serve};
 pub use sigv4::{SignatureFault, SignedRequest, Signer};

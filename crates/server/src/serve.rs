@@ -6,13 +6,16 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use axum::Router;
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Request, State};
+use axum::extract::{DefaultBodyLimit, Path, Request, State};
+use axum::http::request::Parts;
 use axum::http::{Method, Response, StatusCode};
-use axum::routing::get;
+use axum::routing::{get, post};
 use bytes::Bytes;
 use catchment_core::{Code, Error, Result};
+use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 
+use crate::ingest::Refused;
 use crate::kinesis::{Incoming, Kinesis, no_service};
 
 /// Bytes of the largest request that is read: 10 MB of records in base64, and what is around them.
@@ -27,7 +30,12 @@ pub struct Services {
     pub allows_reset: bool,
     /// Whether all datasets were brought up to date once.
     pub is_ready: Arc<AtomicBool>,
+    /// Makes what `GET /metrics` answers, as Prometheus reads it.
+    pub metrics: Metrics,
 }
+
+/// Makes a text of measures.
+pub type Metrics = Arc<dyn Fn() -> BoxFuture<'static, String> + Send + Sync>;
 
 /// Serves until `stop` is ready, then ends what was begun.
 ///
@@ -41,6 +49,8 @@ pub async fn serve(
     let router = Router::new()
         .route("/health", get(|| async { "ok\n" }))
         .route("/ready", get(ready))
+        .route("/metrics", get(|State(services): State<Services>| async move { (services.metrics)().await }))
+        .route("/v1/streams/{name}", post(ingest))
         .fallback(kinesis)
         .layer(DefaultBodyLimit::max(LARGEST))
         .with_state(services);
@@ -57,6 +67,18 @@ async fn ready(State(services): State<Services>) -> (StatusCode, &'static str) {
     }
 }
 
+async fn ingest(
+    State(services): State<Services>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    match axum::body::to_bytes(body, LARGEST).await {
+        Ok(body) => services.kinesis.ingest(&name, incoming(&parts, body)).await,
+        Err(_) => too_large(),
+    }
+}
+
 async fn kinesis(State(services): State<Services>, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
     if parts.method != Method::POST {
@@ -68,21 +90,24 @@ async fn kinesis(State(services): State<Services>, request: Request) -> Response
             Err(_) => no_service(),
         };
     }
-    let body: Bytes = match axum::body::to_bytes(body, LARGEST).await {
-        Ok(body) => body,
-        Err(_) => {
-            let mut response = Response::new(Body::empty());
-            *response.status_mut() = StatusCode::PAYLOAD_TOO_LARGE;
-            return response;
-        }
-    };
-    let incoming = Incoming {
+    match axum::body::to_bytes(body, LARGEST).await {
+        Ok(body) => services.kinesis.handle(incoming(&parts, body)).await,
+        Err(_) => too_large(),
+    }
+}
+
+fn incoming(parts: &Parts, body: Bytes) -> Incoming<'_> {
+    Incoming {
         method: &parts.method,
         path: parts.uri.path(),
         authority: parts.uri.authority().map(|authority| authority.as_str()),
         query: parts.uri.query().unwrap_or_default(),
         headers: &parts.headers,
         body,
-    };
-    services.kinesis.handle(incoming).await
+    }
+}
+
+fn too_large() -> Response<Body> {
+    let message = format!("a request has at most {LARGEST} bytes");
+    Refused::new(StatusCode::PAYLOAD_TOO_LARGE, message).into_response()
 }

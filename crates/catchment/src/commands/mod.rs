@@ -9,6 +9,7 @@ mod diff;
 mod explain;
 mod history;
 mod key;
+mod metrics;
 mod release;
 mod rollback;
 mod run;

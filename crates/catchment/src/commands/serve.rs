@@ -9,13 +9,14 @@ use catchment_catalog::{MasterKey, Store};
 use catchment_core::{Code, Error, Result, SystemClock};
 use catchment_flows::Progress;
 use catchment_log::Log;
-use catchment_pipelines::{KeepOptions, OpenLog, RunReport};
-use catchment_server::{Credentials, Kinesis, KinesisOptions, Services, serve};
+use catchment_pipelines::{KeepOptions, OpenLog, RunReport, Workspace};
+use catchment_server::{Credentials, Kinesis, KinesisOptions, Metrics, Services, serve};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::arguments::{Arguments, ProjectArguments};
+use crate::commands::metrics::{Totals, measures};
 use crate::commands::run::Lines;
 use crate::show::Screen;
 use crate::wiring;
@@ -48,7 +49,7 @@ pub(crate) async fn run(
     command: &ProjectArguments,
     screen: Screen,
 ) -> Result<ExitCode> {
-    let workspace = wiring::workspace(&command.project, arguments)?;
+    let workspace = Arc::new(wiring::workspace(&command.project, arguments)?);
     let machine = wiring::machine()?;
     let config = workspace.project.config.config.server.clone();
     let address = config.address()?;
@@ -69,7 +70,9 @@ pub(crate) async fn run(
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let address = listener.local_addr().map_err(failed)?;
     let (end, ended) = watch::channel(false);
-    let services = Services { kinesis, allows_reset: config.allow_reset, is_ready: Arc::default() };
+    let totals = Arc::new(Totals::default());
+    let metrics = metrics_of(&workspace, &totals).await;
+    let services = Services { kinesis, allows_reset: config.allow_reset, is_ready: Arc::default(), metrics };
     let ready = Arc::clone(&services.is_ready);
     match screen.json {
         true => screen.json(&json!({ "listening": format!("http://{address}") })),
@@ -87,6 +90,7 @@ pub(crate) async fn run(
     });
     let told = move |report: &RunReport| {
         ready.store(true, std::sync::atomic::Ordering::Release);
+        totals.add(report);
         for (dataset, error) in &report.errors {
             screen.note(format!("{dataset} failed\n{}", screen.error_text(error)));
         }
@@ -101,6 +105,17 @@ pub(crate) async fn run(
     retaining.abort();
     stopping.abort();
     result.map(|()| ExitCode::SUCCESS)
+}
+
+/// Makes what is told to Prometheus.
+async fn metrics_of(workspace: &Arc<Workspace>, totals: &Arc<Totals>) -> Metrics {
+    let datasets = Arc::new(workspace.check().await.datasets);
+    let (workspace, totals) = (Arc::clone(workspace), Arc::clone(totals));
+    Arc::new(move || {
+        let (workspace, totals, datasets) =
+            (Arc::clone(&workspace), Arc::clone(&totals), Arc::clone(&datasets));
+        Box::pin(async move { measures(&workspace, &datasets, &totals).await })
+    })
 }
 
 /// Runs the listener and the flows until both have ended; when one ends too early, or an end takes too long, that is the end.

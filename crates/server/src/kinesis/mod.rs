@@ -6,6 +6,7 @@
 mod answer;
 mod consumers;
 mod event_stream;
+mod firehose;
 mod operations;
 mod records;
 mod request;
@@ -21,9 +22,10 @@ use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use bytes::Bytes;
 use catchment_core::Clock;
-use catchment_log::Log;
+use catchment_log::{Log, StreamName};
 
 use crate::credentials::Credentials;
+use crate::ingest::{self, Refused};
 use crate::kinesis::answer::{Answer, Fault};
 use crate::kinesis::request::Request;
 use crate::kinesis::value::{Codec, Structure, Value};
@@ -109,14 +111,19 @@ impl Kinesis {
             other => return self.other_protocol(other, &incoming),
         };
         let target = header_text(incoming.headers, "x-amz-target").unwrap_or_default();
-        let operation = target.strip_prefix(TARGET).unwrap_or_default().to_owned();
-        let answer = match operations::members(&operation) {
+        let delivered = target.strip_prefix(firehose::TARGET);
+        let operation = delivered.or(target.strip_prefix(TARGET)).unwrap_or_default().to_owned();
+        let (service, members) = match delivered {
+            Some(operation) => ("firehose", firehose::members(operation)),
+            None => ("kinesis", operations::members(&operation)),
+        };
+        let answer = match members {
             None => Err(Fault::bare("UnknownOperationException")),
             Some(members) => match codec.read(&incoming.body) {
                 None => Err(Fault::bare("SerializationException")),
-                Some(body) => {
-                    self.permitted(&incoming).and_then(|region| Ok((shape::check(members, body)?, region)))
-                }
+                Some(body) => self
+                    .permitted(&incoming, service)
+                    .and_then(|region| Ok((shape::check(members, body)?, region))),
             },
         };
         let (body, region) = match answer {
@@ -124,6 +131,12 @@ impl Kinesis {
             Err(fault) => return fault_response(codec, &fault),
         };
         let request = Request { body, region: &region };
+        if delivered.is_some() {
+            return match self.deliver(&operation, &request).await {
+                Ok(value) => with_ids(Response::new(Body::from(codec.write(&value))), codec.content_type()),
+                Err(fault) => fault_response(codec, &fault),
+            };
+        }
         if operation == "SubscribeToShard" {
             return match self.subscribe(&request, codec) {
                 Ok(events) => {
@@ -140,7 +153,23 @@ impl Kinesis {
     }
 
     /// Who may send a request, and for which region it is.
-    fn permitted(&self, incoming: &Incoming<'_>) -> Answer<String> {
+    fn permitted(&self, incoming: &Incoming<'_>, service: &str) -> Answer<String> {
+        let asked = self.signer(incoming, service).map_err(|fault| match fault {
+            SignatureFault::Missing => {
+                Fault::new("MissingAuthenticationTokenException", "Missing Authentication Token")
+            }
+            SignatureFault::Incomplete(message) => Fault::new("IncompleteSignatureException", message),
+            SignatureFault::UnknownKey => Fault::new(
+                "UnrecognizedClientException",
+                "The security token included in the request is invalid.",
+            ),
+            SignatureFault::Wrong(message) => Fault::new("InvalidSignatureException", message),
+        })?;
+        Ok(self.region.clone().or(asked).unwrap_or_else(|| "us-east-1".to_owned()))
+    }
+
+    /// The region that a request is signed for, when it may be sent.
+    fn signer(&self, incoming: &Incoming<'_>, service: &str) -> Result<Option<String>, SignatureFault> {
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
         let mut headers: Vec<(String, String)> =
             incoming.headers.iter().map(|(name, value)| (name.as_str().to_owned(), text(value))).collect();
@@ -158,33 +187,35 @@ impl Kinesis {
             headers: &headers,
             body: &incoming.body,
         };
-        let asked = match &self.credentials {
-            None => signed.region(),
-            Some(credentials) => {
-                let secret = |key: &str| credentials.secret(key);
-                let signer =
-                    signed.verify("kinesis", self.clock.now_micros(), secret).map_err(
-                        |fault| match fault {
-                            SignatureFault::Missing => Fault::new(
-                                "MissingAuthenticationTokenException",
-                                "Missing Authentication Token",
-                            ),
-                            SignatureFault::Incomplete(message) => {
-                                Fault::new("IncompleteSignatureException", message)
-                            }
-                            SignatureFault::UnknownKey => Fault::new(
-                                "UnrecognizedClientException",
-                                "The security token included in the request is invalid.",
-                            ),
-                            SignatureFault::Wrong(message) => {
-                                Fault::new("InvalidSignatureException", message)
-                            }
-                        },
-                    )?;
-                Some(signer.region)
+        let Some(credentials) = &self.credentials else { return Ok(signed.region()) };
+        let secret = |key: &str| credentials.secret(key);
+        signed.verify(service, self.clock.now_micros(), secret).map(|signer| Some(signer.region))
+    }
+
+    /// Answers `POST /v1/streams/{name}`: signed for `kinesis`, or with a key and its secret as `Authorization: Bearer KEY:SECRET`.
+    pub async fn ingest(&self, name: &str, incoming: Incoming<'_>) -> Response<Body> {
+        let bearer = header_text(incoming.headers, header::AUTHORIZATION.as_str())
+            .and_then(|text| text.strip_prefix("Bearer ").map(str::to_owned));
+        let is_permitted = match (&self.credentials, bearer) {
+            (Some(credentials), Some(bearer)) => {
+                let (key, given) = bearer.split_once(':').unwrap_or((&bearer, ""));
+                credentials.secret(key).is_some_and(|secret| is_same(&secret, given.as_bytes()))
             }
+            _ => self.signer(&incoming, "kinesis").is_ok(),
         };
-        Ok(self.region.clone().or(asked).unwrap_or_else(|| "us-east-1".to_owned()))
+        if !is_permitted {
+            return Refused::new(
+                StatusCode::UNAUTHORIZED,
+                "sign the request, or send Authorization: Bearer KEY:SECRET",
+            )
+            .into_response();
+        }
+        let key = incoming.query.split('&').find_map(|part| part.strip_prefix("key="));
+        let key = key.map(|key| percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned());
+        match StreamName::new(name).and_then(|name| self.log.stream(&name)) {
+            Ok(stream) => ingest::put(&stream, incoming.headers, incoming.body, key.as_deref()).await,
+            Err(error) => Refused::new(StatusCode::NOT_FOUND, error.to_string()).into_response(),
+        }
     }
 
     async fn perform(self: &Arc<Self>, operation: &str, request: Request<'_>) -> Answer {
@@ -252,6 +283,12 @@ pub(crate) fn no_service() -> Response<Body> {
     let mut response = with_ids(Response::new(Body::from(body)), "application/xml");
     *response.status_mut() = StatusCode::FORBIDDEN;
     response
+}
+
+/// Compares secrets in a time that does not tell where they differ.
+fn is_same(secret: &[u8], given: &[u8]) -> bool {
+    let digest = |bytes: &[u8]| ring::digest::digest(&ring::digest::SHA256, bytes);
+    digest(secret).as_ref().iter().zip(digest(given).as_ref()).fold(0, |rest, (a, b)| rest | (a ^ b)) == 0
 }
 
 fn header_text(headers: &HeaderMap, name: &str) -> Option<String> {

@@ -166,3 +166,43 @@ fn motos_own_tests_pass_but_for_what_is_listed() {
         .collect();
     assert!(healed.is_empty(), "these pass and need not be listed: {healed:?}");
 }
+
+#[test]
+fn firehose_puts_and_plain_http_deliver_to_a_stream() {
+    let Some(python) = python() else { return };
+    let (project, server, key, secret) = with_a_key();
+    assert_eq!(oracle(&python, "firehose_boto3.py", &[&server.url(), &key, &secret]), "ok\n");
+    let bearer = format!("Bearer {key}:{secret}");
+    let post = |authorization: &str, headers: &[(&str, &str)], body: &[u8]| {
+        let headers = [&[("Authorization", authorization)], headers].concat();
+        let (status, head, answer) = server.send_to("POST", "/v1/streams/events?key=id", &headers, body);
+        (status, head, serde_json::from_slice::<Value>(&answer).unwrap_or(Value::Null))
+    };
+    let (status, _, answer) = post(&bearer, &[], b"{\"id\":1}\n{\"id\":2}");
+    assert_eq!((status, &answer["records"]), (202, &json!(2)), "{answer}");
+    assert_eq!(post(&bearer, &[], b"[{\"id\":3},{\"id\":4}]").0, 202);
+    let zipped = |level: &str| {
+        let script =
+            format!("import sys,{level},base64;sys.stdout.buffer.write({level}.compress(b'{{\"id\":5}}'))");
+        Command::new(&python).args(["-c", &script]).output().unwrap().stdout
+    };
+    assert_eq!(post(&bearer, &[("Content-Encoding", "gzip")], &zipped("gzip")).0, 202);
+    // What is wrong is told, and nothing of it is kept.
+    let (status, _, answer) = post(&bearer, &[], b"{\"id\":6}\nnot json");
+    assert_eq!((status, &answer["line"]), (400, &json!(2)));
+    assert_eq!(post(&bearer, &[("Content-Encoding", "br")], b"x").0, 415);
+    assert_eq!(post(&bearer, &[("Content-Encoding", "gzip")], b"x").0, 400);
+    assert_eq!(post(&bearer, &[], &vec![b' '; 20 << 20]).0, 413);
+    assert_eq!(post(&bearer, &[], format!("{{\"id\":\"{}\"}}", "x".repeat(2 << 20)).as_bytes()).0, 413);
+    assert_eq!(post(&format!("Bearer {key}:x"), &[], b"{\"id\":7}").0, 401);
+    assert_eq!(post("", &[], b"{\"id\":7}").0, 401);
+    drop(server);
+    let out = project.call(&["stream", "peek", "events", "--json"]).exits(0).out;
+    let mut data: Vec<String> = out
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["data"].as_str().unwrap().to_owned())
+        .collect();
+    data.sort();
+    assert_eq!(data[..2], ["batch 0", "batch 1"]);
+    assert_eq!(data[3..], ["{\"id\":1}", "{\"id\":2}", "{\"id\":3}", "{\"id\":4}", "{\"id\":5}"]);
+}

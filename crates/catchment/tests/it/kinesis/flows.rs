@@ -140,6 +140,24 @@ fn a_service_keeps_tables_up_to_date_and_publishes_before_it_ends() {
         }
         assert!(started.elapsed() < Duration::from_secs(30), "{} {}", found.out, found.err);
     }
+    let get = |path: &str| {
+        let (status, _, body) = server.send_to("GET", path, &[], b"");
+        (status, String::from_utf8(body).unwrap())
+    };
+    assert_eq!((get("/health").0, get("/ready").0), (200, 200));
+    let measures = get("/metrics").1;
+    // The flow of the table has published everything, and the shards say how much that was.
+    let sum = |name: &str| -> usize {
+        let lines = measures.lines().filter(|line| line.starts_with(&format!("{name}{{")));
+        lines.map(|line| line.rsplit(' ').next().unwrap().parse::<usize>().unwrap()).sum()
+    };
+    assert_eq!(
+        (sum("catchment_stream_records_total"), sum("catchment_flow_lag_records")),
+        (500, 0),
+        "{measures}"
+    );
+    assert!(measures.contains("catchment_dataset_rows_total{dataset=\"curated.clicks\"} 429"), "{measures}");
+    assert!(measures.contains("catchment_flow_lag_milliseconds{flow=\"raw.clicks\",stream=\"clicks\",shard=\"shardId-000000000001\"} 0"));
     assert!(project.call(&["run"]).exits(1).err.contains("C4001"));
     assert!(project.call(&["stream", "list"]).exits(1).err.contains("C6004"));
     server.call("SplitShard", &json!({ "StreamName": "clicks", "ShardToSplit": "shardId-000000000000", "NewStartingHashKey": "1000000" }));

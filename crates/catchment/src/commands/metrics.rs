@@ -1,0 +1,124 @@
+//! What `catchment serve` tells to Prometheus.
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::{Mutex, PoisonError};
+
+use catchment_pipelines::{Dataset, OpenLog, RunReport, Workspace};
+
+/// What runs did so far, by dataset.
+#[derive(Default)]
+pub(crate) struct Totals(Mutex<BTreeMap<String, Total>>);
+
+#[derive(Default, Clone, Copy)]
+struct Total {
+    rows: u64,
+    quarantined: u64,
+    failures: u64,
+    /// How long the last run that did something took.
+    milliseconds: u64,
+}
+
+impl Totals {
+    pub(crate) fn add(&self, report: &RunReport) {
+        let mut totals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for outcome in &report.datasets {
+            let total = totals.entry(outcome.dataset.to_string()).or_default();
+            total.rows += outcome.rows_out;
+            total.quarantined += outcome.quarantined;
+            total.failures += u64::from(report.errors.iter().any(|(dataset, _)| *dataset == outcome.dataset));
+            if outcome.rows_in > 0 {
+                total.milliseconds = outcome.milliseconds;
+            }
+        }
+    }
+}
+
+/// One kind of measure: its name, what it is, its type.
+fn head(text: &mut String, name: &str, help: &str, kind: &str) {
+    // Writing to a text does not fail.
+    let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+}
+
+/// All measures as Prometheus reads them.
+pub(crate) async fn measures(workspace: &Workspace, datasets: &[Dataset], totals: &Totals) -> String {
+    let mut text = String::new();
+    let totals = totals.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let mut of_datasets = |name: &str, help: &str, kind: &str, value: fn(&Total) -> u64| {
+        head(&mut text, name, help, kind);
+        for (dataset, total) in &totals {
+            let _ = writeln!(text, "{name}{{dataset=\"{dataset}\"}} {}", value(total));
+        }
+    };
+    of_datasets("catchment_dataset_rows_total", "Rows published since the start.", "counter", |total| {
+        total.rows
+    });
+    of_datasets(
+        "catchment_dataset_quarantined_total",
+        "Rows and files put into quarantine since the start.",
+        "counter",
+        |total| total.quarantined,
+    );
+    of_datasets(
+        "catchment_dataset_failures_total",
+        "Runs that failed since the start.",
+        "counter",
+        |total| total.failures,
+    );
+    of_datasets(
+        "catchment_dataset_run_milliseconds",
+        "Time of the last run that read something.",
+        "gauge",
+        |total| total.milliseconds,
+    );
+    if let Ok(log) = workspace.streams.log() {
+        head(&mut text, "catchment_stream_bytes", "Bytes of a stream on disk.", "gauge");
+        for stream in log.streams() {
+            let _ = writeln!(
+                text,
+                "catchment_stream_bytes{{stream=\"{}\"}} {}",
+                stream.state().name,
+                stream.bytes()
+            );
+        }
+        head(&mut text, "catchment_stream_records_total", "Records that a shard has taken.", "counter");
+        for stream in log.streams() {
+            let state = stream.state();
+            for shard in &state.shards {
+                let count = stream.head(shard.id).saturating_sub(1);
+                let _ = writeln!(
+                    text,
+                    "catchment_stream_records_total{{stream=\"{}\",shard=\"{}\"}} {count}",
+                    state.name, shard.id
+                );
+            }
+        }
+    }
+    match workspace.lags(datasets).await {
+        Ok(lags) => {
+            for (name, help) in [
+                ("catchment_flow_lag_records", "Records of a shard that a flow has not published."),
+                (
+                    "catchment_flow_lag_milliseconds",
+                    "How long the oldest record waits that a flow has not published.",
+                ),
+            ] {
+                head(&mut text, name, help, "gauge");
+                for lag in &lags {
+                    let value = if name.ends_with("records") {
+                        i64::try_from(lag.records).unwrap_or(i64::MAX)
+                    } else {
+                        lag.milliseconds
+                    };
+                    let _ = writeln!(
+                        text,
+                        "{name}{{flow=\"{}\",stream=\"{}\",shard=\"{}\"}} {value}",
+                        lag.flow, lag.stream, lag.shard
+                    );
+                }
+            }
+        }
+        Err(error) => tracing::warn!(error = %error.one_line(), "lags cannot be told"),
+    }
+    text
+}

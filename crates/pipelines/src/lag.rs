@@ -1,0 +1,73 @@
+//! How far flows are behind the streams that they read.
+
+use catchment_core::{FlowName, Result};
+use catchment_flows::{InputKind, stream_standings};
+use catchment_ingest::streams::OpenLog;
+use catchment_log::{ShardId, StreamName};
+
+use crate::check::Dataset;
+use crate::run::Workspace;
+
+/// How far a flow is behind one shard of a stream.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lag {
+    /// The flow.
+    pub flow: FlowName,
+    /// The stream.
+    pub stream: StreamName,
+    /// The shard.
+    pub shard: ShardId,
+    /// Records that are not published yet.
+    pub records: u64,
+    /// How long the oldest of them waits, in milliseconds.
+    pub milliseconds: i64,
+}
+
+impl Workspace {
+    /// How far the flows of datasets are behind, for each open shard and each that still has records for them.
+    ///
+    /// # Errors
+    /// Returns errors of reading plans and streams.
+    pub async fn lags(&self, datasets: &[Dataset]) -> Result<Vec<Lag>> {
+        let log = self.streams.log()?;
+        let mut lags = Vec::new();
+        for spec in datasets.iter().flat_map(|dataset| &dataset.flows) {
+            let streams: Vec<&str> = spec
+                .inputs
+                .iter()
+                .filter(|input| matches!(input.kind, InputKind::Stream(..)))
+                .filter_map(|input| input.name.strip_prefix("stream:"))
+                .collect();
+            if streams.is_empty() {
+                continue;
+            }
+            let standings = stream_standings(&self.lake, &spec.target, &spec.name).await?;
+            for name in streams {
+                let stream = log.stream(&StreamName::new(name)?)?;
+                let standing = standings.get(&format!("stream:{name}"));
+                for shard in &stream.state().shards {
+                    let next = standing
+                        .and_then(|standing| standing.get(&shard.id.to_string()))
+                        .copied()
+                        .unwrap_or(1);
+                    let head = stream.head(shard.id);
+                    let records = head.saturating_sub(next.max(stream.oldest(shard.id)?));
+                    if records == 0 && !shard.is_open() {
+                        continue;
+                    }
+                    // Nothing is read to learn how old the next record is.
+                    let milliseconds =
+                        if records == 0 { 0 } else { stream.read(shard.id, next, 0, 0)?.behind_millis };
+                    lags.push(Lag {
+                        flow: spec.name.clone(),
+                        stream: stream.state().name.clone(),
+                        shard: shard.id,
+                        records,
+                        milliseconds,
+                    });
+                }
+            }
+        }
+        Ok(lags)
+    }
+}
