@@ -107,4 +107,7 @@ best = max(best, measure("kinesalite", subprocess.Popen(["node", f"{here}/node_m
 local = {**os.environ, "KINESIS_MOCK_PLAIN_PORT": "24568", "KINESIS_MOCK_TLS_PORT": "24569", "LOG_LEVEL": "ERROR", "CREATE_STREAM_DURATION": "10ms", "SHARD_LIMIT": "100"}
 best = max(best, measure("kinesis-local", subprocess.Popen(["node", "main.js"], cwd=f"{here}/node_modules/kinesis-local", env=local, **quiet), "127.0.0.1:24568", "no") or 0)
 best = max(best, measure("moto", subprocess.Popen([sys.executable, "-m", "moto.server", "-p", "24570"], **quiet), "127.0.0.1:24570", "no") or 0)
-print(f"\nratio to the best of the peers: {open_rate / best:.1f} open, {signed_rate / best:.1f} with signatures")
+if open_rate and signed_rate and best:
+    print(f"\nratio to the best of the peers: {open_rate / best:.1f} open, {signed_rate / best:.1f} with signatures")
+else:
+    raise SystemExit("not all of it could be measured")

@@ -252,8 +252,8 @@ pub(crate) struct PutArguments {
     pub(crate) acknowledge: bool,
 
     /// Records that are written together.
-    #[arg(long, value_name = "COUNT")]
-    pub(crate) batch: Option<usize>,
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub(crate) batch: Option<u32>,
 
     /// The project's folder.
     #[arg(short, long, default_value = ".")]

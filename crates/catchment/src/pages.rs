@@ -51,6 +51,7 @@ pub(crate) const PAGES: &[(&str, &str)] = &[
     ("C6005", include_str!("../../../docs/errors/C6005.md")),
     ("C6006", include_str!("../../../docs/errors/C6006.md")),
     ("C6007", include_str!("../../../docs/errors/C6007.md")),
+    ("C6008", include_str!("../../../docs/errors/C6008.md")),
     ("C9001", include_str!("../../../docs/errors/C9001.md")),
     ("C9002", include_str!("../../../docs/errors/C9002.md")),
 ];

@@ -89,6 +89,7 @@ codes! {
     STREAM_BUSY = "C6005", External, Backoff, "a stream takes no more for now";
     RESHARD_INVALID = "C6006", User, Never, "shards cannot be changed so";
     SHARD_UNKNOWN = "C6007", User, Never, "unknown shard";
+    RECORD_LARGE = "C6008", User, Never, "records are too large";
 
     INTERNAL = "C9001", Ours, Never, "bug in Catchment";
     FAULT_INJECTED = "C9002", Ours, Backoff, "injected fault";

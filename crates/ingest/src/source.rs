@@ -163,8 +163,14 @@ pub struct Standing {
     pub replaced: Replaced,
 }
 
-/// The next ordinal of each partition of a stream.
-pub type StreamStanding = BTreeMap<String, u64>;
+/// Where a flow stands in a stream.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StreamStanding {
+    /// When the stream was made, in milliseconds since the Unix epoch: another one of its name is another stream.
+    pub created_at: i64,
+    /// The next ordinal of each partition.
+    pub next: BTreeMap<String, u64>,
+}
 
 /// What a reader does at a version of a table that computed partitions anew: the rows that it has handed out are not
 /// those of the table any more.
@@ -294,7 +300,8 @@ impl Range {
         match self {
             Range::Files { .. } | Range::Quarantine { .. } => false,
             Range::Table { files, .. } => files.is_empty(),
-            Range::Stream { slices, .. } => slices.is_empty(),
+            // Also one that only moves on is kept: what is known of a stream's partitions is nowhere else.
+            Range::Stream { .. } => false,
         }
     }
 

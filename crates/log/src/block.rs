@@ -2,7 +2,7 @@
 //!
 //! A block holds the records that one group of writes brought to one shard, or, first in each segment, the next
 //! ordinal of every shard. All numbers are little-endian. The header's 52 bytes: magic `CBLK`; CRC-32 of the
-//! header from byte 8 on; CRC-32 of the payload; length of the payload; kind; shard; count of records; first ordinal;
+//! segment's salt and the header from byte 8 on; CRC-32 of the payload; length of the payload; kind; shard; count of records; first ordinal;
 //! time of arrival in milliseconds; offset in the segment at which the group begins. A record is the length of its
 //! key (2 bytes), the length of its data (4), key and data.
 //!
@@ -41,12 +41,12 @@ pub(crate) struct Header {
 }
 
 impl Header {
-    /// Reads a header; `None` when it is none or damaged.
-    pub(crate) fn read(bytes: &[u8]) -> Option<Self> {
+    /// Reads a header; `None` when it is none of this segment, or damaged.
+    pub(crate) fn read(bytes: &[u8], salt: u32) -> Option<Self> {
         let bytes = bytes.get(..HEADER)?;
         let word = |at: usize| bytes[at..at + 4].try_into().map(u32::from_le_bytes).ok();
         let long = |at: usize| bytes[at..at + 8].try_into().map(u64::from_le_bytes).ok();
-        if &bytes[..4] != MAGIC || word(4)? != crc32fast::hash(&bytes[8..]) {
+        if &bytes[..4] != MAGIC || word(4)? != salted(&bytes[8..], salt) {
             return None;
         }
         let kind = match word(16)? {
@@ -94,6 +94,10 @@ impl Builder {
         self.count
     }
 
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes.len()
+    }
+
     /// Adds a record. Keys have at most 1,024 bytes and data a few megabytes; both are checked before.
     pub(crate) fn push(&mut self, key: &str, data: &[u8]) {
         let key_length = u16::try_from(key.len()).unwrap_or(u16::MAX);
@@ -119,7 +123,7 @@ impl Builder {
         shard: ShardId,
         first: u64,
         arrived: i64,
-        group: u64,
+        (group, salt): (u64, u32),
     ) -> (Header, Vec<u8>) {
         let length = u32::try_from(self.bytes.len() - HEADER).unwrap_or(u32::MAX);
         let payload_crc = crc32fast::hash(&self.bytes[HEADER..]);
@@ -138,7 +142,7 @@ impl Builder {
         put(&first.to_le_bytes());
         put(&arrived.to_le_bytes());
         put(&group.to_le_bytes());
-        let crc = crc32fast::hash(&self.bytes[8..HEADER]);
+        let crc = salted(&self.bytes[8..HEADER], salt);
         self.bytes[..4].copy_from_slice(MAGIC);
         self.bytes[4..8].copy_from_slice(&crc.to_le_bytes());
         (header, self.bytes)
@@ -185,8 +189,10 @@ pub(crate) fn starts(payload: &[u8]) -> Vec<(ShardId, u64)> {
 /// # Errors
 /// Returns [`Code::STREAM_CORRUPT`] when something that was acknowledged is damaged.
 pub(crate) fn scan(bytes: &[u8], path: &str) -> Result<(Vec<(u64, Header)>, u64)> {
+    // The first block is without salt, and tells that of the others.
+    let salt = Header::read(bytes, 0).map_or(0, |first| salt_of(&first));
     let whole = |at: usize| {
-        let header = Header::read(&bytes[at..])?;
+        let header = Header::read(&bytes[at..], if at == 0 { 0 } else { salt })?;
         let end = at + HEADER + header.length as usize;
         let payload = bytes.get(at + HEADER..end)?;
         header.fits(payload).then_some((header, end))
@@ -199,6 +205,10 @@ pub(crate) fn scan(bytes: &[u8], path: &str) -> Result<(Vec<(u64, Header)>, u64)
             return Ok((blocks, at as u64));
         }
     }
+    if at == 0 && bytes.len() > HEADER && bytes[1..].windows(4).any(|part| part == MAGIC) {
+        // Nothing is written behind the first block before that is synced.
+        return Err(corrupt(path, 0).hint("the first block of the segment is damaged, and others follow"));
+    }
     let later = (at + 1..bytes.len().saturating_sub(HEADER))
         .filter(|place| bytes[*place..].starts_with(MAGIC))
         .find(|place| whole(*place).is_some_and(|(header, _)| header.group > at as u64));
@@ -209,6 +219,18 @@ pub(crate) fn scan(bytes: &[u8], path: &str) -> Result<(Vec<(u64, Header)>, u64)
         }
         None => Ok((blocks, at as u64)),
     }
+}
+
+/// The salt of a segment's blocks, which its first block tells. Nobody else knows it, so that no record can hold what looks like a block.
+pub(crate) fn salt_of(first: &Header) -> u32 {
+    u32::try_from(first.first).unwrap_or(0)
+}
+
+fn salted(bytes: &[u8], salt: u32) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&salt.to_le_bytes());
+    hasher.update(bytes);
+    hasher.finalize()
 }
 
 pub(crate) fn corrupt(path: &str, at: u64) -> Error {

@@ -21,9 +21,20 @@ pub(crate) struct Gathering<'a> {
     /// The last hash of each open shard with its number and its time of making, in order.
     routes: Vec<(u128, ShardId, u64)>,
     heads: &'a BTreeMap<ShardId, u64>,
-    shards: BTreeMap<ShardId, Builder>,
+    shards: BTreeMap<ShardId, Filling>,
     arrived: i64,
 }
+
+/// The blocks of a shard. Readers read whole blocks, so they are of bounded size.
+#[derive(Default)]
+struct Filling {
+    full: Vec<Builder>,
+    last: Builder,
+    count: u64,
+}
+
+/// A block gets no more once it has so many bytes.
+const BLOCK_BYTES: usize = 256 << 10;
 
 impl<'a> Gathering<'a> {
     /// Begins a group. `heads` are the next ordinals of the shards.
@@ -42,9 +53,13 @@ impl<'a> Gathering<'a> {
             let Some((_, shard, created)) = self.routes.get(place).copied() else {
                 return Err(Error::new(Code::INTERNAL, "no open shard takes a hash"));
             };
-            let builder = self.shards.entry(shard).or_default();
-            let ordinal = self.heads.get(&shard).copied().unwrap_or(1) + u64::from(builder.count());
-            builder.push(&entry.partition_key, &entry.data);
+            let filling = self.shards.entry(shard).or_default();
+            let ordinal = self.heads.get(&shard).copied().unwrap_or(1) + filling.count;
+            filling.last.push(&entry.partition_key, &entry.data);
+            filling.count += 1;
+            if filling.last.bytes() >= BLOCK_BYTES {
+                filling.full.push(std::mem::take(&mut filling.last));
+            }
             let sequence =
                 Sequence { shard_created: created, shard, ordinal, arrived: seconds(self.arrived) };
             appended.push(Appended { shard, sequence });
@@ -53,13 +68,19 @@ impl<'a> Gathering<'a> {
     }
 
     /// Ends the group; `offset` is where it is going to be written.
-    pub(crate) fn finish(self, offset: u64) -> Group {
+    pub(crate) fn finish(self, offset: u64, salt: u32) -> Group {
         let mut group = Group { bytes: Vec::new(), blocks: Vec::new() };
-        for (shard, builder) in self.shards {
-            let first = self.heads.get(&shard).copied().unwrap_or(1);
-            let (header, bytes) = builder.finish(Kind::Records, shard, first, self.arrived, offset);
-            group.blocks.push((offset + group.bytes.len() as u64, header));
-            group.bytes.extend(bytes);
+        for (shard, filling) in self.shards {
+            let mut first = self.heads.get(&shard).copied().unwrap_or(1);
+            for builder in
+                filling.full.into_iter().chain([filling.last]).filter(|builder| builder.count() > 0)
+            {
+                let (header, bytes) =
+                    builder.finish(Kind::Records, shard, first, self.arrived, (offset, salt));
+                first += u64::from(header.count);
+                group.blocks.push((offset + group.bytes.len() as u64, header));
+                group.bytes.extend(bytes);
+            }
         }
         group
     }

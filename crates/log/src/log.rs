@@ -164,14 +164,19 @@ impl Log {
     /// # Errors
     /// Returns [`Code::STREAM_UNKNOWN`] and errors of the disk.
     pub fn delete(&self, name: &StreamName) -> Result<()> {
-        let stream = self.stream(name)?;
-        self.streams.write().unwrap_or_else(PoisonError::into_inner).remove(name);
-        stream.close();
+        // Held until the folder has another name: a stream that is made meanwhile gets one of its own.
+        let mut streams = self.streams.write().unwrap_or_else(PoisonError::into_inner);
+        let Some(stream) = streams.get(name).cloned() else {
+            return Err(Error::new(Code::STREAM_UNKNOWN, format!("no stream \"{name}\"")));
+        };
         let failed = |error| disk_error(format!("could not delete stream \"{name}\""), error);
         let folder = self.folder.join(format!("{name}{FOLDER}"));
-        let deleted = self.folder.join(format!("{name}{DELETED}"));
+        let deleted = self.folder.join(format!("{name}.{:016x}{DELETED}", rand::random::<u64>()));
         std::fs::rename(&folder, &deleted).map_err(failed)?;
         sync_folder(&self.folder)?;
+        streams.remove(name);
+        drop(streams);
+        stream.close();
         std::fs::remove_dir_all(&deleted).map_err(failed)
     }
 
@@ -192,6 +197,12 @@ impl Log {
             numbers.extend(name.to_str().and_then(|name| name.strip_suffix(".segment")?.parse::<u64>().ok()));
         }
         numbers.sort_unstable();
+        if numbers.is_empty() {
+            return Err(Error::new(
+                Code::STREAM_CORRUPT,
+                format!("stream \"{}\" has no segment", state.name),
+            ));
+        }
         let newest = numbers.pop().unwrap_or(0);
         if let Some(gap) = numbers
             .iter()

@@ -23,6 +23,8 @@ pub(crate) struct Segment {
     file: File,
     /// The next ordinal of each shard when the segment was begun.
     starts: Vec<(ShardId, u64)>,
+    /// See [`block::salt_of`].
+    pub(crate) salt: u32,
     /// When it was begun, in milliseconds since the Unix epoch.
     pub(crate) begun_at: i64,
     /// Bytes that are durable.
@@ -44,7 +46,8 @@ impl Segment {
         let failed = |error| disk_error(format!("could not begin segment \"{}\"", path.display()), error);
         let mut block = Builder::default();
         starts.iter().for_each(|(shard, next)| block.push_start(*shard, *next));
-        let (_, bytes) = block.finish(Kind::Starts, ShardId(0), 0, now, 0);
+        let salt: u32 = rand::random();
+        let (_, bytes) = block.finish(Kind::Starts, ShardId(0), salt.into(), now, (0, 0));
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -57,7 +60,7 @@ impl Segment {
         sync_folder(folder)?;
         let length = AtomicU64::new(bytes.len() as u64);
         let index = OnceLock::from(RwLock::new(Index::default()));
-        Ok(Self { number, path, file, starts, begun_at: now, length, index })
+        Ok(Self { number, path, file, starts, salt, begun_at: now, length, index })
     }
 
     /// Opens a segment that has a successor.
@@ -66,7 +69,8 @@ impl Segment {
         let failed = |error| disk_error(format!("could not open segment \"{}\"", path.display()), error);
         let file = File::open(&path).map_err(failed)?;
         let length = file.metadata().map_err(failed)?.len();
-        let (header, payload) = read_block(&file, &path, 0)?;
+        let (header, payload) = read_block(&file, &path, 0, 0)?;
+        let salt = block::salt_of(&header);
         if header.kind != Kind::Starts {
             return Err(corrupt(&path.display().to_string(), 0));
         }
@@ -76,6 +80,7 @@ impl Segment {
             path,
             file,
             starts,
+            salt,
             begun_at: header.arrived,
             length: AtomicU64::new(length),
             index: OnceLock::new(),
@@ -106,6 +111,7 @@ impl Segment {
             path,
             file,
             starts,
+            salt: block::salt_of(first),
             begun_at: first.arrived,
             length: AtomicU64::new(length),
             index,
@@ -183,7 +189,7 @@ impl Segment {
         let mut read = Vec::new();
         let mut size = 0;
         for at in blocks {
-            let (header, payload) = read_block(&self.file, &self.path, at.offset)?;
+            let (header, payload) = read_block(&self.file, &self.path, at.offset, self.salt)?;
             let found = block::records(&header, &payload)
                 .ok_or_else(|| corrupt(&self.path.display().to_string(), at.offset))?;
             for record in found.into_iter().filter(|record| record.ordinal >= from) {
@@ -237,7 +243,7 @@ impl Segment {
         }
         let (mut index, mut at) = (Index::default(), 0);
         while at < self.length() {
-            let header = read_header(&self.file, &self.path, at)?;
+            let header = read_header(&self.file, &self.path, at, if at == 0 { 0 } else { self.salt })?;
             if header.kind == Kind::Records {
                 index.push(at, header);
             }
@@ -252,15 +258,15 @@ pub(crate) fn file_name(number: u64) -> String {
     format!("{number:020}.segment")
 }
 
-fn read_header(file: &File, path: &Path, at: u64) -> Result<Header> {
+fn read_header(file: &File, path: &Path, at: u64, salt: u32) -> Result<Header> {
     let mut bytes = [0; HEADER];
     file.read_exact_at(&mut bytes, at)
         .map_err(|error| corrupt(&path.display().to_string(), at).because(error))?;
-    Header::read(&bytes).ok_or_else(|| corrupt(&path.display().to_string(), at))
+    Header::read(&bytes, salt).ok_or_else(|| corrupt(&path.display().to_string(), at))
 }
 
-fn read_block(file: &File, path: &Path, at: u64) -> Result<(Header, Bytes)> {
-    let header = read_header(file, path, at)?;
+fn read_block(file: &File, path: &Path, at: u64, salt: u32) -> Result<(Header, Bytes)> {
+    let header = read_header(file, path, at, salt)?;
     let mut payload = vec![0; header.length as usize];
     file.read_exact_at(&mut payload, at + HEADER as u64)
         .map_err(|error| corrupt(&path.display().to_string(), at).because(error))?;

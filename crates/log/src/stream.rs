@@ -19,6 +19,9 @@ use crate::shards::{Reshard, ShardId, reshard, seconds, towards};
 use crate::state::StreamState;
 use crate::writer::{Change, Queue, Task, run};
 
+/// Bytes of the longest partition key: 256 characters.
+const KEY_BYTES: usize = 1_024;
+
 /// A record to be written.
 #[derive(Debug, Clone)]
 pub struct Entry {
@@ -215,11 +218,19 @@ impl Stream {
     /// Takes no more, and waits until what was taken is written.
     pub(crate) fn close(&self) {
         self.shared.queue.close();
+        // Those who wait for records learn that there will be none.
+        self.shared.changed.send_modify(|count| *count += 1);
         let writer = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(writer) = writer {
             // A writer that panicked has nothing to say any more.
             let _ = writer.join();
         }
+    }
+
+    /// Whether it takes no more: it was deleted, or the log is being closed.
+    #[must_use]
+    pub fn is_closed(&self) -> bool {
+        self.shared.queue.is_closed()
     }
 
     /// Its shards and settings.
@@ -237,7 +248,26 @@ impl Stream {
         if entries.is_empty() {
             return Ok(Vec::new());
         }
-        let bytes = entries.iter().map(Entry::bytes).sum();
+        let most = self.state().record_bytes;
+        let is_large = |entry: &&Entry| {
+            entry.partition_key.len() > KEY_BYTES || entry.partition_key.len() + entry.data.len() > most
+        };
+        if let Some(large) = entries.iter().find(is_large) {
+            let (key, data) = (large.partition_key.len(), large.data.len());
+            return Err(Error::new(
+                Code::RECORD_LARGE,
+                format!("a record has a key of {key} bytes and data of {data}"),
+            )
+            .hint(format!("a key has at most {KEY_BYTES} bytes, and both together {most}")));
+        }
+        let bytes: usize = entries.iter().map(Entry::bytes).sum();
+        if bytes > self.shared.options.waiting_bytes {
+            return Err(Error::new(
+                Code::RECORD_LARGE,
+                format!("{} records are too many to be written together", entries.len()),
+            )
+            .hint("write them in parts"));
+        }
         let (reply, answer) = oneshot::channel();
         self.shared.queue.push(Task::Append(entries, reply), bytes, self.shared.options.waiting_bytes)?;
         answer.await.map_err(|_| gone())?

@@ -293,7 +293,7 @@ fn a_write_that_fails_leaves_nothing_and_the_next_one_works() {
 #[test]
 fn more_than_may_wait_is_refused_whole() {
     let place = Place::new();
-    let options = LogOptions { waiting_bytes: 1_000, ..SMALL };
+    let options = LogOptions { waiting_bytes: 2_000, ..SMALL };
     let log = place.open(options, NoFaults).unwrap();
     let stream = log.create(&name(), 1, |_| {}).unwrap();
     let large =
@@ -370,4 +370,81 @@ fn the_oldest_go_when_there_are_too_many_bytes() {
     let kept: Vec<String> = by_key(&stream, 100).into_values().flatten().collect();
     let oldest = kept.iter().map(|text| text[..text.len() - 2].parse::<usize>().unwrap()).min().unwrap();
     assert_eq!(kept.len(), 500 - oldest);
+}
+
+#[test]
+fn a_record_that_looks_like_a_block_does_not_hide_a_torn_end() {
+    let place = Place::new();
+    let log = place.open(LogOptions::default(), NoFaults).unwrap();
+    let stream = log.create(&name(), 1, |_| {}).unwrap();
+    place.append(&stream, &["a-1", "a-2"]).unwrap();
+    let path = place.newest_segment();
+    // Blocks as another segment has them, of a group that would come later: all but the salt is right.
+    let blocks = block_of_a_later_group();
+    let data = [blocks, vec![7; 3_000]].concat();
+    place.runtime.block_on(stream.append(vec![Entry::new("b", data)])).unwrap();
+    drop((stream, log));
+    let bytes = std::fs::read(&path).unwrap();
+    put(&path, &bytes[..bytes.len() - 1_000]);
+    let log = place.open(LogOptions::default(), NoFaults).unwrap();
+    assert_eq!(texts(&all(&log.stream(&name()).unwrap(), ShardId(0), 10)), ["a-1", "a-2"]);
+}
+
+fn block_of_a_later_group() -> Vec<u8> {
+    let mut block = crate::block::Builder::default();
+    block.push("x", b"forged");
+    block.finish(crate::block::Kind::Records, ShardId(0), 9, 0, (1 << 40, 12_345)).1
+}
+
+#[test]
+fn a_stream_that_is_made_while_its_namesake_is_deleted_is_there() {
+    let place = Place::new();
+    let log = place.open(SMALL, NoFaults).unwrap();
+    for round in 0..20 {
+        let first = log.create(&name(), 1, |_| {}).unwrap();
+        let text = format!("a-{round}");
+        let second = std::thread::scope(|scope| {
+            scope.spawn(|| log.delete(&name()).unwrap());
+            let made = scope.spawn(|| {
+                loop {
+                    if let Ok(stream) = log.create(&name(), 1, |_| {}) {
+                        return stream;
+                    }
+                    std::thread::yield_now();
+                }
+            });
+            made.join().unwrap()
+        });
+        place.append(&second, &[&text]).unwrap();
+        assert!(first.is_closed());
+        assert_eq!(texts(&all(&log.stream(&name()).unwrap(), ShardId(0), 10)), [text]);
+        assert!(place.newest_segment().exists());
+        log.delete(&name()).unwrap();
+    }
+}
+
+#[test]
+fn records_that_are_too_large_are_refused_and_nothing_is_lost() {
+    let place = Place::new();
+    let log = place.open(LogOptions::default(), NoFaults).unwrap();
+    let stream = log.create(&name(), 1, |_| {}).unwrap();
+    let append = |entries: Vec<Entry>| place.runtime.block_on(stream.append(entries));
+    let small = || Entry::new("a", "a-1");
+    for large in [Entry::new("k".repeat(70_000), "x"), Entry::new("k", vec![0; 1 << 20])] {
+        assert_eq!(append(vec![small(), large, small()]).unwrap_err().code(), Code::RECORD_LARGE);
+    }
+    let many = vec![small(); 2_000_000];
+    assert_eq!(append(many).unwrap_err().code(), Code::RECORD_LARGE);
+    // Many records make many blocks, and reading goes on within them.
+    append(vec![small(); 30_000]).unwrap();
+    let mut from = 0;
+    let mut count = 0;
+    loop {
+        let read = stream.read(ShardId(0), from, 5_000, 1 << 20).unwrap();
+        if read.records.is_empty() {
+            break;
+        }
+        (from, count) = (read.next, count + read.records.len());
+    }
+    assert_eq!(count, 30_000);
 }

@@ -77,6 +77,10 @@ impl Queue {
         taken
     }
 
+    pub(crate) fn is_closed(&self) -> bool {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_closed
+    }
+
     /// Lets the writer end when nothing waits any more.
     pub(crate) fn close(&self) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).is_closed = true;
@@ -151,7 +155,7 @@ impl Writer<'_> {
         let mut heads = self.shared.heads();
         let mut gathering = Gathering::new(&state, &heads, self.last_arrival);
         let results = appends.iter().map(|(entries, _)| gathering.add(entries)).collect();
-        let group = gathering.finish(segment.length());
+        let group = gathering.finish(segment.length(), segment.salt);
         if let Err(error) = segment.write(&group.bytes, self.shared.faults.as_ref()) {
             // What was written of it must not be found behind a later group. A disk whose sync failed may have lost
             // what it was to write, so the segment is not written to again.

@@ -47,7 +47,7 @@ impl Workspace {
                 let standing = standings.get(&format!("stream:{name}"));
                 for shard in &stream.state().shards {
                     let next = standing
-                        .and_then(|standing| standing.get(&shard.id.to_string()))
+                        .and_then(|standing| standing.next.get(&shard.id.to_string()))
                         .copied()
                         .unwrap_or(1);
                     let head = stream.head(shard.id);

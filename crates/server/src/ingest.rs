@@ -15,6 +15,9 @@ use serde_json::{Value, json};
 /// Bytes of the largest body, once it is not compressed any more.
 const LARGEST: u64 = 64 << 20;
 
+/// Records of one body.
+const MOST: usize = 100_000;
+
 /// Why a body is not taken.
 #[derive(Debug)]
 pub(crate) struct Refused {
@@ -83,6 +86,7 @@ fn failed(error: &Error) -> Refused {
     let status = match error.code() {
         Code::STREAM_BUSY => StatusCode::TOO_MANY_REQUESTS,
         Code::STREAM_UNKNOWN => StatusCode::NOT_FOUND,
+        Code::RECORD_LARGE => StatusCode::PAYLOAD_TOO_LARGE,
         Code::DISK_FULL => StatusCode::INSUFFICIENT_STORAGE,
         _ => StatusCode::INTERNAL_SERVER_ERROR,
     };
@@ -138,6 +142,12 @@ fn records(body: &Bytes, key: Option<&str>, most: usize) -> Result<Vec<Entry>, R
                 .map_err(|error| Refused::at(index + 1, format!("not JSON: {error}")))?;
             documents.push((index + 1, document.get()));
         }
+    }
+    if documents.len() > MOST {
+        return Err(Refused::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("a body has at most {MOST} records"),
+        ));
     }
     if documents.is_empty() {
         return Err(Refused::new(StatusCode::BAD_REQUEST, "the body holds no record"));

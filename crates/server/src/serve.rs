@@ -46,6 +46,11 @@ pub async fn serve(
     services: Services,
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
+    let kinesis_to_end = Arc::clone(&services.kinesis);
+    let stop = async move {
+        stop.await;
+        kinesis_to_end.end();
+    };
     let router = Router::new()
         .route("/health", get(|| async { "ok\n" }))
         .route("/ready", get(ready))

@@ -167,6 +167,15 @@ impl SignedRequest<'_> {
                 "'Host' or ':authority' must be a 'SignedHeader' in the AWS Authorization.".to_owned(),
             ));
         }
+        // Some clients add the token of a session once all else is signed; it means nothing here.
+        let unsigned = |(name, _): &&(String, String)| {
+            name.starts_with("x-amz-") && name != "x-amz-security-token" && !names.contains(&name.as_str())
+        };
+        if let Some((name, _)) = self.headers.iter().find(unsigned) {
+            return Err(SignatureFault::Wrong(format!(
+                "'{name}' must be a 'SignedHeader' in the AWS Authorization."
+            )));
+        }
         let secret = secret(access_key).ok_or(SignatureFault::UnknownKey)?;
         let scope = format!("{day}/{region}/{service}/aws4_request");
         let string = string_to_sign(time, &scope, &self.canonical(&names));

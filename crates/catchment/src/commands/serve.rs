@@ -89,7 +89,9 @@ pub(crate) async fn run(
         let _ = listening.wait_for(|ended| *ended).await;
     });
     let told = move |report: &RunReport| {
-        ready.store(true, std::sync::atomic::Ordering::Release);
+        if report.errors.is_empty() {
+            ready.store(true, std::sync::atomic::Ordering::Release);
+        }
         totals.add(report);
         for (dataset, error) in &report.errors {
             screen.note(format!("{dataset} failed\n{}", screen.error_text(error)));

@@ -186,7 +186,7 @@ async fn put(stream: &Stream, put: &PutArguments, screen: Screen) -> Result<()> 
             })?,
         };
         waiting.push(Entry::new(key, line.into_bytes()));
-        if waiting.len() >= put.batch.unwrap_or(TOGETHER) {
+        if waiting.len() >= put.batch.map_or(TOGETHER, |batch| batch as usize) {
             total += write(stream, std::mem::take(&mut waiting), put, screen).await?;
         }
     }

@@ -1,10 +1,11 @@
 //! A stream of the log as a source: each shard is read from where the flow stands, parents before their children.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use async_trait::async_trait;
 use catchment_core::{Code, Error, Result};
-use catchment_log::{Log, ShardId, Stream, StreamState};
+use catchment_log::{Log, Shard, ShardId, Stream, StreamState};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 
@@ -61,19 +62,40 @@ pub(super) fn shard_of(partition: &str) -> Result<ShardId> {
 /// What a flow's standing says of a shard that takes no more and is read to its end.
 const FINISHED: u64 = u64::MAX;
 
-/// Makes sure that no shard is gone of which records were not read. `standing` is that of a flow that has begun.
-fn require_no_loss(state: &StreamState, standing: &StreamStanding) -> Result<()> {
+/// Makes sure that what the flow has not read is still there. `standing` is that of a flow that has begun.
+fn require_no_loss(stream: &Stream, state: &StreamState, standing: &StreamStanding) -> Result<()> {
+    let name = &state.name;
+    let lost = |what: String| {
+        Err(Error::new(Code::HISTORY_GONE, what)
+            .hint("keep records longer, or go on with what is there: failOnDataLoss => false"))
+    };
+    if standing.created_at != state.created_at {
+        return lost(format!("stream \"{name}\" is another one than was read: it was deleted and made anew"));
+    }
     let is_there = |partition: &str| ShardId::parse(partition).is_some_and(|id| state.shard(id).is_ok());
     let parents = state.shards.iter().flat_map(|shard| &shard.parents).map(ToString::to_string);
-    let unread = |partition: &String| standing.get(partition) != Some(&FINISHED) && !is_there(partition);
-    match standing.keys().cloned().chain(parents).find(unread) {
-        Some(partition) => Err(Error::new(
-            Code::HISTORY_GONE,
-            format!("shard {partition} of stream \"{}\" is gone before all of it was read", state.name),
-        )
-        .hint("keep records longer, or go on without them: failOnDataLoss => false")),
-        None => Ok(()),
+    let unread = |partition: &String| standing.next.get(partition) != Some(&FINISHED) && !is_there(partition);
+    if let Some(partition) = standing.next.keys().cloned().chain(parents).find(unread) {
+        return lost(format!("shard {partition} of stream \"{name}\" is gone before all of it was read"));
     }
+    for shard in &state.shards {
+        let next = standing.next.get(&shard.id.to_string()).copied().unwrap_or(1);
+        let (oldest, head) = (stream.oldest(shard.id)?, stream.head(shard.id));
+        if next < oldest {
+            return lost(format!(
+                "records {next} to {} of shard {} of stream \"{name}\" are gone before they were read",
+                oldest - 1,
+                shard.id
+            ));
+        }
+        if next != FINISHED && next > head {
+            return lost(format!(
+                "shard {} of stream \"{name}\" ends at {head}, and {next} was to be read next",
+                shard.id
+            ));
+        }
+    }
+    Ok(())
 }
 
 /// Where each shard stands when a flow begins.
@@ -82,7 +104,32 @@ fn beginning(stream: &Stream, state: &StreamState, initial: InitialPosition) -> 
         InitialPosition::Earliest => stream.oldest(id),
         InitialPosition::Latest => Ok(stream.head(id)),
     };
-    state.shards.iter().map(|shard| Ok((shard.id.to_string(), at(shard.id)?))).collect()
+    // Of shards that are gone nothing was missed.
+    let gone =
+        state.shards.iter().flat_map(|shard| &shard.parents).filter(|parent| state.shard(**parent).is_err());
+    let mut next: BTreeMap<String, u64> = gone.map(|parent| (parent.to_string(), FINISHED)).collect();
+    for shard in &state.shards {
+        next.insert(shard.id.to_string(), at(shard.id)?);
+    }
+    Ok(StreamStanding { created_at: state.created_at, next })
+}
+
+/// Where a flow stands, as far as that is of the stream that there is.
+fn standing_of(
+    options: &ReadStream,
+    stream: &Stream,
+    state: &StreamState,
+    standing: Option<&StreamStanding>,
+) -> Result<StreamStanding> {
+    match standing {
+        Some(standing) if options.fails_on_loss => {
+            require_no_loss(stream, state, standing)?;
+            Ok(standing.clone())
+        }
+        Some(standing) if standing.created_at == state.created_at => Ok(standing.clone()),
+        Some(_) => beginning(stream, state, InitialPosition::Earliest),
+        None => beginning(stream, state, options.initial),
+    }
 }
 
 fn plan(
@@ -92,56 +139,36 @@ fn plan(
     limits: Limits,
 ) -> Result<Option<Range>> {
     let state = stream.state();
-    let mut upto = match standing {
-        Some(standing) => standing.clone(),
-        None => beginning(stream, &state, options.initial)?,
-    };
-    if options.fails_on_loss
-        && let Some(standing) = standing
-    {
-        require_no_loss(&state, standing)?;
-    }
-    let share = limits.bytes / (state.open().count().max(1) as u64);
+    let mut upto = standing_of(options, stream, &state, standing)?;
+    let waits =
+        |shard: &&Shard| upto.next.get(&shard.id.to_string()).copied().unwrap_or(1) < stream.head(shard.id);
+    let share = limits.bytes / (state.shards.iter().filter(waits).count().max(1) as u64);
     let mut slices = Vec::new();
     // Children have higher numbers than their parents.
     for shard in &state.shards {
         let partition = shard.id.to_string();
         let is_open = |parent: &ShardId| {
-            state.shard(*parent).is_ok() && upto.get(&parent.to_string()) != Some(&FINISHED)
+            state.shard(*parent).is_ok() && upto.next.get(&parent.to_string()) != Some(&FINISHED)
         };
-        if shard.parents.iter().any(is_open) || upto.get(&partition) == Some(&FINISHED) {
+        if shard.parents.iter().any(is_open) || upto.next.get(&partition) == Some(&FINISHED) {
             continue;
         }
-        let from = upto.get(&partition).copied().unwrap_or(1);
-        let oldest = stream.oldest(shard.id)?;
-        let from = match from < oldest {
-            true if options.fails_on_loss && standing.is_some() => {
-                return Err(Error::new(
-                    Code::HISTORY_GONE,
-                    format!("records {from} to {} of shard {partition} of stream \"{}\" are gone before they were read", oldest - 1, state.name),
-                )
-                .hint("keep records longer, or go on without them: failOnDataLoss => false"));
-            }
-            true => oldest,
-            false => from,
-        };
-        let end = horizon.map_or(u64::MAX, |horizon| horizon.get(&partition).copied().unwrap_or(1));
+        let head = stream.head(shard.id);
+        let from = upto.next.get(&partition).copied().unwrap_or(1).max(stream.oldest(shard.id)?).min(head);
+        let end = horizon.map_or(u64::MAX, |horizon| horizon.next.get(&partition).copied().unwrap_or(1));
         let until = stream.reach(shard.id, from, share.max(1))?.min(end);
         if until > from {
             slices.push(StreamSlice { partition: partition.clone(), from, until });
         }
         let next = until.max(from);
         let is_finished = !shard.is_open() && next >= stream.head(shard.id);
-        upto.insert(partition, if is_finished { FINISHED } else { next });
+        upto.next.insert(partition, if is_finished { FINISHED } else { next });
     }
     // Of shards that are gone only the parents of others need to be remembered.
-    let is_known = |partition: &String, _: &mut u64| {
-        state.shards.iter().any(|shard| {
-            shard.id.to_string() == *partition
-                || shard.parents.iter().any(|parent| parent.to_string() == *partition)
-        })
-    };
-    upto.retain(is_known);
+    upto.next.retain(|partition, _| {
+        let is = |id: &ShardId| id.to_string() == *partition;
+        state.shards.iter().any(|shard| is(&shard.id) || shard.parents.iter().any(is))
+    });
     let is_news = standing.is_none_or(|standing| *standing != upto);
     Ok(is_news.then_some(Range::Stream { upto, slices }))
 }
@@ -172,7 +199,13 @@ impl Source for StreamSource {
         rejects: Arc<Rejects>,
         first_piece: Option<u32>,
     ) -> Result<Arc<dyn TableProvider>> {
-        let Range::Stream { slices, .. } = range else { return Err(foreign()) };
+        let Range::Stream { upto, slices } = range else { return Err(foreign()) };
+        if let Some(slice) = slices
+            .first()
+            .filter(|_| self.stream().is_ok_and(|stream| stream.state().created_at != upto.created_at))
+        {
+            return Err(gone(&self.options, slice));
+        }
         let table = StreamTable::new(
             self.options.clone(),
             self.stream()?,
@@ -212,10 +245,26 @@ impl Source for StreamSource {
         Ok(found)
     }
 
+    fn is_current(&self, range: &Range) -> Result<bool> {
+        let Range::Stream { upto, slices } = range else { return Ok(false) };
+        let stream = self.stream()?;
+        if stream.state().created_at != upto.created_at {
+            return Ok(false);
+        }
+        for slice in slices {
+            let id = shard_of(&slice.partition)?;
+            if stream.state().shard(id).is_err() || stream.oldest(id)? > slice.from {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     fn horizon(&self) -> Result<Option<StreamStanding>> {
         let stream = self.stream()?;
         let state = stream.state();
-        Ok(Some(state.shards.iter().map(|shard| (shard.id.to_string(), stream.head(shard.id))).collect()))
+        let next = state.shards.iter().map(|shard| (shard.id.to_string(), stream.head(shard.id))).collect();
+        Ok(Some(StreamStanding { created_at: state.created_at, next }))
     }
 
     fn record_format(&self) -> RecordFormat {
@@ -238,7 +287,7 @@ pub(crate) fn gone(options: &ReadStream, slice: &StreamSlice) -> Error {
             slice.partition, options.stream
         ),
     )
-    .hint("keep records longer; to go on without them, remove the flow's newest plan, or refresh the dataset")
+    .hint("keep records longer; the next run plans anew")
 }
 
 fn foreign() -> Error {

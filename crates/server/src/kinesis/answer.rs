@@ -36,7 +36,7 @@ impl From<Error> for Fault {
         let kind = match error.code() {
             Code::STREAM_UNKNOWN | Code::SHARD_UNKNOWN => "ResourceNotFoundException",
             Code::STREAM_EXISTS => "ResourceInUseException",
-            Code::RESHARD_INVALID | Code::NAME_INVALID => "InvalidArgumentException",
+            Code::RESHARD_INVALID | Code::NAME_INVALID | Code::RECORD_LARGE => "InvalidArgumentException",
             Code::STREAM_BUSY => "ProvisionedThroughputExceededException",
             _ => {
                 tracing::error!(error = %error.one_line(), "a request to a stream failed");

@@ -178,6 +178,7 @@ impl Kinesis {
         };
         let mut next = self.start(&stream, shard, &start)?;
         let mut changes = stream.changes();
+        let mut ended = self.ended.subscribe();
         let kinesis = Arc::clone(self);
         let ends = tokio::time::Instant::now() + SUBSCRIPTION;
         let created = state.shard(shard)?.created;
@@ -208,12 +209,16 @@ impl Kinesis {
                     // Woken by records of other shards too, and by time: then the reader learns that all is well.
                     let until = (now + HEARTBEAT).min(ends);
                     loop {
-                        match tokio::time::timeout_at(until, changes.changed()).await {
-                            Ok(Ok(())) if stream.head(shard) > next || stream.state().shard(shard).is_ok_and(|shard| !shard.is_open()) => break,
-                            Ok(Ok(())) => {}
-                            // The stream is gone.
-                            Ok(Err(_)) => return,
-                            Err(_) => break,
+                        let changed = tokio::select! {
+                            changed = tokio::time::timeout_at(until, changes.changed()) => changed,
+                            _ = ended.wait_for(|ended| *ended) => return,
+                        };
+                        if stream.is_closed() {
+                            return;
+                        }
+                        let has_more = stream.head(shard) > next || stream.state().shard(shard).is_ok_and(|shard| !shard.is_open());
+                        if has_more || changed.is_err() {
+                            break;
                         }
                     }
                 }

@@ -23,6 +23,7 @@ use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use bytes::Bytes;
 use catchment_core::Clock;
 use catchment_log::{Log, StreamName};
+use tokio::sync::watch;
 
 use crate::credentials::Credentials;
 use crate::ingest::{self, Refused};
@@ -43,6 +44,8 @@ pub struct Kinesis {
     credentials: Option<Arc<dyn Credentials>>,
     shard_limit: usize,
     is_lenient: bool,
+    /// Set when readers that are pushed to are to go.
+    ended: watch::Sender<bool>,
 }
 
 /// What is told to clients, and asked of them.
@@ -90,7 +93,21 @@ impl Kinesis {
         credentials: Option<Arc<dyn Credentials>>,
     ) -> Self {
         let KinesisOptions { account, region, shard_limit, is_lenient } = options;
-        Self { log, clock, account, region, credentials, shard_limit, is_lenient }
+        Self {
+            log,
+            clock,
+            account,
+            region,
+            credentials,
+            shard_limit,
+            is_lenient,
+            ended: watch::Sender::new(false),
+        }
+    }
+
+    /// Ends what would go on for minutes: the pushing of records to readers.
+    pub fn end(&self) {
+        self.ended.send_replace(true);
     }
 
     /// Deletes every stream.
@@ -119,12 +136,13 @@ impl Kinesis {
         };
         let answer = match members {
             None => Err(Fault::bare("UnknownOperationException")),
-            Some(members) => match codec.read(&incoming.body) {
-                None => Err(Fault::bare("SerializationException")),
-                Some(body) => self
-                    .permitted(&incoming, service)
-                    .and_then(|region| Ok((shape::check(members, body)?, region))),
-            },
+            // Who sent it is known before anything is made of it.
+            Some(members) => {
+                self.permitted(&incoming, service).and_then(|region| match codec.read(&incoming.body) {
+                    None => Err(Fault::bare("SerializationException")),
+                    Some(body) => Ok((shape::check(members, body)?, region)),
+                })
+            }
         };
         let (body, region) = match answer {
             Ok(request) => request,
@@ -233,9 +251,9 @@ impl Kinesis {
             "DescribeStreamSummary" => self.describe_summary(&request),
             "DisableEnhancedMonitoring" => self.monitor(&request, false).await,
             "EnableEnhancedMonitoring" => self.monitor(&request, true).await,
-            "GetRecords" => self.get_records(&request),
+            "GetRecords" => tokio::task::block_in_place(|| self.get_records(&request)),
             "GetResourcePolicy" => self.get_policy(&request),
-            "GetShardIterator" => self.get_iterator(&request),
+            "GetShardIterator" => tokio::task::block_in_place(|| self.get_iterator(&request)),
             "ListShards" => self.list_shards(&request),
             "ListStreamConsumers" => self.list_consumers(&request),
             "ListStreams" => self.list_streams(&request),

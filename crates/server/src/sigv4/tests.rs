@@ -149,6 +149,15 @@ proptest! {
     }
 
     #[test]
+    fn a_signature_is_good_for_the_operation_that_it_was_made_for(body in ".{0,50}") {
+        let now = i64::try_from(NOW).unwrap() * 1_000_000;
+        let mut request = signed(&body, "x", "secret");
+        request.headers.push(("x-amz-target".into(), "Kinesis_20131202.DeleteStream".into()));
+        let refused = matches!(request.verify("kinesis", now, "secret"), Err(SignatureFault::Wrong(_)));
+        prop_assert!(refused);
+    }
+
+    #[test]
     fn no_header_takes_the_check_down(authorization in ".{0,200}", date in ".{0,20}", query in ".{0,40}", path in ".{0,40}") {
         for authorization in [authorization.clone(), format!("AWS4-HMAC-SHA256 {authorization}"), format!("AWS4-HMAC-SHA256 Credential=a/b/c/kinesis/aws4_request, SignedHeaders=host, Signature={authorization}")] {
             let headers = [("authorization".to_owned(), authorization), ("x-amz-date".to_owned(), date.clone())];
