@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use catchment_core::{Code, Error, Result, TableName, timestamp_text};
-use catchment_flows::{Rollback, RollbackRequest, apply_rollback, finish_rollback, plan_rollback};
+use catchment_flows::{InputKind, Rollback, RollbackRequest, apply_rollback, finish_rollback, plan_rollback};
 use catchment_lake::{Lake, Table};
 use catchment_sql::AsOf;
 
 use crate::backfill::unfinished;
+use crate::check::Dataset;
 use crate::run::{Workspace, select};
 
 /// What a rollback is asked for.
@@ -50,6 +51,7 @@ impl Workspace {
                 (dataset.name.clone(), dataset.flows.iter().map(|flow| flow.name.clone()).collect())
             })
             .collect();
+        let readers = readers(&checked.datasets);
         let named: Vec<TableName> =
             select(checked.datasets, &options.datasets)?.into_iter().map(|dataset| dataset.name).collect();
         let (owner, _heartbeat) = self.own().await?;
@@ -59,6 +61,7 @@ impl Workspace {
                 .hint("`catchment run` finishes it, `catchment backfill --cancel` gives it up"));
         }
         let targets = self.targets(&named, &options.to).await?;
+        self.require_readers(&targets, &readers, &options.to).await?;
         let request = RollbackRequest {
             project: &self.project.config.folder,
             datasets: &datasets,
@@ -72,6 +75,36 @@ impl Workspace {
             apply_rollback(&owner, self.store.as_ref(), &rollback).await?;
         }
         Ok(RollbackReport { rollback, done })
+    }
+
+    /// Makes sure that datasets which go forward again, to a state that was undone, take those with them that read their rows
+    /// as a stream: such a reader knows nothing of the rows that come back.
+    async fn require_readers(
+        &self,
+        targets: &BTreeMap<TableName, Option<u64>>,
+        readers: &[(TableName, TableName)],
+        to: &str,
+    ) -> Result<()> {
+        for (dataset, version) in targets {
+            let Some(now) = self.lake.table(dataset).latest().await? else { continue };
+            if version.is_none_or(|version| version > now.version())
+                || now.line()?.holds(version.unwrap_or(0))
+            {
+                continue;
+            }
+            for (reader, _) in
+                readers.iter().filter(|(reader, read)| read == dataset && !targets.contains_key(reader))
+            {
+                if self.lake.table(reader).latest().await?.is_some() {
+                    return Err(Error::new(
+                        Code::CASCADE_NEEDED,
+                        format!("\"{dataset}\" would go forward to a state that was undone, and \"{reader}\" reads its rows as a stream"),
+                    )
+                    .hint(format!("take all of them there: `catchment rollback --all --to {to}`, or name \"{reader}\" as well")));
+                }
+            }
+        }
+        Ok(())
     }
 
     /// The version that each dataset is to have; `None` is before it had any.
@@ -105,6 +138,19 @@ impl Workspace {
         }
         Ok(targets)
     }
+}
+
+/// Datasets with the tables that they read as streams.
+fn readers(datasets: &[Dataset]) -> Vec<(TableName, TableName)> {
+    let mut readers = Vec::new();
+    for dataset in datasets {
+        for input in dataset.flows.iter().flat_map(|flow| &flow.inputs) {
+            if matches!(input.kind, InputKind::Stream(..)) {
+                readers.extend(TableName::parse(&input.name, "").map(|read| (dataset.name.clone(), read)));
+            }
+        }
+    }
+    readers
 }
 
 /// The version that a table has in the state asked for.

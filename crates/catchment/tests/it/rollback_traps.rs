@@ -165,3 +165,19 @@ fn columns_of_paths_leave_something_to_read() {
     let refused = project.call(&["run"]).exits(1);
     assert!(refused.err.contains("leaves no column to read"), "{}", refused.err);
 }
+
+#[test]
+fn going_forward_without_those_who_read_the_stream_is_refused_and_together_it_works() {
+    let project = Project::new(PIPELINE);
+    add(&project, 1, 1, &[]);
+    add(&project, 2, 2, &[]);
+    let folder = project.path().to_str().unwrap().to_owned();
+    project.call(&["release", "two", "-p", &folder]).exits(0);
+    roll_back(&project, &["raw.o", "--to", "1", "--cascade"]).exits(0);
+    let told = roll_back(&project, &["raw.o", "--to", "two", "--cascade"]).exits(1);
+    assert!(told.err.contains("C4011") && told.err.contains("s.c"), "{}", told.err);
+    roll_back(&project, &["--all", "--to", "two"]).exits(0);
+    agree(&project, json!([{ "id": 1, "v": 1 }, { "id": 2, "v": 2 }]));
+    add(&project, 3, 3, &[]);
+    agree(&project, json!([{ "id": 1, "v": 1 }, { "id": 2, "v": 2 }, { "id": 3, "v": 3 }]));
+}

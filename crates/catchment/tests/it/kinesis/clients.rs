@@ -93,6 +93,60 @@ fn the_javascript_client_subscribes_by_http_2() {
     assert_eq!(done.exits(0).out, "one two three\n");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn the_rust_client_writes_reads_and_subscribes() {
+    use aws_sdk_kinesis::config::{BehaviorVersion, Builder, Credentials, Region};
+    use aws_sdk_kinesis::error::ProvideErrorMetadata;
+    use aws_sdk_kinesis::primitives::Blob;
+    use aws_sdk_kinesis::types::{ShardIteratorType, StartingPosition, SubscribeToShardEventStream};
+
+    let (_project, server, key, secret) = with_a_key();
+    let client = |secret: &str| {
+        let credentials = Credentials::new(&key, secret, None, None, "test");
+        let config =
+            Builder::new().behavior_version(BehaviorVersion::latest()).region(Region::new("us-east-1"));
+        aws_sdk_kinesis::Client::from_conf(
+            config.endpoint_url(server.url()).credentials_provider(credentials).build(),
+        )
+    };
+    let refused = client("wrong").list_streams().send().await.unwrap_err();
+    assert_eq!(refused.code(), Some("InvalidSignatureException"));
+    let kinesis = client(&secret);
+    kinesis.create_stream().stream_name("rust").shard_count(1).send().await.unwrap();
+    for text in ["one", "two"] {
+        kinesis
+            .put_record()
+            .stream_name("rust")
+            .partition_key("k")
+            .data(Blob::new(text))
+            .send()
+            .await
+            .unwrap();
+    }
+    let shard = "shardId-000000000000";
+    let iterator = kinesis.get_shard_iterator().stream_name("rust").shard_id(shard);
+    let iterator = iterator.shard_iterator_type(ShardIteratorType::TrimHorizon).send().await.unwrap();
+    let read = kinesis.get_records().set_shard_iterator(iterator.shard_iterator).send().await.unwrap();
+    let texts: Vec<&[u8]> = read.records.iter().map(|record| record.data.as_ref()).collect();
+    assert_eq!(texts, [b"one", b"two"]);
+    let described = kinesis.describe_stream_summary().stream_name("rust").send().await.unwrap();
+    let arn = described.stream_description_summary.unwrap().stream_arn;
+    let registered =
+        kinesis.register_stream_consumer().stream_arn(arn).consumer_name("c").send().await.unwrap();
+    let start = StartingPosition::builder().r#type(ShardIteratorType::TrimHorizon).build().unwrap();
+    let pushed =
+        kinesis.subscribe_to_shard().consumer_arn(registered.consumer.unwrap().consumer_arn).shard_id(shard);
+    let mut events = pushed.starting_position(start).send().await.unwrap().event_stream;
+    let mut found = Vec::new();
+    while found.len() < 2 {
+        if let Some(SubscribeToShardEventStream::SubscribeToShardEvent(event)) = events.recv().await.unwrap()
+        {
+            found.extend(event.records.into_iter().map(|record| record.data.into_inner()));
+        }
+    }
+    assert_eq!(found, [b"one", b"two"]);
+}
+
 /// Tests of moto whose expectation is not ours, each with the reason.
 const DEVIATIONS: &[(&str, &str)] = &[
     ("test_list_many_streams", "AWS's documentation says 100 names by default, moto gives 10"),
