@@ -242,8 +242,8 @@ impl Stream {
     /// Writes records. When this returns they are on disk, all of them; their order in each shard is that of `entries`.
     ///
     /// # Errors
-    /// Returns [`Code::STREAM_BUSY`] when too much waits to be written, and errors of the disk. After [`Code::STREAM_BUSY`]
-    /// and [`Code::DISK_FULL`] none of the records is there; after others some may be.
+    /// Returns [`Code::RECORD_LARGE`] for a record, or for more records together, than the stream takes, [`Code::STREAM_BUSY`] when
+    /// too much waits to be written, and errors of the disk. After the first two and [`Code::DISK_FULL`] none of the records is there; after others some may be.
     pub async fn append(&self, entries: Vec<Entry>) -> Result<Vec<Appended>> {
         if entries.is_empty() {
             return Ok(Vec::new());
