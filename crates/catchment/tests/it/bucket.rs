@@ -1,7 +1,7 @@
 //! A lake in a bucket of a real S3 server (SeaweedFS), or of Azurite: the same as in a folder, whatever the way does.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -41,9 +41,10 @@ impl Server {
     fn start(program: &PathBuf) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().display();
+        let log = folder.path().join("log");
         let port = free_port();
         let mut command = Command::new(program);
-        command.arg("mini").args(["-ip=127.0.0.1", "-ip.bind=127.0.0.1", "-bucket=bucket"]).args([
+        command.args(["server", "-filer", "-s3", "-ip=127.0.0.1", "-ip.bind=127.0.0.1"]).args([
             format!("-dir={path}"),
             format!("-s3.port={port}"),
             format!("-filer.localSocket={path}/f.sock"),
@@ -57,29 +58,42 @@ impl Server {
             "volume.port.grpc",
             "filer.port",
             "filer.port.grpc",
-            "admin.port",
-            "admin.port.grpc",
         ] {
             command.arg(format!("-{service}={}", free_port()));
         }
-        command.args([
-            "-s3.port.iceberg=0",
-            "-s3.port.lance=0",
-            "-admin.ui=false",
-            "-webdav=false",
-            "-master.telemetry=false",
-        ]);
+        // On a nearly full disk it would take no writes at all by default: it keeps a hundredth free.
+        command.args(["-volume.minFreeSpace=1MiB", "-volume.max=100", "-master.volumeSizeLimitMB=64"]);
+        command.args(["-s3.port.iceberg=0", "-s3.port.lance=0", "-master.telemetry=false"]);
         command.env("AWS_ACCESS_KEY_ID", "tester").env("AWS_SECRET_ACCESS_KEY", "tester-secret");
-        command.current_dir(folder.path()).stdout(Stdio::null()).stderr(Stdio::null());
+        let told = std::fs::File::create(&log).unwrap();
+        command.current_dir(folder.path()).stdout(Stdio::null()).stderr(told);
         let server = Self { process: command.spawn().unwrap(), port, _folder: folder };
-        // It listens before it takes writes: the first lease tells that it does.
+        server.require_that_it_takes_writes(&log);
+        server
+    }
+
+    /// It listens before it takes writes: the first lease tells that it does.
+    fn require_that_it_takes_writes(&self, log: &Path) {
         let started = Instant::now();
         let probe = Project::new("CREATE MATERIALIZED VIEW ready.t AS SELECT 1 AS n;");
-        server.hold(&probe, server.port, "probe");
-        while call(&probe, &["run"], &[]).code != Some(0) {
-            assert!(started.elapsed() < Duration::from_secs(60), "the server does not come up");
+        self.hold(&probe, self.port, "probe");
+        loop {
+            let mut run =
+                signed(probe.command(&["run"])).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+            let ended = loop {
+                if let Some(status) = run.try_wait().unwrap() {
+                    break status;
+                }
+                if started.elapsed() > Duration::from_secs(60) {
+                    run.kill().unwrap();
+                    panic!("the server does not come up: {}", std::fs::read_to_string(log).unwrap());
+                }
+                std::thread::park_timeout(Duration::from_millis(5));
+            };
+            if ended.success() {
+                return;
+            }
         }
-        server
     }
 
     /// Lets a project keep its lake in the bucket, through `port`.
@@ -94,10 +108,14 @@ impl Server {
 }
 
 fn call(project: &Project, arguments: &[&str], variables: &[(&str, &str)]) -> Done {
-    let mut command = project.command(arguments);
+    signed(project.command(arguments)).envs(variables.iter().copied()).output().unwrap().into()
+}
+
+/// A command that knows the accounts of both servers.
+fn signed(mut command: Command) -> Command {
     command.env("AWS_ACCESS_KEY_ID", "tester").env("AWS_SECRET_ACCESS_KEY", "tester-secret");
     command.env("AZURE_STORAGE_ACCOUNT_NAME", azure::ACCOUNT).env("AZURE_STORAGE_ACCOUNT_KEY", azure::KEY);
-    command.envs(variables.iter().copied()).output().unwrap().into()
+    command
 }
 
 fn query(project: &Project, sql: &str) -> Value {
