@@ -4,6 +4,7 @@ mod clients;
 mod durable;
 mod flows;
 mod recorded;
+mod soak;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
