@@ -52,6 +52,7 @@ pub(crate) const PAGES: &[(&str, &str)] = &[
     ("C6006", include_str!("../../../docs/errors/C6006.md")),
     ("C6007", include_str!("../../../docs/errors/C6007.md")),
     ("C6008", include_str!("../../../docs/errors/C6008.md")),
+    ("C6009", include_str!("../../../docs/errors/C6009.md")),
     ("C9001", include_str!("../../../docs/errors/C9001.md")),
     ("C9002", include_str!("../../../docs/errors/C9002.md")),
 ];

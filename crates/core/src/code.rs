@@ -90,6 +90,7 @@ codes! {
     RESHARD_INVALID = "C6006", User, Never, "shards cannot be changed so";
     SHARD_UNKNOWN = "C6007", User, Never, "unknown shard";
     RECORD_LARGE = "C6008", User, Never, "records are too large";
+    SERVICE_REFUSED = "C6009", User, Never, "another service refuses";
 
     INTERNAL = "C9001", Ours, Never, "bug in Catchment";
     FAULT_INJECTED = "C9002", Ours, Backoff, "injected fault";

@@ -246,10 +246,10 @@ impl Taken {
     }
 
     /// Notes where the streams end now: a flow that follows a busy stream would never have caught up.
-    pub(crate) fn look_ahead(mut self, spec: &FlowSpec) -> Result<Self> {
+    pub(crate) async fn look_ahead(mut self, spec: &FlowSpec) -> Result<Self> {
         for input in &spec.inputs {
             if let InputKind::Stream(source, _) = &input.kind
-                && let Some(horizon) = source.horizon()?
+                && let Some(horizon) = source.horizon().await?
             {
                 self.horizons.insert(input.name.clone(), Arc::new(horizon));
             }

@@ -226,13 +226,13 @@ impl Runtime {
         let (plans, staged) = records.positions().await?;
         let mut next = resume(published, plans.last().copied(), staged.last().copied());
         let taken = taken(self.lake(), &spec.name, published, catch_up.replaced()).await?;
-        let mut taken = taken.look_ahead(spec)?;
+        let mut taken = taken.look_ahead(spec).await?;
         loop {
             let (plan, staged) = match next {
                 Resume::Publish(at) => (records.plan(at).await?, records.staged(at).await?),
                 Resume::Stage(at) => {
                     let plan = records.plan(at).await?;
-                    if !plan.is_reset() && !still_holds(spec, &plan)? {
+                    if !plan.is_reset() && !still_holds(spec, &plan).await? {
                         // Nothing came of the plan, and its definition or its files are gone: plan anew.
                         records.remove(&self.owner, at).await?;
                         next = Resume::Plan(at);
@@ -579,13 +579,13 @@ fn for_dataset(error: Error, dataset: &TableName) -> Error {
 }
 
 /// Whether a plan that nothing came of can be computed: its definition and its files are as they were.
-fn still_holds(spec: &FlowSpec, plan: &BatchPlan) -> Result<bool> {
+async fn still_holds(spec: &FlowSpec, plan: &BatchPlan) -> Result<bool> {
     if plan.definition_hash != definition_hash(spec) {
         return Ok(false);
     }
     for input in &spec.inputs {
         if let (InputKind::Stream(source, _), Some(range)) = (&input.kind, plan.ranges.get(&input.name))
-            && !source.is_current(range)?
+            && !source.is_current(range).await?
         {
             return Ok(false);
         }

@@ -18,8 +18,8 @@ pub use records::{SourceRecord, json_lines};
 pub use rejects::{Reject, RejectSink, Rejects, reject_schema};
 pub use replay::{RecordFormat, ReplaySource};
 pub use source::{
-    AddedFile, BrokenFile, Limits, Range, Replaced, Source, Standing, StreamSlice, StreamStanding,
-    TableStanding,
+    AddedFile, BrokenFile, Limits, Range, Replaced, Source, Standing, StreamPosition, StreamSlice,
+    StreamStanding, TableStanding,
 };
 pub use table::TableSource;
 pub use types::{arrow_type, parse_schema};

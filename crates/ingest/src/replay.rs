@@ -169,11 +169,14 @@ fn decode(
         .fields()
         .iter()
         .map(|field| match field.name().as_str() {
-            METADATA_COLUMN if *field.data_type() == DataType::Struct(streams::metadata_fields()) => {
-                streams::metadata_of(kept.iter().map(|(_, record)| record.file.as_str()))
-            }
             METADATA_COLUMN if format.columns.index_of(METADATA_COLUMN).is_err() => {
-                metadata(&format.project, &kept)
+                let places = kept.iter().map(|(_, record)| record.file.as_str());
+                match field.data_type() {
+                    DataType::Struct(fields) => {
+                        streams::of_places(fields, places).unwrap_or_else(|| metadata(&format.project, &kept))
+                    }
+                    _ => metadata(&format.project, &kept),
+                }
             }
             ADDRESS_COLUMN => {
                 let places = kept.iter().map(|(index, _)| Address::new(piece, *index as u64).0);

@@ -71,7 +71,7 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     ) -> Result<Arc<dyn TableProvider>>;
 
     /// Records of a range as they stand in the source, by their addresses in ascending order; pieces are
-    /// numbered from `first_piece`. Addresses of other ranges are passed over.
+    /// numbered from `first_piece`. Addresses of other ranges are passed over. Called where a thread may wait.
     ///
     /// # Errors
     /// Returns [`catchment_core::Code::FILE_VANISHED`] when the source no longer has them.
@@ -84,7 +84,7 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// As [`Source::plan`].
-    fn horizon(&self) -> Result<Option<StreamStanding>> {
+    async fn horizon(&self) -> Result<Option<StreamStanding>> {
         Ok(None)
     }
 
@@ -106,7 +106,7 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     ///
     /// # Errors
     /// Returns errors of listing.
-    fn is_current(&self, range: &Range) -> Result<bool> {
+    async fn is_current(&self, range: &Range) -> Result<bool> {
         let _ = range;
         Ok(true)
     }
@@ -166,10 +166,43 @@ pub struct Standing {
 /// Where a flow stands in a stream.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StreamStanding {
-    /// When the stream was made, in milliseconds since the Unix epoch: another one of its name is another stream.
-    pub created_at: i64,
-    /// The next ordinal of each partition.
-    pub next: BTreeMap<String, u64>,
+    /// Which stream of its name this is: one that was deleted and made anew is another.
+    pub identity: String,
+    /// Where to go on in each partition.
+    pub next: BTreeMap<String, StreamPosition>,
+}
+
+/// A place in a partition of a stream.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum StreamPosition {
+    /// At the oldest record that is kept.
+    Earliest,
+    /// At the first record that arrived at this time or later, in milliseconds since the Unix epoch.
+    Since(i64),
+    /// Behind a record.
+    Behind {
+        /// The record's sequence number.
+        sequence: String,
+        /// Everything that had arrived by then has been read, in milliseconds since the Unix epoch.
+        complete: i64,
+    },
+    /// Behind the last record of a partition that takes no more.
+    End,
+    /// At the record with this number.
+    #[serde(untagged)]
+    Ordinal(u64),
+}
+
+impl StreamPosition {
+    /// The number of the record to go on with, for partitions that number their records; `None` behind their end.
+    #[must_use]
+    pub fn ordinal(&self) -> Option<u64> {
+        match self {
+            Self::Ordinal(ordinal) => Some(*ordinal),
+            _ => None,
+        }
+    }
 }
 
 /// What a reader does at a version of a table that computed partitions anew: the rows that it has handed out are not
@@ -243,10 +276,13 @@ pub enum Range {
 pub struct StreamSlice {
     /// The partition, such as `shardId-000000000001`.
     pub partition: String,
-    /// The first ordinal.
-    pub from: u64,
-    /// The ordinal behind the last.
-    pub until: u64,
+    /// Where the slice begins.
+    pub from: StreamPosition,
+    /// Where it ends.
+    pub until: StreamPosition,
+    /// How many records it has, of a stream whose positions do not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub records: Option<u64>,
 }
 
 /// A place in the files of a table: the first snapshot's, then those that each later version added.

@@ -2,6 +2,7 @@
 
 use catchment_core::{FlowName, Result};
 use catchment_flows::{InputKind, stream_standings};
+use catchment_ingest::StreamPosition;
 use catchment_ingest::streams::OpenLog;
 use catchment_log::{ShardId, StreamName};
 
@@ -46,10 +47,11 @@ impl Workspace {
                 let stream = log.stream(&StreamName::new(name)?)?;
                 let standing = standings.get(&format!("stream:{name}"));
                 for shard in &stream.state().shards {
-                    let next = standing
-                        .and_then(|standing| standing.next.get(&shard.id.to_string()))
-                        .copied()
-                        .unwrap_or(1);
+                    let next = match standing.and_then(|standing| standing.next.get(&shard.id.to_string())) {
+                        Some(StreamPosition::End) => u64::MAX,
+                        Some(position) => position.ordinal().unwrap_or(1),
+                        None => 1,
+                    };
                     let head = stream.head(shard.id);
                     let records = head.saturating_sub(next.max(stream.oldest(shard.id)?));
                     if records == 0 && !shard.is_open() {

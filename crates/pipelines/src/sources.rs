@@ -29,11 +29,17 @@ impl SourceCall {
     ) -> Result<Self> {
         match name {
             "read_files" => ReadFiles::parse(arguments, &project.config.folder, text, span).map(Self::Files),
-            "read_stream" => ReadStream::parse(arguments, text, span).map(Self::Stream),
+            "read_stream" | "read_kinesis" | "read_kafka" => {
+                let function = ["read_stream", "read_kinesis", "read_kafka"]
+                    .into_iter()
+                    .find(|function| *function == name)
+                    .unwrap_or("read_stream");
+                ReadStream::parse(function, arguments, &project.config.folder, text, span).map(Self::Stream)
+            }
             "cloud_files" => Err(Error::new(Code::NOT_SUPPORTED, "cloud_files is an old word")
                 .hint("write read_files('path', format => '...')")),
             _ => Err(Error::new(Code::NOT_SUPPORTED, format!("source {name} is not supported yet"))
-                .hint("sources: read_files, read_stream")),
+                .hint("sources: read_files, read_stream, read_kinesis, read_kafka")),
         }
     }
 

@@ -1,10 +1,11 @@
 //! The streams of a project, and the keys of the programs that use them.
 
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use catchment_catalog::{AccessKey, MasterKey};
 use catchment_core::{Clock, Faults, Result};
-use catchment_ingest::streams::OpenLog;
+use catchment_ingest::streams::{Connections, OpenLog};
 use catchment_log::{Log, LogOptions};
 
 use crate::config::LoadedConfig;
@@ -22,6 +23,7 @@ pub struct Streams {
     config: LoadedConfig,
     clock: Arc<dyn Clock>,
     faults: Arc<dyn Faults>,
+    variables: BTreeMap<String, String>,
     log: Mutex<Option<Arc<Log>>>,
 }
 
@@ -34,7 +36,8 @@ impl std::fmt::Debug for Streams {
 impl Streams {
     pub(crate) fn new(config: &LoadedConfig, machine: &Machine) -> Self {
         let (clock, faults) = (Arc::clone(&machine.clock), Arc::clone(&machine.faults));
-        Self { config: config.clone(), clock, faults, log: Mutex::default() }
+        let variables = machine.variables.clone();
+        Self { config: config.clone(), clock, faults, variables, log: Mutex::default() }
     }
 }
 
@@ -48,6 +51,16 @@ impl OpenLog for Streams {
         let opened = Arc::new(open(&self.config, clock, faults)?);
         *log = Some(Arc::clone(&opened));
         Ok(opened)
+    }
+}
+
+impl Connections for Streams {
+    fn variable(&self, name: &str) -> Option<String> {
+        self.variables.get(name).cloned()
+    }
+
+    fn now_millis(&self) -> i64 {
+        self.clock.now_micros() / 1_000
     }
 }
 

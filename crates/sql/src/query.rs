@@ -346,7 +346,7 @@ fn hide_metadata(select: &mut Select) {
     let reads_files = select.from.iter().any(|from| {
         std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)).any(|factor| {
             matches!(factor, TableFactor::Table { name, args: Some(_), .. }
-                if name.0.last().and_then(ObjectNamePart::as_ident).is_some_and(|last| ["read_files", "read_stream"].contains(&normal(last).as_str())))
+                if name.0.last().and_then(ObjectNamePart::as_ident).is_some_and(|last| ["read_files", "read_stream", "read_kinesis", "read_kafka"].contains(&normal(last).as_str())))
         })
     });
     if !reads_files {

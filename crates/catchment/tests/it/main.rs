@@ -17,6 +17,7 @@ mod crash;
 mod documents;
 mod examples;
 mod existing;
+mod foreign;
 mod kinesis;
 mod output;
 mod project;

@@ -49,6 +49,7 @@ pub(crate) enum Fitted<'a> {
     Decimal(i128),
     Float(f64),
     Text(std::borrow::Cow<'a, str>),
+    Bytes(bytes::Bytes),
     Array(ArrayRef),
 }
 
@@ -293,6 +294,7 @@ impl Column {
             (Self::Float64(column), Fitted::Float(value)) => column.append_value(value),
             (Self::Text(column), Fitted::Text(value)) => column.append_value(value),
             (Self::Bytes(column), Fitted::Text(value)) => column.append_value(value.as_bytes()),
+            (Self::Bytes(column), Fitted::Bytes(value)) => column.append_value(value),
             (Self::Date(column), Fitted::Integer(value)) => column.append_option(i32::try_from(value).ok()),
             (Self::Timestamp(column), Fitted::Integer(value)) => column.append_value(value),
             (Self::Decimal(column), Fitted::Decimal(value)) => column.append_value(value),

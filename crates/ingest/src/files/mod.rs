@@ -23,9 +23,10 @@ pub use options::{FileFormat, ReadFiles, SchemaEvolution};
 pub use seen::{SeenFile, SeenFiles, SeenRun};
 pub use source::FileSource;
 
-pub(crate) use cells::{Column, Fitted};
+pub(crate) use cells::{Cell, Column, Fitted, fit};
 pub(crate) use csv::{CsvReader, CsvRecords, record_of, record_text};
 pub(crate) use json::{JsonReader, Line, json_records};
+pub(crate) use parquet::fit_rows;
 pub(crate) use reader::{Failure, is_compressed, open, readable};
 pub(crate) use scan::{METADATA_COLUMN, metadata_fields};
 pub(crate) use units::{Body, Cut, Unit, UnitQueue, lines};

@@ -73,7 +73,12 @@ pub(crate) fn fit_rows(
 
 /// Casts that the kernel would make by rounding, or between kinds that have nothing in common.
 fn loses_digits(from: &DataType, to: &DataType) -> bool {
-    let is_text = |kind: &DataType| matches!(kind, DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
+    let plain = |kind: &DataType| match kind {
+        DataType::Dictionary(_, values) => values.as_ref().clone(),
+        other => other.clone(),
+    };
+    let is_text =
+        |kind: &DataType| matches!(plain(kind), DataType::Utf8 | DataType::LargeUtf8 | DataType::Utf8View);
     (from.is_floating() && to.is_integer())
         || (from.is_decimal() && (to.is_integer() || to.is_floating()))
         || (is_text(from) != is_text(to))

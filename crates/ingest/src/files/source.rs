@@ -172,7 +172,7 @@ impl Source for FileSource {
         !self.options.include_existing
     }
 
-    fn is_current(&self, range: &Range) -> Result<bool> {
+    async fn is_current(&self, range: &Range) -> Result<bool> {
         let listed = self.options.discover()?;
         Ok(range.files().iter().all(|planned| {
             let now = listed.binary_search_by(|file| file.path.cmp(&planned.path));

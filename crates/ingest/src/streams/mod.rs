@@ -1,11 +1,20 @@
-//! Streams as a source: `read_stream(...)`.
+//! Streams as a source: `read_stream(...)`, `read_kinesis(...)` and `read_kafka(...)`.
 
+mod avro;
+mod decode;
+mod feed;
+mod kafka;
+mod kinesis;
+mod log;
+mod metadata;
 mod options;
+mod protobuf;
 mod scan;
 mod source;
 #[cfg(test)]
 mod tests;
 
-pub use options::{InitialPosition, ReadStream};
-pub(crate) use scan::{metadata_fields, metadata_of};
-pub use source::{OpenLog, StreamSource};
+pub use log::OpenLog;
+pub(crate) use metadata::of_places;
+pub use options::{InitialPosition, Origin, ReadStream};
+pub use source::{Connections, StreamSource};

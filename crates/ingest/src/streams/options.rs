@@ -1,18 +1,28 @@
-//! The options of `read_stream`.
+//! The options of `read_stream`, `read_kinesis` and `read_kafka`.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result, parse_bytes};
 use catchment_log::StreamName;
 use catchment_sql::{Argument, SqlText, nearest};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
+use datafusion::arrow::compute::kernels::cast_utils::string_to_datetime;
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::sql::sqlparser::tokenizer::Span;
-use std::sync::Arc;
 
-use crate::files::FileFormat;
 use crate::source::Limits;
+use crate::streams::decode::Codec;
 use crate::types::parse_schema;
 
 /// Bytes taken by one batch unless `maxBytesPerTrigger` says otherwise: what a batch of Firehose holds.
 const BYTES_PER_BATCH: u64 = 128 << 20;
+
+/// Bytes of one batch of another service's stream, which are kept in memory between planning and reading.
+const BYTES_PER_FETCH: u64 = 32 << 20;
+
+/// Records taken by one batch of a topic unless `maxOffsetsPerTrigger` says otherwise.
+const OFFSETS_PER_BATCH: u64 = 1_000_000;
 
 /// Where a flow begins that has read nothing yet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,15 +31,63 @@ pub enum InitialPosition {
     Earliest,
     /// With the next record that comes.
     Latest,
+    /// With the first record that arrived at this time or later, in milliseconds since the Unix epoch.
+    Since(i64),
 }
 
-/// A call of `read_stream`, checked.
+/// What is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origin {
+    /// A stream of this project's log.
+    Log(StreamName),
+    /// A stream of a Kinesis endpoint.
+    Kinesis(KinesisStream),
+    /// A topic of a Kafka cluster.
+    Kafka(KafkaTopic),
+}
+
+/// A stream of a Kinesis endpoint, Amazon's or another.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KinesisStream {
+    pub(crate) stream: String,
+    /// The region; that of the environment without.
+    pub(crate) region: Option<String>,
+    /// Where the service is; Amazon's in the region without.
+    pub(crate) endpoint: Option<String>,
+}
+
+/// A topic of a Kafka cluster.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KafkaTopic {
+    pub(crate) servers: String,
+    pub(crate) topic: String,
+    /// The most records of a batch, by their offsets.
+    pub(crate) offsets: u64,
+    pub(crate) is_encrypted: bool,
+    /// How a name and a secret are sent, when they are.
+    pub(crate) mechanism: Option<Mechanism>,
+    /// The file of the certificates that are trusted; those that everybody trusts without.
+    pub(crate) authorities: Option<String>,
+}
+
+/// How a name and a secret are sent to Kafka.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Mechanism {
+    /// As they are.
+    Plain,
+    /// By a challenge, with SHA-256.
+    Scram256,
+    /// By a challenge, with SHA-512.
+    Scram512,
+}
+
+/// A call of `read_stream`, `read_kinesis` or `read_kafka`, checked.
 #[derive(Debug, Clone)]
 pub struct ReadStream {
-    /// The stream.
-    pub stream: StreamName,
-    /// What a record is: JSON, or text.
-    pub(crate) format: FileFormat,
+    /// What is read.
+    pub origin: Origin,
+    /// How records are decoded.
+    pub(crate) codec: Arc<Codec>,
     /// Columns of records.
     pub(crate) columns: SchemaRef,
     /// The column that takes what does not fit the schema.
@@ -42,126 +100,289 @@ pub struct ReadStream {
     pub limits: Limits,
 }
 
-/// Options that work.
-const KNOWN: &[&str] =
-    &["format", "schema", "rescuedDataColumn", "initialPosition", "failOnDataLoss", "maxBytesPerTrigger"];
+/// Options that all have.
+const COMMON: &[&str] = &[
+    "format",
+    "schema",
+    "schemaFile",
+    "messageName",
+    "framing",
+    "rescuedDataColumn",
+    "initialPosition",
+    "startingTimestamp",
+    "failOnDataLoss",
+];
+
+/// Options that only some have.
+const OF_LOG: &[&str] = &["maxBytesPerTrigger"];
+const OF_KINESIS: &[&str] = &["streamName", "region", "endpoint", "maxBytesPerTrigger"];
+const OF_KAFKA: &[&str] = &[
+    "bootstrapServers",
+    "subscribe",
+    "startingOffsets",
+    "maxOffsetsPerTrigger",
+    "kafka.security.protocol",
+    "kafka.sasl.mechanism",
+    "kafka.ssl.ca.location",
+];
+
+/// Options of Databricks that would put a secret into a file that is shared.
+const SECRETS: &[&str] = &["awsAccessKey", "awsSecretKey", "kafka.sasl.jaas.config", "kafka.sasl.password"];
+
+/// The arguments of a call, by name, with what is wrong about them.
+struct Call<'a> {
+    function: &'static str,
+    given: BTreeMap<&'static str, &'a Argument>,
+    text: &'a SqlText,
+    span: Span,
+    errors: Vec<Error>,
+}
+
+impl<'a> Call<'a> {
+    /// Sorts arguments by name; the first without one is `first`.
+    fn new(
+        function: &'static str,
+        (first, known): (&'static str, &[&'static str]),
+        arguments: &'a [Argument],
+        text: &'a SqlText,
+        span: Span,
+    ) -> Self {
+        let mut call = Self { function, given: BTreeMap::new(), text, span, errors: Vec::new() };
+        let names: Vec<&'static str> = [known, COMMON].concat();
+        for argument in arguments {
+            let found = match argument.name.as_deref() {
+                None if call.given.contains_key(first) => {
+                    Err(invalid(format!("{function} takes one value without a name")))
+                }
+                None => Ok(first),
+                Some(name) => {
+                    let found = names.iter().find(|known| known.eq_ignore_ascii_case(name)).copied();
+                    found.ok_or_else(|| no_option(function, name, &names))
+                }
+            };
+            match found {
+                Ok(name) => drop(call.given.insert(name, argument)),
+                Err(error) => call.errors.push(error.at(text.place(argument.span))),
+            }
+        }
+        call
+    }
+
+    /// Reads an option, when it is given.
+    fn read<T>(&mut self, name: &'static str, read: impl FnOnce(&str) -> Result<T>) -> Option<T> {
+        let argument = self.given.get(name)?;
+        match read(&argument.value) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.errors.push(error.at(self.text.place(argument.span)));
+                None
+            }
+        }
+    }
+
+    fn text(&mut self, name: &'static str) -> Option<String> {
+        self.read(name, |value| Ok(value.to_owned()))
+    }
+
+    /// A number of at least one.
+    fn count(&mut self, name: &'static str, parse: fn(&str) -> Option<u64>, like: &str) -> Option<u64> {
+        self.read(name, |value| {
+            parse(value)
+                .filter(|count| *count > 0)
+                .ok_or_else(|| invalid(format!("option \"{name}\" is {value:?}, not {like}")))
+        })
+    }
+
+    /// Reads an option that there has to be.
+    fn needed<T>(
+        &mut self,
+        name: &'static str,
+        what: &str,
+        read: impl FnOnce(&str) -> Result<T>,
+    ) -> Option<T> {
+        if !self.given.contains_key(name) && self.errors.is_empty() {
+            let error = invalid(format!("{} needs {what}", self.function));
+            self.errors.push(error.at(self.text.place(self.span)));
+        }
+        self.read(name, read)
+    }
+}
 
 impl ReadStream {
     /// What people know the source by; not the path of a file.
     #[must_use]
     pub fn name(&self) -> String {
-        format!("stream:{}", self.stream)
+        match &self.origin {
+            Origin::Log(stream) => format!("stream:{stream}"),
+            Origin::Kinesis(of) => format!("kinesis:{}", of.stream),
+            Origin::Kafka(of) => format!("kafka:{}", of.topic),
+        }
     }
 
-    /// Reads the arguments of a call.
+    /// Reads the arguments of a call of `function`; files are looked for in `folder`.
     ///
     /// # Errors
     /// Returns [`Code::OPTION_INVALID`] or [`Code::NOT_SUPPORTED`] for each option that is wrong, with its place.
-    pub fn parse(arguments: &[Argument], text: &SqlText, span: Span) -> Result<Self> {
-        let mut errors = Vec::new();
-        let (mut stream, mut format, mut schema) = (None, None, None);
-        let mut call = Self {
-            stream: StreamName::new("s")?,
-            format: FileFormat::Json,
-            columns: Arc::new(Schema::empty()),
-            rescue: None,
-            initial: InitialPosition::Earliest,
-            fails_on_loss: true,
-            limits: Limits { files: usize::MAX, bytes: BYTES_PER_BATCH },
+    pub fn parse(
+        function: &'static str,
+        arguments: &[Argument],
+        folder: &Path,
+        text: &SqlText,
+        span: Span,
+    ) -> Result<Self> {
+        let known = match function {
+            "read_kinesis" => ("streamName", OF_KINESIS),
+            "read_kafka" => ("subscribe", OF_KAFKA),
+            _ => ("", OF_LOG),
         };
-        for argument in arguments {
-            let value = argument.value.as_str();
-            let known = argument
-                .name
-                .as_deref()
-                .map(|name| KNOWN.iter().find(|known| known.eq_ignore_ascii_case(name)).copied().ok_or(name));
-            let done = match known {
-                None if stream.is_none() => StreamName::new(value).map(|name| stream = Some(name)),
-                None => Err(invalid("read_stream takes one name".to_owned())),
-                Some(Ok("format")) => format_of(value).map(|known| format = Some(known)),
-                Some(Ok("schema")) => parse_schema(value).map(|columns| schema = Some(columns)),
-                Some(Ok("rescuedDataColumn")) => {
-                    call.rescue = Some(value.to_owned());
-                    Ok(())
-                }
-                Some(Ok("initialPosition")) => initial_of(value).map(|initial| call.initial = initial),
-                Some(Ok("failOnDataLoss")) => {
-                    value.to_lowercase().parse().map(|fails| call.fails_on_loss = fails).map_err(|_| {
-                        invalid(format!("option \"failOnDataLoss\" is {value:?}, not true or false"))
-                    })
-                }
-                Some(Ok(_)) => parse_bytes(value)
-                    .filter(|bytes| *bytes > 0)
-                    .map(|bytes| call.limits.bytes = bytes)
-                    .ok_or_else(|| {
-                        invalid(format!(
-                            "option \"maxBytesPerTrigger\" is {value:?}, not a size such as '64MB'"
-                        ))
-                    }),
-                Some(Err(name)) => {
-                    let error = invalid(format!("read_stream has no option \"{name}\""));
-                    Err(match nearest(name, KNOWN) {
-                        Some(near) => error.hint(format!("did you mean \"{near}\"?")),
-                        None => error.hint(format!("options: {}", KNOWN.join(", "))),
-                    })
-                }
-            };
-            if let Err(error) = done {
-                errors.push(error.at(text.place(argument.span)));
-            }
-        }
-        let here = |error: Error| error.at(text.place(span));
-        match stream {
-            Some(stream) => call.stream = stream,
-            None if errors.is_empty() => {
-                errors.push(here(invalid("read_stream needs the name of a stream".to_owned())))
-            }
-            None => {}
-        }
-        Error::join(errors)?;
-        call.format = format.unwrap_or(FileFormat::Json);
-        call.columns = match (call.format, schema) {
-            (FileFormat::Text, None) => {
-                Arc::new(Schema::new(vec![Field::new("value", DataType::Utf8, true)]))
-            }
-            (FileFormat::Text, Some(_)) => {
-                return Err(here(invalid("text has the one column \"value\", and no schema".to_owned())));
-            }
-            (_, Some(schema)) => schema,
-            (_, None) => {
-                return Err(here(
-                    invalid("read_stream needs a schema for JSON".to_owned())
-                        .hint("schema => 'id BIGINT, name STRING', or format => 'text'"),
-                ));
-            }
+        let mut call = Call::new(function, known, arguments, text, span);
+        let origin = match function {
+            "read_kinesis" => kinesis(&mut call).map(Origin::Kinesis),
+            "read_kafka" => kafka(&mut call).map(Origin::Kafka),
+            _ => call.needed("", "the name of a stream", |name| StreamName::new(name)).map(Origin::Log),
         };
-        Ok(call)
+        let bytes = call.count("maxBytesPerTrigger", parse_bytes, "a size such as '64MB'");
+        let initial = initial(&mut call);
+        let fails_on_loss = call.read("failOnDataLoss", |value| {
+            let wrong = |_| invalid(format!("option \"failOnDataLoss\" is {value:?}, not true or false"));
+            value.to_lowercase().parse().map_err(wrong)
+        });
+        let rescue = call.text("rescuedDataColumn");
+        let schema = call.read("schema", parse_schema);
+        let format = call.text("format").unwrap_or_else(|| "json".to_owned());
+        let (file, message) = (call.text("schemaFile"), call.text("messageName"));
+        let framing = call.text("framing");
+        let at = call.given.get("format").map_or(span, |argument| argument.span);
+        Error::join(std::mem::take(&mut call.errors))?;
+        let (codec, columns) = Codec::new(
+            &format,
+            schema,
+            file.map(|file| folder.join(file)).as_deref(),
+            message.as_deref(),
+            framing.as_deref(),
+        )
+        .map_err(|error| error.at(text.place(at)))?;
+        let Some(origin) = origin else {
+            return Err(Error::new(Code::INTERNAL, "an option was missed").at(text.place(span)));
+        };
+        let most = if matches!(origin, Origin::Log(_)) { BYTES_PER_BATCH } else { BYTES_PER_FETCH };
+        Ok(Self {
+            origin,
+            codec: Arc::new(codec),
+            columns,
+            rescue,
+            initial,
+            fails_on_loss: fails_on_loss.unwrap_or(true),
+            limits: Limits { files: usize::MAX, bytes: bytes.unwrap_or(most) },
+        })
     }
 }
 
-fn invalid(message: String) -> Error {
-    Error::new(Code::OPTION_INVALID, message)
+fn kinesis(call: &mut Call<'_>) -> Option<KinesisStream> {
+    let stream = call.needed("streamName", "streamName => 'the name of a stream'", |value| match value {
+        "" => Err(invalid("option \"streamName\" is empty".to_owned())),
+        names if names.contains(',') => Err(Error::new(Code::NOT_SUPPORTED, "read_kinesis reads one stream")
+            .hint("write a FLOW for each stream into the same table")),
+        name => Ok(name.to_owned()),
+    });
+    let endpoint = call.read("endpoint", |value| match value.split_once("://") {
+        Some(("http" | "https", rest)) if !rest.is_empty() && !rest.contains('@') => Ok(value.to_owned()),
+        _ => Err(invalid(format!(
+            "option \"endpoint\" is {value:?}, not a URL such as 'http://localhost:4566'"
+        ))),
+    });
+    Some(KinesisStream { stream: stream?, region: call.text("region"), endpoint })
 }
 
-fn format_of(value: &str) -> Result<FileFormat> {
-    match value.to_lowercase().as_str() {
-        "json" => Ok(FileFormat::Json),
-        "text" => Ok(FileFormat::Text),
-        "avro" | "protobuf" => {
-            Err(Error::new(Code::NOT_SUPPORTED, format!("format {value:?} of a stream is not supported yet")))
+fn kafka(call: &mut Call<'_>) -> Option<KafkaTopic> {
+    let servers = call.needed("bootstrapServers", "bootstrapServers => 'host:9092'", |value| {
+        let is_address = |server: &str| {
+            server
+                .trim()
+                .rsplit_once(':')
+                .is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok())
+        };
+        match value.split(',').all(is_address) {
+            true => Ok(value.split(',').map(str::trim).collect::<Vec<_>>().join(",")),
+            false => Err(invalid(format!(
+                "option \"bootstrapServers\" is {value:?}, not addresses such as 'localhost:9092'"
+            ))),
         }
-        _ => Err(invalid(format!("no format {value:?}")).hint("formats of a stream: json, text")),
-    }
+    });
+    let topic = call.needed("subscribe", "subscribe => 'the name of a topic'", |value| {
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+        match value {
+            names if names.contains(',') => {
+                Err(Error::new(Code::NOT_SUPPORTED, "read_kafka reads one topic")
+                    .hint("write a FLOW for each topic into the same table"))
+            }
+            name if !name.is_empty() && name.len() <= 249 && name.chars().all(is_plain) => {
+                Ok(name.to_owned())
+            }
+            name => Err(invalid(format!("option \"subscribe\" is {name:?}, which is no name of a topic"))),
+        }
+    });
+    let offsets = call.count("maxOffsetsPerTrigger", |value| value.parse().ok(), "a number of records");
+    let protocol = call.read("kafka.security.protocol", |value| match value.to_uppercase().as_str() {
+        "PLAINTEXT" => Ok((false, false)),
+        "SSL" => Ok((true, false)),
+        "SASL_PLAINTEXT" => Ok((false, true)),
+        "SASL_SSL" => Ok((true, true)),
+        _ => Err(invalid(format!("no security protocol {value:?}"))
+            .hint("protocols: PLAINTEXT, SSL, SASL_PLAINTEXT, SASL_SSL")),
+    });
+    let mechanism = call.read("kafka.sasl.mechanism", |value| match value.to_uppercase().as_str() {
+        "PLAIN" => Ok(Mechanism::Plain),
+        "SCRAM-SHA-256" => Ok(Mechanism::Scram256),
+        "SCRAM-SHA-512" => Ok(Mechanism::Scram512),
+        _ => Err(invalid(format!("no SASL mechanism {value:?}"))
+            .hint("mechanisms: PLAIN, SCRAM-SHA-256, SCRAM-SHA-512")),
+    });
+    let authorities = call.text("kafka.ssl.ca.location");
+    let (is_encrypted, is_signed) = protocol.unwrap_or_default();
+    Some(KafkaTopic {
+        servers: servers?,
+        topic: topic?,
+        offsets: offsets.unwrap_or(OFFSETS_PER_BATCH),
+        is_encrypted,
+        mechanism: is_signed.then(|| mechanism.unwrap_or(Mechanism::Plain)),
+        authorities,
+    })
 }
 
-fn initial_of(value: &str) -> Result<InitialPosition> {
-    match value.to_lowercase().as_str() {
+fn initial(call: &mut Call<'_>) -> InitialPosition {
+    let since = call.read("startingTimestamp", |value| {
+        string_to_datetime(&chrono::Utc, value).map(|time| time.timestamp_millis()).map_err(|_| {
+            invalid(format!(
+                "option \"startingTimestamp\" is {value:?}, not a time such as '2026-01-31 12:00:00'"
+            ))
+        })
+    });
+    let named = |value: &str| match value.to_lowercase().as_str() {
         "earliest" | "trim_horizon" => Ok(InitialPosition::Earliest),
         "latest" => Ok(InitialPosition::Latest),
-        "at_timestamp" => {
-            Err(Error::new(Code::NOT_SUPPORTED, "initialPosition => 'at_timestamp' is not supported yet")
-                .hint("begin with 'earliest' and filter by _metadata.arrived_at"))
-        }
-        _ => Err(invalid(format!("no initial position {value:?}")).hint("positions: earliest, latest")),
+        "at_timestamp" => since
+            .map(InitialPosition::Since)
+            .ok_or_else(|| invalid("initialPosition => 'at_timestamp' needs a startingTimestamp".to_owned())),
+        _ => Err(invalid(format!("no initial position {value:?}"))
+            .hint("positions: earliest, latest, at_timestamp")),
+    };
+    let position = call.read("initialPosition", named).or_else(|| call.read("startingOffsets", named));
+    position.or(since.map(InitialPosition::Since)).unwrap_or(InitialPosition::Earliest)
+}
+
+fn no_option(function: &str, name: &str, known: &[&str]) -> Error {
+    if SECRETS.iter().any(|secret| secret.eq_ignore_ascii_case(name)) {
+        return invalid(format!("option \"{name}\" would put a secret into a file that is shared"))
+            .hint("secrets come from the environment: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, KAFKA_USERNAME and KAFKA_PASSWORD");
     }
+    let error = invalid(format!("{function} has no option \"{name}\""));
+    match nearest(name, known) {
+        Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+        None => error.hint(format!("options: {}", known.join(", "))),
+    }
+}
+
+pub(super) fn invalid(message: String) -> Error {
+    Error::new(Code::OPTION_INVALID, message)
 }

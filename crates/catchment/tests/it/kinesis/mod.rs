@@ -2,7 +2,7 @@
 
 mod clients;
 mod durable;
-mod flows;
+pub(crate) mod flows;
 mod recorded;
 mod soak;
 
@@ -73,31 +73,55 @@ impl Serving {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> (u16, String, Vec<u8>) {
-        let mut stream = TcpStream::connect(("127.0.0.1", self.port)).unwrap();
-        let mut head = format!(
-            "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {}\r\n",
-            body.len()
-        );
-        for (name, value) in headers {
-            head += &format!("{name}: {value}\r\n");
-        }
-        stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
-        // A server that refuses a body may close the connection before all of it is sent.
-        let _ = stream.write_all(body);
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer);
-        let end =
-            answer.windows(4).position(|part| part == b"\r\n\r\n").unwrap_or(answer.len().saturating_sub(4));
-        let head = String::from_utf8_lossy(&answer[..end]).into_owned();
-        let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
-        (status, head, answer[(end + 4).min(answer.len())..].to_vec())
+        send(self.port, method, path, headers, body)
     }
 
     /// Calls an operation with JSON; returns status and answer.
     pub(crate) fn call(&self, operation: &str, body: &Value) -> (u16, Value) {
-        let target = format!("Kinesis_20131202.{operation}");
-        let headers = [("Content-Type", "application/x-amz-json-1.1"), ("X-Amz-Target", target.as_str())];
-        let (status, _, answer) = self.send("POST", &headers, body.to_string().as_bytes());
-        (status, serde_json::from_slice(&answer).unwrap_or(Value::Null))
+        call(self.port, operation, body)
     }
+}
+
+/// Sends a request to a port of this machine.
+fn send(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+    body: &[u8],
+) -> (u16, String, Vec<u8>) {
+    let mut stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+    let mut head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nConnection: close\r\nContent-Length: {}\r\n",
+        body.len()
+    );
+    for (name, value) in headers {
+        head += &format!("{name}: {value}\r\n");
+    }
+    stream.write_all(format!("{head}\r\n").as_bytes()).unwrap();
+    // A server that refuses a body may close the connection before all of it is sent.
+    let _ = stream.write_all(body);
+    let mut answer = Vec::new();
+    let _ = stream.read_to_end(&mut answer);
+    let end =
+        answer.windows(4).position(|part| part == b"\r\n\r\n").unwrap_or(answer.len().saturating_sub(4));
+    let head = String::from_utf8_lossy(&answer[..end]).into_owned();
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    (status, head, answer[(end + 4).min(answer.len())..].to_vec())
+}
+
+/// Calls an operation of a Kinesis endpoint on this machine that does not look at signatures.
+pub(crate) fn call(port: u16, operation: &str, body: &Value) -> (u16, Value) {
+    let target = format!("Kinesis_20131202.{operation}");
+    let headers = [
+        ("Content-Type", "application/x-amz-json-1.1"),
+        ("X-Amz-Target", target.as_str()),
+        ("X-Amz-Date", "20260101T000000Z"),
+        (
+            "Authorization",
+            "AWS4-HMAC-SHA256 Credential=tester/20260101/us-east-1/kinesis/aws4_request, SignedHeaders=host, Signature=0000",
+        ),
+    ];
+    let (status, _, answer) = send(port, "POST", "/", &headers, body.to_string().as_bytes());
+    (status, serde_json::from_slice(&answer).unwrap_or(Value::Null))
 }

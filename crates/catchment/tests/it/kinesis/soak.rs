@@ -141,7 +141,7 @@ fn soak(load: &Load) {
     assert_eq!((kills, reshards), (load.kills, load.reshards));
     let acknowledged: BTreeSet<u64> = acknowledged.into_iter().flatten().collect();
     let rows = check(&project, &acknowledged);
-    println!(
+    eprintln!(
         "{} s of load, {kills} kills, {reshards} reshards: {} records acknowledged, {rows} in the table, peak {peak} MB",
         started.elapsed().as_secs(),
         acknowledged.len() as u64 * RECORDS,
