@@ -18,14 +18,15 @@ const FAULT_VARIABLE: &str = "CATCHMENT_FAULT";
 const LOG_VARIABLE: &str = "CATCHMENT_LOG";
 
 /// Starts logging and the threads that everything runs on.
-pub(crate) fn runtime(_: &Arguments) -> Result<Runtime> {
+pub(crate) fn runtime(arguments: &Arguments) -> Result<Runtime> {
     let filter = environment(LOG_VARIABLE)
         .unwrap_or_else(|| "warn,deltalake_core=error,delta_kernel=error,buoyant_kernel=off".to_owned());
-    tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(filter))
-        .with_writer(std::io::stderr)
-        .without_time()
-        .init();
+    let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_writer(std::io::stderr);
+    match arguments.json {
+        // For machines: an object a line, with its time.
+        true => log.json().flatten_event(true).init(),
+        false => log.without_time().init(),
+    }
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

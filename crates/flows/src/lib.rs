@@ -15,6 +15,7 @@ mod quarantine;
 mod records;
 mod reenter;
 mod replay;
+mod report;
 mod resume;
 mod rollback;
 mod rules;
@@ -32,9 +33,10 @@ pub use quarantine::quarantine_spec;
 pub use records::{BatchPlan, Replacement, StagedBatch, StagedOutput};
 pub use reenter::reenter;
 pub use replay::replay_flow;
+pub use report::{FlowReport, Phase, Phases};
 pub use resume::{Resume, resume};
 pub use rollback::{
     Rollback, RollbackRequest, RollbackStep, TableStep, apply_rollback, finish_rollback, plan_rollback,
 };
-pub use runtime::{CatchUp, FlowReport, Progress, Runtime, RuntimeOptions};
+pub use runtime::{CatchUp, Progress, Runtime, RuntimeOptions};
 pub use spec::{FlowKind, FlowSpec, Input, InputKind};

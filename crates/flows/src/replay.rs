@@ -16,8 +16,9 @@ use rand::Rng;
 
 use crate::quarantine::{BROKEN, PARTLY, quarantine_spec};
 use crate::records::{BatchPlan, Records, StagedBatch, StagedOutput};
+use crate::report::FlowReport;
 use crate::resume::{Resume, resume};
-use crate::runtime::{FlowReport, Progress, Runtime, definition_hash};
+use crate::runtime::{Progress, Runtime, definition_hash};
 use crate::spec::{FlowKind, FlowSpec, InputKind};
 
 /// Records of one batch, unless a single file has more.

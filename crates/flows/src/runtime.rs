@@ -2,11 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use catchment_catalog::{BatchRecord, Store};
 use catchment_core::{Backoff, Clock, Error, FaultPoint, FlowName, Position, Result, Retry, TableName};
 use catchment_ingest::Replaced;
-use catchment_ingest::files::FileInfo;
 use catchment_lake::{Lake, Maintainer, MaintenanceOptions, Outcome, Owner, Publication};
 use catchment_sql::Sessions;
 use rand::Rng;
@@ -16,6 +16,7 @@ use crate::bookmarks::{Taken, compact, files_passed_over, taken};
 use crate::passed::{Passed, same_rows};
 use crate::quarantine::quarantine_spec;
 use crate::records::{BatchPlan, BatchSummary, Records, StagedBatch, StagedOutput};
+use crate::report::{FlowReport, Phase};
 use crate::resume::{Resume, resume};
 use crate::spec::{FlowKind, FlowSpec, Input, InputKind};
 use crate::unique::KnownKeys;
@@ -27,40 +28,6 @@ pub trait Progress: Send + Sync {
 
     /// An attempt failed and is going to be repeated.
     fn retrying(&self, flow: &FlowName, error: &Error);
-}
-
-/// What a run did for a flow.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct FlowReport {
-    /// Batches published.
-    pub batches: u64,
-    /// Rows read from sources.
-    pub rows_in: u64,
-    /// Rows published.
-    pub rows_out: u64,
-    /// Rows and files put into quarantine.
-    pub quarantined: u64,
-    /// Rows left out by expectations that drop them.
-    pub dropped: u64,
-    /// Files that could not be read, with the reason.
-    pub broken: Vec<(String, String)>,
-    /// Files that changed after they were read, and are not read again.
-    pub changed: Vec<String>,
-    /// Files that changed and whose rows were all computed again, by a backfill.
-    pub again: Vec<FileInfo>,
-    /// The newest version of the table, `None` while there is none.
-    pub version: Option<u64>,
-}
-
-impl FlowReport {
-    /// Counts a batch that was published.
-    pub(crate) fn count(&mut self, record: &BatchRecord) {
-        self.batches += 1;
-        self.rows_in += record.rows_in;
-        self.rows_out += record.rows_out;
-        self.quarantined += record.quarantined;
-        self.dropped += record.dropped;
-    }
 }
 
 /// How flows are retried and looked after.
@@ -228,6 +195,7 @@ impl Runtime {
         let taken = taken(self.lake(), &spec.name, published, catch_up.replaced()).await?;
         let mut taken = taken.look_ahead(spec).await?;
         loop {
+            let mut since = Instant::now();
             let (plan, staged) = match next {
                 Resume::Publish(at) => (records.plan(at).await?, records.staged(at).await?),
                 Resume::Stage(at) => {
@@ -249,11 +217,14 @@ impl Runtime {
                     refresh = false;
                     let plan = records.write_plan(&self.owner, plan).await?;
                     self.lake().faults().reach(FaultPoint::PlanWritten)?;
+                    report.phases.end(Phase::Plan, &mut since);
                     let staged = self.stage(spec, &records, &plan).await?;
                     (plan, staged)
                 }
             };
+            report.phases.end(Phase::Stage, &mut since);
             self.publish(spec, &plan, &staged, progress, report).await?;
+            report.phases.end(Phase::Publish, &mut since);
             let at = plan.position;
             published = Some(at);
             if plan.is_reset() {

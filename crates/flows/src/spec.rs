@@ -82,6 +82,13 @@ impl Input {
 }
 
 impl FlowSpec {
+    /// Whether the flow reads a source that has to be asked for news.
+    #[must_use]
+    pub fn is_live(&self) -> bool {
+        let is_live = |input: &Input| matches!(&input.kind, InputKind::Stream(source, _) if source.is_live());
+        self.inputs.iter().any(is_live)
+    }
+
     /// Makes sure that the flow goes on as it began: what replaced partitions does not know what it has taken, and
     /// what added rows has left rows that nothing would replace.
     pub(crate) fn require_kind_of(&self, last: Option<&BatchPlan>) -> Result<()> {

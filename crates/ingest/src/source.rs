@@ -97,6 +97,11 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         Ok(Vec::new())
     }
 
+    /// Whether new pieces may come at any moment without a sign: it is asked as often as commits are wanted.
+    fn is_live(&self) -> bool {
+        false
+    }
+
     /// Whether pieces that are there when a flow first reads are never read.
     fn leaves_existing(&self) -> bool {
         false

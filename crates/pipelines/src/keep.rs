@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catchment_core::{Backoff, Code, Error, Result};
-use catchment_flows::Progress;
+use catchment_flows::{FlowSpec, Progress};
 use catchment_ingest::streams::OpenLog;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
@@ -20,7 +20,7 @@ use crate::run::{Mode, RunReport, Workspace};
 pub struct KeepOptions {
     /// How long records of streams are gathered: the time between two commits, at least.
     pub buffer: Duration,
-    /// How often folders are looked at, and whatever else tells nothing by itself.
+    /// How often folders are looked at, at least. Streams of others are asked as often as commits are wanted.
     pub poll: Duration,
 }
 
@@ -45,6 +45,8 @@ impl Workspace {
         let (owner, _heartbeat) = self.own().await?;
         self.finish_backfill(&owner, &checked.datasets, &progress).await?;
         let log = self.streams.log()?;
+        let is_live = checked.datasets.iter().flat_map(|dataset| &dataset.flows).any(FlowSpec::is_live);
+        let poll = if is_live { options.poll.min(options.buffer) } else { options.poll };
         let backoff = Backoff { retries: u32::MAX, ..Backoff::default() };
         let mut failures = 0;
         loop {
@@ -76,7 +78,7 @@ impl Workspace {
                     std::future::pending().await
                 }
             };
-            wait(something, begun + pause, Instant::now() + options.poll, &mut stop).await;
+            wait(something, begun + pause, Instant::now() + poll, &mut stop).await;
         }
     }
 }

@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use catchment_catalog::{DatasetOutcome, DatasetStatus, RunRecord, RunStatus, SqliteStore, Store};
 use catchment_core::{Backoff, Clock, Code, Error, Result, TableName};
-use catchment_flows::{CatchUp, FlowReport, FlowSpec, Progress, Runtime, RuntimeOptions, finish_rollback};
+use catchment_flows::{
+    CatchUp, FlowReport, FlowSpec, Phases, Progress, Runtime, RuntimeOptions, finish_rollback,
+};
 use catchment_lake::{Lake, MaintenanceOptions, Owner, RENEW_MILLIS, schema_text};
 use catchment_sql::{SessionOptions, Sessions, nearest};
 use tokio::task::JoinSet;
@@ -73,6 +75,8 @@ pub struct RunReport {
     pub changed: Vec<(TableName, String)>,
     /// Errors of datasets, with their places and causes.
     pub errors: Vec<(TableName, Error)>,
+    /// Batches published for each dataset, and where their time went.
+    pub phases: Vec<(TableName, u64, Phases)>,
 }
 
 impl Workspace {
@@ -194,11 +198,13 @@ impl Workspace {
             broken: Vec::new(),
             changed: Vec::new(),
             errors: Vec::new(),
+            phases: Vec::new(),
         };
         for done in done {
             let mut flow = done.report;
             report.broken.extend(flow.broken.drain(..).map(|(path, why)| (done.name.clone(), path, why)));
             report.changed.extend(flow.changed.drain(..).map(|path| (done.name.clone(), path)));
+            report.phases.push((done.name.clone(), flow.batches, flow.phases));
             let status = match &done.state {
                 State::Done if flow.batches > 0 => DatasetStatus::Updated,
                 State::Done => DatasetStatus::UpToDate,
@@ -250,6 +256,7 @@ impl RunReport {
         self.broken.extend(later.broken);
         self.changed = later.changed;
         self.errors.extend(later.errors);
+        self.phases.extend(later.phases);
         self.run.finished_at = later.run.finished_at;
     }
 
@@ -391,6 +398,7 @@ fn add(report: &mut FlowReport, one: FlowReport) {
     report.dropped += one.dropped;
     report.broken.extend(one.broken);
     report.changed.extend(one.changed);
+    report.phases.add(&one.phases);
     report.version = one.version.or(report.version);
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::sync::{Mutex, PoisonError};
 
+use catchment_flows::{Phase, Phases};
 use catchment_pipelines::{Dataset, OpenLog, RunReport, Workspace};
 
 /// What runs did so far, by dataset.
@@ -15,6 +16,8 @@ struct Total {
     rows: u64,
     quarantined: u64,
     failures: u64,
+    batches: u64,
+    phases: Phases,
     /// How long the last run that did something took.
     milliseconds: u64,
 }
@@ -30,6 +33,11 @@ impl Totals {
             if outcome.rows_in > 0 {
                 total.milliseconds = outcome.milliseconds;
             }
+        }
+        for (dataset, batches, phases) in &report.phases {
+            let total = totals.entry(dataset.to_string()).or_default();
+            total.batches += batches;
+            total.phases.add(phases);
         }
     }
 }
@@ -71,6 +79,20 @@ pub(crate) async fn measures(workspace: &Workspace, datasets: &[Dataset], totals
         "gauge",
         |total| total.milliseconds,
     );
+    of_datasets(
+        "catchment_dataset_batches_total",
+        "Batches published since the start.",
+        "counter",
+        |total| total.batches,
+    );
+    let name = "catchment_dataset_phase_seconds_total";
+    head(&mut text, name, "Time that batches took since the start, by what it was spent on.", "counter");
+    for (dataset, total) in &totals {
+        for phase in Phase::ALL {
+            let seconds = total.phases.of(phase).as_secs_f64();
+            let _ = writeln!(text, "{name}{{dataset=\"{dataset}\",phase=\"{}\"}} {seconds}", phase.name());
+        }
+    }
     if let Ok(log) = workspace.streams.log() {
         head(&mut text, "catchment_stream_bytes", "Bytes of a stream on disk.", "gauge");
         for stream in log.streams() {

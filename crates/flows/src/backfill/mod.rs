@@ -19,7 +19,8 @@ use catchment_ingest::files::FileInfo;
 
 use crate::records::{Records, StagedBatch};
 use crate::replay::replay_flow;
-use crate::runtime::{FlowReport, Progress, Runtime};
+use crate::report::FlowReport;
+use crate::runtime::{Progress, Runtime};
 use crate::spec::{FlowKind, FlowSpec};
 
 pub use condition::PartitionCondition;

@@ -15,7 +15,8 @@ use crate::backfill::held::{Held, Stale, without_stale};
 use crate::backfill::replacing::Replacing;
 use crate::quarantine::quarantine_spec;
 use crate::records::{BatchPlan, BatchSummary, Records, Replacement, StagedBatch};
-use crate::runtime::{FlowReport, Progress, Runtime};
+use crate::report::FlowReport;
+use crate::runtime::{Progress, Runtime};
 use crate::spec::FlowSpec;
 
 /// A flow with its part of a replacement.

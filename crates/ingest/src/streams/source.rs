@@ -156,6 +156,11 @@ impl Source for StreamSource {
         Ok(found)
     }
 
+    fn is_live(&self) -> bool {
+        // The log itself tells when something has come.
+        !matches!(self.options.origin, Origin::Log(_))
+    }
+
     async fn is_current(&self, range: &Range) -> Result<bool> {
         match range {
             Range::Stream { upto, slices } => self.feed.holds(upto, slices).await,

@@ -165,6 +165,13 @@ fn a_service_keeps_tables_up_to_date_and_publishes_before_it_ends() {
         "{measures}"
     );
     assert!(measures.contains("catchment_flow_lag_milliseconds{flow=\"raw.clicks\",stream=\"clicks\",shard=\"shardId-000000000001\"} 0"));
+    for phase in ["plan", "stage", "publish"] {
+        let name =
+            format!("catchment_dataset_phase_seconds_total{{dataset=\"raw.clicks\",phase=\"{phase}\"}} ");
+        let seconds =
+            measures.lines().find_map(|line| line.strip_prefix(&name)).unwrap().parse::<f64>().unwrap();
+        assert!(seconds > 0.0 && seconds < 60.0, "{phase}: {seconds}");
+    }
     assert!(project.call(&["run"]).exits(1).err.contains("C4001"));
     assert!(project.call(&["stream", "list"]).exits(1).err.contains("C6004"));
     server.call("SplitShard", &json!({ "StreamName": "clicks", "ShardToSplit": "shardId-000000000000", "NewStartingHashKey": "1000000" }));
