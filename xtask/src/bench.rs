@@ -55,13 +55,26 @@ pub(crate) fn log(seconds: u64) -> Outcome {
 
 /// Commits to one table at full speed, the maintainer running.
 pub(crate) fn commits(commits: u64) -> Outcome {
+    command(&commits_example()?, &[&commits.to_string()])
+}
+
+/// From PutRecords to the row in Delta, on a table with so many commits.
+pub(crate) fn latency(commits: u64, seconds: u64, rate: u64) -> Outcome {
+    let (program, example) = (program(true)?, commits_example()?);
+    let numbers = [commits, seconds, rate].map(|number| number.to_string());
+    let [commits, seconds, rate] = numbers.each_ref().map(String::as_str);
+    python("latency.py", &[program.to_string_lossy().as_ref(), &example, commits, seconds, rate])
+}
+
+/// Builds the example that makes commits.
+fn commits_example() -> Result<String, Box<dyn std::error::Error>> {
     // Together with the program, so that dependencies have the features that they have there.
     let packages = ["--package", "catchment", "--package", "catchment-lake"];
     let mut arguments = vec!["build", "--release", "--quiet", "--example", "commits"];
     arguments.extend(packages);
     command("cargo", &arguments)?;
     let example = program(true)?.with_file_name("examples").join("commits");
-    command(example.to_string_lossy().as_ref(), &[&commits.to_string()])
+    Ok(example.to_string_lossy().into_owned())
 }
 
 /// The Python with the peers: `CATCHMENT_BENCH_PYTHON`, or one that is made in the target folder.

@@ -23,6 +23,8 @@ const HELP: &str = "cargo xtask TASK
   bench log [--seconds N]   PutRecords beside other Kinesis endpoints
   bench layout [--rows N]   OPTIMIZE beside DuckDB, bytes that filters read, a rollback
   bench commits [--commits N]  whether commits to one table get slower
+  bench latency [--commits N] [--seconds S] [--rate R]
+                               from PutRecords to the row in Delta, on a table with many commits
 ";
 
 fn main() -> ExitCode {
@@ -41,6 +43,11 @@ fn main() -> ExitCode {
         ["bench", "log", rest @ ..] => bench::log(number(rest, "--seconds", 15)),
         ["bench", "layout", rest @ ..] => bench::layout(number(rest, "--rows", 10_000_000)),
         ["bench", "commits", rest @ ..] => bench::commits(number(rest, "--commits", 100_000)),
+        ["bench", "latency", rest @ ..] => bench::latency(
+            number(rest, "--commits", 100_000),
+            number(rest, "--seconds", 60),
+            number(rest, "--rate", 20_000),
+        ),
         _ => {
             eprint!("{HELP}");
             return ExitCode::from(2);

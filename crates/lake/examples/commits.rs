@@ -1,6 +1,6 @@
 //! Commits to one table at full speed, with the maintainer running: do they get slower?
 //!
-//! `cargo xtask bench commits --commits 100000` runs this and compares the last thousand with the first.
+//! `cargo xtask bench commits --commits 100000` runs this and compares the last thousand with the first. A second argument is the folder of a lake that is kept.
 
 #![expect(clippy::print_stdout, reason = "a benchmark prints what it measured")]
 
@@ -18,9 +18,12 @@ const WINDOW: usize = 1_000;
 #[tokio::main]
 async fn main() -> Result<()> {
     let commits: usize = std::env::args().nth(1).and_then(|text| text.parse().ok()).unwrap_or(10_000);
-    let folder = std::env::temp_dir().join(format!("catchment-commits-{}", std::process::id()));
-    let times = measure(&folder, commits).await;
-    let _ = std::fs::remove_dir_all(&folder);
+    let kept = std::env::args().nth(2).map(std::path::PathBuf::from);
+    let temporary = std::env::temp_dir().join(format!("catchment-commits-{}", std::process::id()));
+    let times = measure(kept.as_ref().unwrap_or(&temporary), commits).await;
+    if kept.is_none() {
+        let _ = std::fs::remove_dir_all(&temporary);
+    }
     let times = times?;
     let sum = |part: &[Duration]| part.iter().sum::<Duration>().as_secs_f64();
     let (first, last) = (sum(&times[..WINDOW]), sum(&times[times.len() - WINDOW..]));
@@ -45,7 +48,7 @@ async fn measure(folder: &std::path::Path, commits: usize) -> Result<Vec<Duratio
     writer.ensure(&spec).await?;
 
     let maintainer = Maintainer::start(Arc::clone(&writer), MaintenanceOptions::default());
-    let flow = FlowName::new("raw.t");
+    let flow = FlowName::new("commits");
     let mut times = Vec::with_capacity(commits);
     for number in 0..commits {
         let started = Instant::now();

@@ -294,7 +294,9 @@ impl KinesisFeed {
         let (mut complete, mut ended) = (None, false);
         loop {
             let asked = self.connections.now_millis();
-            let answer = self.client().await.get_records().shard_iterator(&iterator).send().await;
+            // Many shards share the bytes: small records of each are not to fill the memory.
+            let most = (bytes.saturating_sub(taken) / 512).clamp(100, 10_000) as i32;
+            let answer = self.client().await.get_records().shard_iterator(&iterator).limit(most).send().await;
             let answer = answer.map_err(|error| self.failed("read", error))?;
             empty = if answer.records.is_empty() { empty + 1 } else { 0 };
             for record in answer.records {

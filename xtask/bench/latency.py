@@ -1,0 +1,93 @@
+"""From PutRecords to the row in Delta: how long, at a steady rate, on a table with many commits, its upkeep running.
+
+Arguments: program, example that makes the commits, commits, seconds, records a second.
+
+Each record holds when its request was sent. A row can be read once its commit has its name in the log: the change time of that file's
+inode is taken, after the link that publishes it.
+"""
+
+import base64
+import http.client
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+
+import pyarrow.parquet as parquet
+
+program, example, commits, seconds, rate = sys.argv[1], sys.argv[2], int(sys.argv[3]), float(sys.argv[4]), int(sys.argv[5])
+CONNECTIONS, PER_SECOND = 4, 20
+records = rate // (CONNECTIONS * PER_SECOND)
+
+os.makedirs("target", exist_ok=True)
+folder = os.path.abspath(tempfile.mkdtemp(dir="target"))
+os.makedirs(f"{folder}/pipelines")
+with open(f"{folder}/catchment.toml", "w") as file:
+    file.write('[server]\nlisten = "127.0.0.1:0"\nopen_on_loopback = true\n[streams]\nbuffer_milliseconds = 500\n')
+with open(f"{folder}/pipelines/all.sql", "w") as file:
+    file.write("CREATE STREAMING TABLE raw.t AS SELECT id FROM STREAM read_stream('clicks', schema => 'id BIGINT');\n")
+subprocess.run([example, str(commits), f"{folder}/lake"], check=True)
+subprocess.run([program, "stream", "create", "clicks", "--shards", "4"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+service = subprocess.Popen([program, "serve", "--json"], cwd=folder, stdout=subprocess.PIPE, text=True)
+address = json.loads(service.stdout.readline())["listening"].split("//")[1]
+threading.Thread(target=service.stdout.read, daemon=True).start()
+
+headers = {"Content-Type": "application/x-amz-json-1.1", "X-Amz-Target": "Kinesis_20131202.PutRecords"}
+answers, late = [], []
+
+
+def write(number):
+    connection = http.client.HTTPConnection(address)
+    begun = time.time() + number / (CONNECTIONS * PER_SECOND)
+    for request in range(int(seconds * PER_SECOND)):
+        due = begun + request / PER_SECOND
+        time.sleep(max(0, due - time.time()))
+        late.append(time.time() - due)
+        sent = time.time()
+        data = base64.b64encode(b'{"id":%d}' % int(sent * 1e6)).decode()
+        body = json.dumps({"StreamName": "clicks", "Records": [{"PartitionKey": str(i), "Data": data} for i in range(records)]})
+        connection.request("POST", "/", body, headers)
+        answer = connection.getresponse()
+        told = json.loads(answer.read())
+        if answer.status != 200 or told["FailedRecordCount"]:
+            raise SystemExit(f"refused: {told}")
+        answers.append(time.time() - sent)
+
+
+writers = [threading.Thread(target=write, args=(number,)) for number in range(CONNECTIONS)]
+for writer in writers:
+    writer.start()
+for writer in writers:
+    writer.join()
+service.send_signal(signal.SIGTERM)
+if service.wait() != 0:
+    raise SystemExit("the service did not end well")
+
+log, latencies, batches, compactions = f"{folder}/lake/raw/t/_delta_log", [], 0, 0
+for name in sorted(os.listdir(log)):
+    if not name.endswith(".json") or not name[:20].isdigit() or int(name[:20]) <= commits:
+        continue
+    with open(f"{log}/{name}") as file:
+        adds = [action["add"] for action in map(json.loads, file) if "add" in action]
+    if adds and not adds[0]["dataChange"]:
+        compactions += 1
+        continue
+    readable = os.stat(f"{log}/{name}").st_ctime_ns / 1000
+    for add in adds:
+        sent = parquet.read_table(f"{folder}/lake/raw/t/{add['path']}", columns=["id"], partitioning=None)["id"].to_numpy()
+        latencies.extend((readable - sent) / 1e6)
+    batches += bool(adds)
+shutil.rmtree(folder)
+
+wanted = int(seconds * PER_SECOND) * CONNECTIONS * records
+if len(latencies) != wanted:
+    raise SystemExit(f"{len(latencies)} rows of {wanted}")
+part = lambda values, share: sorted(values)[min(len(values) - 1, int(len(values) * share))]
+print(f"{wanted} records in {seconds:.0f} s, {batches} commits behind {commits}, {compactions} compactions")
+print(f"row readable: p50 {part(latencies, 0.5):.3f} s, p99 {part(latencies, 0.99):.3f} s, most {max(latencies):.3f} s")
+print(f"answer: p50 {part(answers, 0.5) * 1e3:.1f} ms, p99 {part(answers, 0.99) * 1e3:.1f} ms; the generator was late by {part(late, 0.99) * 1e3:.1f} ms (p99)")
