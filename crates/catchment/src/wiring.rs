@@ -1,6 +1,7 @@
 //! Builds what commands need. The only file that reads the environment.
 
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -19,9 +20,14 @@ const LOG_VARIABLE: &str = "CATCHMENT_LOG";
 
 /// Starts logging and the threads that everything runs on.
 pub(crate) fn runtime(arguments: &Arguments) -> Result<Runtime> {
-    let filter = environment(LOG_VARIABLE)
-        .unwrap_or_else(|| "warn,deltalake_core=error,delta_kernel=error,buoyant_kernel=off".to_owned());
-    let log = tracing_subscriber::fmt().with_env_filter(EnvFilter::new(filter)).with_writer(std::io::stderr);
+    let filter = environment(LOG_VARIABLE).unwrap_or_else(|| {
+        "warn,deltalake_core=error,delta_kernel=error,buoyant_kernel=off,krafka=error".to_owned()
+    });
+    let has_colours = std::io::stderr().is_terminal() && environment("NO_COLOR").is_none();
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(EnvFilter::new(filter))
+        .with_writer(std::io::stderr)
+        .with_ansi(has_colours);
     match arguments.json {
         // For machines: an object a line, with its time.
         true => log.json().flatten_event(true).init(),
