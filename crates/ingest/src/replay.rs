@@ -37,6 +37,8 @@ pub struct RecordFormat {
     pub(crate) rescue: Option<String>,
     /// Where files lie, for the names of CSV columns.
     pub(crate) project: std::path::PathBuf,
+    /// What records of JSON are held to.
+    pub(crate) held_to: Option<Arc<streams::RecordSchema>>,
 }
 
 /// Some records of a source, as a source of their own: one range, one piece.
@@ -138,7 +140,10 @@ fn decode(
                 values.push(Fitted::Text(record.record.as_str().into()));
                 Line::Row(None)
             }
-            _ => json.read(record.record.as_bytes(), &mut values),
+            _ => match format.held_to.as_ref().and_then(|schema| schema.fault(record.record.as_bytes())) {
+                None => json.read(record.record.as_bytes(), &mut values),
+                Some(reason) => Line::Malformed(reason),
+            },
         };
         let (here, in_path) = columns.split_at_mut(read);
         let reason = match line {

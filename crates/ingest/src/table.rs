@@ -257,6 +257,7 @@ impl Source for TableSource {
             cut: Cut { format: FileFormat::Json, ..parquet_cut() },
             rescue: None,
             project: PathBuf::new(),
+            held_to: None,
         }
     }
 

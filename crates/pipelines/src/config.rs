@@ -171,11 +171,13 @@ pub struct StreamsConfig {
     pub retention_size: String,
     /// How long `catchment serve` gathers records before it commits them, in milliseconds.
     pub buffer_milliseconds: u64,
+    /// Files of JSON Schemas that records of `POST /v1/streams/{name}` are held to, by the name of the stream.
+    pub json_schemas: BTreeMap<String, String>,
 }
 
 impl Default for StreamsConfig {
     fn default() -> Self {
-        Self { retention_size: String::new(), buffer_milliseconds: 5_000 }
+        Self { retention_size: String::new(), buffer_milliseconds: 5_000, json_schemas: BTreeMap::new() }
     }
 }
 

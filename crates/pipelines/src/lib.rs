@@ -36,7 +36,7 @@ pub use access::{Access, HistoryRow, Planned};
 pub use advise::Advice;
 pub use backfill::{Backfill, BackfillOptions, BackfillReport, BackfillStep, Partitions};
 pub use backup::restore_catalog;
-pub use catchment_ingest::streams::OpenLog;
+pub use catchment_ingest::streams::{OpenLog, RecordSchema};
 pub use catchment_lake::Release;
 pub use check::{Checked, Dataset, check};
 pub use config::{CONFIG_FILE, Config, LoadedConfig};

@@ -3,6 +3,7 @@
 //! A body is one JSON document, an array of them, or one a line; gzip and Zstandard are taken. All of it is kept, or nothing.
 
 use std::io::Read;
+use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, Response, StatusCode, header};
@@ -17,6 +18,9 @@ const LARGEST: u64 = 64 << 20;
 
 /// Records of one body.
 const MOST: usize = 100_000;
+
+/// Says what is wrong with a record, `None` when nothing is.
+pub type RecordCheck = Arc<dyn Fn(&[u8]) -> Option<String> + Send + Sync>;
 
 /// Why a body is not taken.
 #[derive(Debug)]
@@ -60,9 +64,10 @@ pub(crate) async fn put(
     headers: &HeaderMap,
     body: Bytes,
     key: Option<&str>,
+    check: Option<&RecordCheck>,
 ) -> Response<Body> {
     let most = stream.state().record_bytes;
-    let entries = match decompressed(headers, body).and_then(|body| records(&body, key, most)) {
+    let entries = match decompressed(headers, body).and_then(|body| records(&body, key, most, check)) {
         Ok(entries) => entries,
         Err(refused) => return refused.into_response(),
     };
@@ -124,7 +129,12 @@ fn decompressed(headers: &HeaderMap, body: Bytes) -> Result<Bytes, Refused> {
 }
 
 /// The records of a body. A body that begins with `[` is one array; otherwise each line is a document, or all lines together are one.
-fn records(body: &Bytes, key: Option<&str>, most: usize) -> Result<Vec<Entry>, Refused> {
+fn records(
+    body: &Bytes,
+    key: Option<&str>,
+    most: usize,
+    check: Option<&RecordCheck>,
+) -> Result<Vec<Entry>, Refused> {
     let text = std::str::from_utf8(body).map_err(|error| {
         let line = body[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
         Refused::at(line, "invalid UTF-8")
@@ -155,6 +165,9 @@ fn records(body: &Bytes, key: Option<&str>, most: usize) -> Result<Vec<Entry>, R
     let entry = |(line, document): (usize, &str)| {
         if !document.starts_with('{') {
             return Err(Refused::at(line, "a record is a JSON object"));
+        }
+        if let Some(reason) = check.and_then(|check| check(document.as_bytes())) {
+            return Err(Refused::at(line, reason));
         }
         if document.len() > most {
             return Err(Refused {
@@ -196,8 +209,8 @@ mod tests {
     use super::records;
 
     fn of(body: &str, key: Option<&str>) -> Result<Vec<(String, String)>, Option<usize>> {
-        let entries =
-            records(&Bytes::copy_from_slice(body.as_bytes()), key, 100).map_err(|refused| refused.line)?;
+        let entries = records(&Bytes::copy_from_slice(body.as_bytes()), key, 100, None)
+            .map_err(|refused| refused.line)?;
         Ok(entries
             .into_iter()
             .map(|entry| (entry.partition_key, String::from_utf8(entry.data.to_vec()).unwrap()))
@@ -236,7 +249,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_body_takes_it_down(body in prop::collection::vec(any::<u8>(), 0..300)) {
-            let _ = records(&Bytes::from(body), Some("a"), 100);
+            let _ = records(&Bytes::from(body), Some("a"), 100, None);
         }
     }
 }

@@ -12,6 +12,7 @@ mod serve;
 mod sigv4;
 
 pub use credentials::Credentials;
+pub use ingest::RecordCheck;
 pub use kinesis::{Incoming, Kinesis, KinesisOptions};
 pub use serve::{Metrics, Services, serve};
 pub use sigv4::{SignatureFault, SignedRequest, Signer};

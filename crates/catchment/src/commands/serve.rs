@@ -1,5 +1,6 @@
 //! `catchment serve`
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::process::ExitCode;
 use std::sync::Arc;
@@ -9,8 +10,8 @@ use catchment_catalog::{MasterKey, Store};
 use catchment_core::{Code, Error, Result, SystemClock};
 use catchment_flows::Progress;
 use catchment_log::Log;
-use catchment_pipelines::{KeepOptions, OpenLog, RunReport, Workspace};
-use catchment_server::{Credentials, Kinesis, KinesisOptions, Metrics, Services, serve};
+use catchment_pipelines::{KeepOptions, OpenLog, RecordSchema, RunReport, Workspace};
+use catchment_server::{Credentials, Kinesis, KinesisOptions, Metrics, RecordCheck, Services, serve};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -62,6 +63,7 @@ pub(crate) async fn run(
     let options = KinesisOptions {
         account: config.account.clone(),
         region: (!config.region.is_empty()).then(|| config.region.clone()),
+        checks: checks(&workspace)?,
         ..KinesisOptions::default()
     };
     let kinesis = Arc::new(Kinesis::new(Arc::clone(&log), Arc::new(SystemClock), options, credentials));
@@ -107,6 +109,17 @@ pub(crate) async fn run(
     retaining.abort();
     stopping.abort();
     result.map(|()| ExitCode::SUCCESS)
+}
+
+/// What records of plain HTTP are held to, by stream.
+fn checks(workspace: &Workspace) -> Result<BTreeMap<String, RecordCheck>> {
+    let config = &workspace.project.config;
+    let open = |(stream, file): (&String, &String)| {
+        let schema = RecordSchema::open(&config.folder.join(file))?;
+        let check: RecordCheck = Arc::new(move |record| schema.fault(record));
+        Ok((stream.clone(), check))
+    };
+    config.config.streams.json_schemas.iter().map(open).collect()
 }
 
 /// Makes what is told to Prometheus.

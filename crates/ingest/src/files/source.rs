@@ -214,6 +214,7 @@ impl Source for FileSource {
             cut: self.decoder.cut.clone(),
             rescue: self.decoder.rescue.clone(),
             project: self.decoder.project.clone(),
+            held_to: None,
         }
     }
 

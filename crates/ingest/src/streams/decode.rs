@@ -1,6 +1,6 @@
 //! What records of streams hold, and how that becomes columns.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result};
@@ -14,18 +14,32 @@ use crate::records::json_lines;
 use crate::streams::avro::AvroCodec;
 use crate::streams::options::invalid;
 use crate::streams::protobuf::ProtobufCodec;
+use crate::streams::schema::RecordSchema;
 
 /// How records become rows.
 #[derive(Debug)]
 pub(crate) enum Codec {
-    /// One JSON object each.
-    Json,
+    /// One JSON object each, held to a schema when there is one.
+    Json(Option<Arc<RecordSchema>>),
     /// Their text as the one column.
     Text,
     /// Avro of one schema.
     Avro(AvroCodec),
     /// A Protobuf message of one type.
     Protobuf(ProtobufCodec),
+}
+
+/// What is said of a format besides its name.
+#[derive(Debug, Default)]
+pub(crate) struct MessageOptions {
+    /// The file with the schema of messages.
+    pub(crate) file: Option<PathBuf>,
+    /// Which message of it.
+    pub(crate) message: Option<String>,
+    /// What stands before a message.
+    pub(crate) framing: Option<String>,
+    /// What JSON is held to.
+    pub(crate) held_to: Option<Arc<RecordSchema>>,
 }
 
 /// Rows of some records, and what is wrong with the others.
@@ -55,23 +69,25 @@ impl Codec {
     pub(crate) fn new(
         format: &str,
         schema: Option<SchemaRef>,
-        file: Option<&Path>,
-        message: Option<&str>,
-        framing: Option<&str>,
+        MessageOptions { file, message, framing, held_to }: MessageOptions,
     ) -> Result<(Self, SchemaRef)> {
         let format = format.to_lowercase();
+        if held_to.is_some() && format != "json" {
+            return Err(invalid(format!("format {format:?} takes no jsonSchema")));
+        }
+        let (file, message) = (file.as_deref(), message.as_deref());
         let has_file = matches!(format.as_str(), "avro" | "protobuf");
         if !has_file && (file.is_some() || message.is_some() || framing.is_some()) {
             return Err(invalid(format!("format {format:?} takes no schemaFile, messageName or framing")));
         }
-        let framing = Framing::parse(framing)?;
+        let framing = Framing::parse(framing.as_deref())?;
         let codec = match (format.as_str(), file) {
             ("json", _) => {
                 let schema = schema.ok_or_else(|| {
                     invalid("a stream of JSON needs a schema".to_owned())
                         .hint("schema => 'id BIGINT, name STRING', or format => 'text'")
                 })?;
-                return Ok((Self::Json, schema));
+                return Ok((Self::Json(held_to), schema));
             }
             ("text", _) if schema.is_some() => {
                 return Err(invalid("text has the one column \"value\", and no schema".to_owned()));
@@ -108,9 +124,17 @@ impl Codec {
 
     fn messages(&self) -> Option<&dyn Messages> {
         match self {
-            Self::Json | Self::Text => None,
+            Self::Json(_) | Self::Text => None,
             Self::Avro(codec) => Some(codec),
             Self::Protobuf(codec) => Some(codec),
+        }
+    }
+
+    /// What JSON is held to.
+    pub(crate) fn schema(&self) -> Option<Arc<RecordSchema>> {
+        match self {
+            Self::Json(schema) => schema.clone(),
+            _ => None,
         }
     }
 
@@ -153,6 +177,10 @@ impl Codec {
                         Line::Row(None)
                     }
                     Err(_) => Line::Malformed("invalid UTF-8".to_owned()),
+                },
+                (Self::Json(Some(schema)), Some(record)) => match schema.fault(record) {
+                    None => json.read(record, &mut values),
+                    Some(reason) => Line::Malformed(reason),
                 },
                 (_, Some(record)) => json.read(record, &mut values),
             };

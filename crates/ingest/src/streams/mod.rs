@@ -10,6 +10,7 @@ mod metadata;
 mod options;
 mod protobuf;
 mod scan;
+mod schema;
 mod source;
 #[cfg(test)]
 mod tests;
@@ -17,4 +18,5 @@ mod tests;
 pub use log::OpenLog;
 pub(crate) use metadata::of_places;
 pub use options::{InitialPosition, Origin, ReadStream};
+pub use schema::RecordSchema;
 pub use source::{Connections, StreamSource};

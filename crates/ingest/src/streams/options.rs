@@ -12,7 +12,8 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::source::Limits;
-use crate::streams::decode::Codec;
+use crate::streams::decode::{Codec, MessageOptions};
+use crate::streams::schema::RecordSchema;
 use crate::types::parse_schema;
 
 /// Bytes taken by one batch unless `maxBytesPerTrigger` says otherwise: what a batch of Firehose holds.
@@ -107,6 +108,7 @@ const COMMON: &[&str] = &[
     "schemaFile",
     "messageName",
     "framing",
+    "jsonSchema",
     "rescuedDataColumn",
     "initialPosition",
     "startingTimestamp",
@@ -252,16 +254,17 @@ impl ReadStream {
         let format = call.text("format").unwrap_or_else(|| "json".to_owned());
         let (file, message) = (call.text("schemaFile"), call.text("messageName"));
         let framing = call.text("framing");
+        let held_to = call.read("jsonSchema", |file| RecordSchema::open(&folder.join(file)));
         let at = call.given.get("format").map_or(span, |argument| argument.span);
         Error::join(std::mem::take(&mut call.errors))?;
-        let (codec, columns) = Codec::new(
-            &format,
-            schema,
-            file.map(|file| folder.join(file)).as_deref(),
-            message.as_deref(),
-            framing.as_deref(),
-        )
-        .map_err(|error| error.at(text.place(at)))?;
+        let messages = MessageOptions {
+            file: file.map(|file| folder.join(file)),
+            message,
+            framing,
+            held_to: held_to.map(Arc::new),
+        };
+        let (codec, columns) =
+            Codec::new(&format, schema, messages).map_err(|error| error.at(text.place(at)))?;
         let Some(origin) = origin else {
             return Err(Error::new(Code::INTERNAL, "an option was missed").at(text.place(span)));
         };

@@ -181,6 +181,7 @@ impl Source for StreamSource {
             cut: Cut { format, header: false, delimiter: b',', multi_line: false },
             rescue: self.options.rescue.clone(),
             project: std::path::PathBuf::new(),
+            held_to: self.options.codec.schema(),
         }
     }
 }

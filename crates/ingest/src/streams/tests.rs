@@ -55,7 +55,7 @@ impl Place {
     fn source(&self, initial: InitialPosition, fails_on_loss: bool) -> StreamSource {
         let options = ReadStream {
             origin: Origin::Log(name()),
-            codec: Arc::new(Codec::Json),
+            codec: Arc::new(Codec::Json(None)),
             columns: parse_schema("k BIGINT, n BIGINT").unwrap(),
             rescue: None,
             initial,

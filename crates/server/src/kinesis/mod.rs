@@ -16,6 +16,7 @@ mod streams;
 mod token;
 mod value;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::body::Body;
@@ -26,7 +27,7 @@ use catchment_log::{Log, StreamName};
 use tokio::sync::watch;
 
 use crate::credentials::Credentials;
-use crate::ingest::{self, Refused};
+use crate::ingest::{self, RecordCheck, Refused};
 use crate::kinesis::answer::{Answer, Fault};
 use crate::kinesis::request::Request;
 use crate::kinesis::value::{Codec, Structure, Value};
@@ -44,12 +45,13 @@ pub struct Kinesis {
     credentials: Option<Arc<dyn Credentials>>,
     shard_limit: usize,
     is_lenient: bool,
+    checks: BTreeMap<String, RecordCheck>,
     /// Set when readers that are pushed to are to go.
     ended: watch::Sender<bool>,
 }
 
 /// What is told to clients, and asked of them.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct KinesisOptions {
     /// The account in names of resources, twelve digits.
     pub account: String,
@@ -59,11 +61,20 @@ pub struct KinesisOptions {
     pub shard_limit: usize,
     /// Limits of AWS that protect its fleet, such as halving shards at most, are not kept.
     pub is_lenient: bool,
+    /// What records of plain HTTP are held to, by stream.
+    pub checks: BTreeMap<String, RecordCheck>,
 }
 
 impl Default for KinesisOptions {
     fn default() -> Self {
-        Self { account: "000000000000".to_owned(), region: None, shard_limit: 6_000, is_lenient: true }
+        let checks = BTreeMap::new();
+        Self {
+            account: "000000000000".to_owned(),
+            region: None,
+            shard_limit: 6_000,
+            is_lenient: true,
+            checks,
+        }
     }
 }
 
@@ -92,7 +103,7 @@ impl Kinesis {
         options: KinesisOptions,
         credentials: Option<Arc<dyn Credentials>>,
     ) -> Self {
-        let KinesisOptions { account, region, shard_limit, is_lenient } = options;
+        let KinesisOptions { account, region, shard_limit, is_lenient, checks } = options;
         Self {
             log,
             clock,
@@ -101,6 +112,7 @@ impl Kinesis {
             credentials,
             shard_limit,
             is_lenient,
+            checks,
             ended: watch::Sender::new(false),
         }
     }
@@ -231,7 +243,10 @@ impl Kinesis {
         let key = incoming.query.split('&').find_map(|part| part.strip_prefix("key="));
         let key = key.map(|key| percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned());
         match StreamName::new(name).and_then(|name| self.log.stream(&name)) {
-            Ok(stream) => ingest::put(&stream, incoming.headers, incoming.body, key.as_deref()).await,
+            Ok(stream) => {
+                let check = self.checks.get(name);
+                ingest::put(&stream, incoming.headers, incoming.body, key.as_deref(), check).await
+            }
             Err(error) => Refused::new(StatusCode::NOT_FOUND, error.to_string()).into_response(),
         }
     }

@@ -185,6 +185,60 @@ fn a_service_keeps_tables_up_to_date_and_publishes_before_it_ends() {
     );
 }
 
+#[test]
+fn records_are_held_to_a_json_schema_where_they_come_in_and_where_they_are_read() {
+    let project = Project::new(
+        "CREATE STREAMING TABLE raw.clicks AS SELECT n FROM STREAM read_stream('clicks', schema => 'n BIGINT', jsonSchema => 'schemas/click.json');",
+    );
+    let schema = |most: i64| {
+        let schema = json!({
+            "type": "object", "required": ["n"], "properties": { "n": { "type": "integer", "maximum": most } },
+        });
+        project.write("schemas/click.json", schema.to_string());
+    };
+    schema(10);
+    project.call(&["stream", "create", "clicks"]).exits(0);
+    let settings = "open_on_loopback = true\n[streams]\nbuffer_milliseconds = 100\njson_schemas = { clicks = \"schemas/click.json\" }";
+    let mut server = Serving::configured(&project, settings);
+    let post = |body: &str| {
+        let (status, _, answer) = server.send_to("POST", "/v1/streams/clicks", &[], body.as_bytes());
+        (status, serde_json::from_slice::<Value>(&answer).unwrap())
+    };
+    assert_eq!(post("{\"n\":1}\n{\"n\":2}").0, 202);
+    for (body, line, why) in [
+        ("{\"n\":3}\n{\"n\":11}", 2, "maximum of 10"),
+        ("{\"m\":3}", 1, "\"n\" is a required property"),
+        ("[{\"n\":3},{\"n\":\"x\"}]", 2, "\"integer\""),
+    ] {
+        let (status, answer) = post(body);
+        assert_eq!((status, &answer["line"]), (400, &json!(line)), "{answer}");
+        assert!(answer["error"].as_str().unwrap().contains(why), "{answer}");
+    }
+    // Kinesis knows no such refusal: what does not fit is kept apart when it is read.
+    for data in ["{\"n\":4}", "{\"n\":12}"] {
+        let record = json!({ "StreamName": "clicks", "PartitionKey": "k", "Data": base64(data) });
+        assert_eq!(server.call("PutRecord", &record).0, 200);
+    }
+    assert_eq!(server.terminate(), Some(0));
+    let rows = || project.query("SELECT n FROM raw.clicks ORDER BY n");
+    assert_eq!(rows(), json!([{ "n": 1 }, { "n": 2 }, { "n": 4 }]));
+    let held = project.query("SELECT record, reason FROM raw.clicks__quarantine");
+    assert_eq!(held[0]["record"], "{\"n\":12}");
+    assert!(
+        held[0]["reason"].as_str().unwrap().contains("/n: 12 is greater than the maximum of 10"),
+        "{held}"
+    );
+    // Replayed, it is held to the schema as that is then.
+    project.call(&["replay", "raw.clicks"]);
+    assert_eq!(rows().as_array().unwrap().len(), 3);
+    schema(20);
+    project.call(&["replay", "raw.clicks"]).exits(0);
+    assert_eq!(rows(), json!([{ "n": 1 }, { "n": 2 }, { "n": 4 }, { "n": 12 }]));
+    project.write("schemas/click.json", "{\"type\": 7}");
+    assert!(project.call(&["check"]).exits(1).err.contains("C2011"));
+    assert!(project.call(&["serve"]).exits(1).err.contains("JSON Schema"));
+}
+
 /// Base64, as JSON requests hold data.
 pub(crate) fn base64(text: &str) -> String {
     const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
