@@ -79,8 +79,8 @@ for name in sorted(os.listdir(log)):
         continue
     readable = os.stat(f"{log}/{name}").st_ctime_ns / 1000
     for add in adds:
-        sent = parquet.read_table(f"{folder}/lake/raw/t/{add['path']}", columns=["id"], partitioning=None)["id"].to_numpy()
-        latencies.extend((readable - sent) / 1e6)
+        sent = parquet.read_table(f"{folder}/lake/raw/t/{add['path']}", columns=["id"], partitioning=None)["id"].to_pylist()
+        latencies.extend((readable - at) / 1e6 for at in sent)
     batches += bool(adds)
 shutil.rmtree(folder)
 
