@@ -27,15 +27,13 @@ impl SourceCall {
         text: &SqlText,
         span: Span,
     ) -> Result<Self> {
+        let folder = &project.config.folder;
+        let stream = |function| ReadStream::parse(function, arguments, folder, text, span).map(Self::Stream);
         match name {
-            "read_files" => ReadFiles::parse(arguments, &project.config.folder, text, span).map(Self::Files),
-            "read_stream" | "read_kinesis" | "read_kafka" => {
-                let function = ["read_stream", "read_kinesis", "read_kafka"]
-                    .into_iter()
-                    .find(|function| *function == name)
-                    .unwrap_or("read_stream");
-                ReadStream::parse(function, arguments, &project.config.folder, text, span).map(Self::Stream)
-            }
+            "read_files" => ReadFiles::parse(arguments, folder, text, span).map(Self::Files),
+            "read_stream" => stream("read_stream"),
+            "read_kinesis" => stream("read_kinesis"),
+            "read_kafka" => stream("read_kafka"),
             "cloud_files" => Err(Error::new(Code::NOT_SUPPORTED, "cloud_files is an old word")
                 .hint("write read_files('path', format => '...')")),
             _ => Err(Error::new(Code::NOT_SUPPORTED, format!("source {name} is not supported yet"))

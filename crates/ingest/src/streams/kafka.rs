@@ -123,6 +123,11 @@ impl KafkaFeed {
 
     /// Asks for partitions and where they begin and end.
     async fn topic(&self) -> Result<Topic> {
+        self.partitions(|_| true).await
+    }
+
+    /// Asks where some partitions begin and end.
+    async fn partitions(&self, wanted: impl Fn(i32) -> bool) -> Result<Topic> {
         let asking = &self.cluster().await?.asking;
         let failed = |error: KrafkaError| self.failed("read", error);
         let found = asking.fetch_metadata(Some(&self.of.topic)).await.map_err(failed)?;
@@ -132,7 +137,8 @@ impl KafkaFeed {
                 format!("no {} at {}", self.name(), self.of.servers),
             ));
         };
-        let bounds = info.partitions.keys().map(|partition| async {
+        let partitions = info.partitions.keys().filter(|partition| wanted(**partition));
+        let bounds = partitions.map(|partition| async {
             let (low, high) = asking.fetch_watermarks(&self.of.topic, *partition).await.map_err(failed)?;
             Ok::<_, Error>((*partition, (offset(low), offset(high))))
         });
@@ -269,8 +275,9 @@ impl Feed for KafkaFeed {
     }
 
     async fn open(&self, identity: &str, slice: &StreamSlice, place: u64) -> Result<Box<dyn SliceReader>> {
-        let topic = self.topic().await?;
         let (partition, from) = (number(&slice.partition)?, ordinal(&slice.from)?);
+        // Slices are opened one for each partition: to ask for all of them each time would be their square.
+        let topic = self.partitions(|other| other == partition).await?;
         let is_there = topic.bounds.get(&partition).is_some_and(|(low, _)| *low <= from);
         if topic.identity != identity || !is_there {
             return Err(gone(&self.name(), slice));
