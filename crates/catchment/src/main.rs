@@ -7,6 +7,7 @@ mod arguments;
 mod commands;
 mod pages;
 mod show;
+mod traces;
 mod wiring;
 
 use std::io::Write;
@@ -19,8 +20,15 @@ use crate::arguments::Arguments;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let screen = show::Screen::new(arguments.json);
-    match wiring::runtime(&arguments).and_then(|runtime| runtime.block_on(commands::run(&arguments, &screen)))
-    {
+    let result = wiring::runtime(&arguments).and_then(|runtime| {
+        let traces = wiring::traces()?;
+        let result = runtime.block_on(commands::run(&arguments, &screen));
+        if let Some(traces) = traces {
+            traces.end();
+        }
+        result
+    });
+    match result {
         Ok(code) => {
             // Nobody may be left to read what is shown; that is not an error of ours.
             let _ = std::io::stdout().flush();

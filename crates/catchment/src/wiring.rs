@@ -11,6 +11,7 @@ use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
 use crate::arguments::Arguments;
+use crate::traces::Traces;
 
 /// Names a fault for crash tests, as `point:nth:action`.
 const FAULT_VARIABLE: &str = "CATCHMENT_FAULT";
@@ -37,6 +38,15 @@ pub(crate) fn runtime(arguments: &Arguments) -> Result<Runtime> {
         .enable_all()
         .build()
         .map_err(|error| Error::new(Code::INTERNAL, "could not start threads").because(error))
+}
+
+/// Starts traces, when the environment names whoever collects them as OpenTelemetry says.
+pub(crate) fn traces() -> Result<Option<Traces>> {
+    let wanted = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+    if !wanted.iter().any(|name| environment(name).is_some_and(|address| !address.is_empty())) {
+        return Ok(None);
+    }
+    Traces::start(environment("OTEL_SERVICE_NAME").is_none()).map(Some)
 }
 
 /// Opens a project.

@@ -16,7 +16,7 @@ use rand::Rng;
 
 use crate::quarantine::{BROKEN, PARTLY, quarantine_spec};
 use crate::records::{BatchPlan, Records, StagedBatch, StagedOutput};
-use crate::report::FlowReport;
+use crate::report::{FlowReport, Stopwatch};
 use crate::resume::{Resume, resume};
 use crate::runtime::{Progress, Runtime, definition_hash};
 use crate::spec::{FlowKind, FlowSpec, InputKind};
@@ -58,7 +58,7 @@ impl Runtime {
         match resume(published, plans.last().copied(), staged.last().copied()) {
             Resume::Publish(at) => {
                 let (plan, staged) = (records.plan(at).await?, records.staged(at).await?);
-                match self.publish(&replayed, &plan, &staged, progress, report).await {
+                match self.publish(&replayed, &plan, &staged, Stopwatch::start(), progress, report).await {
                     Ok(()) => Ok(at.next()),
                     Err(error) if error.code() == Code::COMMIT_CONFLICT => {
                         let quarantine = self.owner.writer(&spec.target.quarantine());
@@ -195,7 +195,7 @@ impl Runtime {
         let staged = records.write_staged(&self.owner, staged).await?;
         self.keep_known_keys(&spec.target, known);
         self.owner.lake().faults().reach(FaultPoint::StagedWritten)?;
-        self.publish(&replayed, &plan, &staged, progress, report).await?;
+        self.publish(&replayed, &plan, &staged, Stopwatch::start(), progress, report).await?;
         // A rollback needs those that are kept, and that which opens the epoch: it says what that goes on from.
         if let Some(number) = at.number.checked_sub(self.kept_plans()) {
             let before = Position { number, ..at };

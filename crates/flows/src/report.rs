@@ -78,15 +78,30 @@ impl Phases {
         self.0[phase as usize]
     }
 
-    /// Adds the time since `since` to a part, and begins the next.
-    pub(crate) fn end(&mut self, phase: Phase, since: &mut Instant) {
-        let now = Instant::now();
-        self.0[phase as usize] += now.duration_since(*since);
-        *since = now;
-    }
-
     /// Adds what others took.
     pub fn add(&mut self, others: &Phases) {
         self.0.iter_mut().zip(others.0).for_each(|(sum, more)| *sum += more);
+    }
+}
+
+/// Times the parts of one batch, one after the other.
+#[derive(Debug)]
+pub(crate) struct Stopwatch {
+    phases: Phases,
+    since: Instant,
+}
+
+impl Stopwatch {
+    /// Begins with a part.
+    pub(crate) fn start() -> Self {
+        Self { phases: Phases::default(), since: Instant::now() }
+    }
+
+    /// Ends a part, and begins the next.
+    pub(crate) fn end(&mut self, phase: Phase) -> Phases {
+        let now = Instant::now();
+        self.phases.0[phase as usize] += now.duration_since(self.since);
+        self.since = now;
+        self.phases
     }
 }

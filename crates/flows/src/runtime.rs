@@ -2,7 +2,6 @@
 
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Instant;
 
 use catchment_catalog::{BatchRecord, Store};
 use catchment_core::{Backoff, Clock, Error, FaultPoint, FlowName, Position, Result, Retry, TableName};
@@ -16,15 +15,15 @@ use crate::bookmarks::{Taken, compact, files_passed_over, taken};
 use crate::passed::{Passed, same_rows};
 use crate::quarantine::quarantine_spec;
 use crate::records::{BatchPlan, BatchSummary, Records, StagedBatch, StagedOutput};
-use crate::report::{FlowReport, Phase};
+use crate::report::{FlowReport, Phase, Phases, Stopwatch};
 use crate::resume::{Resume, resume};
 use crate::spec::{FlowKind, FlowSpec, Input, InputKind};
 use crate::unique::KnownKeys;
 
 /// Is told what flows do while they run.
 pub trait Progress: Send + Sync {
-    /// A batch was published.
-    fn published(&self, batch: &BatchRecord);
+    /// A batch was published, after its parts took so long, the last one until now.
+    fn published(&self, batch: &BatchRecord, took: &Phases);
 
     /// An attempt failed and is going to be repeated.
     fn retrying(&self, flow: &FlowName, error: &Error);
@@ -172,7 +171,7 @@ impl Runtime {
             let (plans, staged) = records.positions().await?;
             if let Resume::Publish(at) = resume(published, plans.last().copied(), staged.last().copied()) {
                 let (plan, staged) = (records.plan(at).await?, records.staged(at).await?);
-                self.publish(spec, &plan, &staged, progress, &mut report).await?;
+                self.publish(spec, &plan, &staged, Stopwatch::start(), progress, &mut report).await?;
             }
         }
         Ok(report)
@@ -195,7 +194,7 @@ impl Runtime {
         let taken = taken(self.lake(), &spec.name, published, catch_up.replaced()).await?;
         let mut taken = taken.look_ahead(spec).await?;
         loop {
-            let mut since = Instant::now();
+            let mut watch = Stopwatch::start();
             let (plan, staged) = match next {
                 Resume::Publish(at) => (records.plan(at).await?, records.staged(at).await?),
                 Resume::Stage(at) => {
@@ -217,14 +216,13 @@ impl Runtime {
                     refresh = false;
                     let plan = records.write_plan(&self.owner, plan).await?;
                     self.lake().faults().reach(FaultPoint::PlanWritten)?;
-                    report.phases.end(Phase::Plan, &mut since);
+                    watch.end(Phase::Plan);
                     let staged = self.stage(spec, &records, &plan).await?;
                     (plan, staged)
                 }
             };
-            report.phases.end(Phase::Stage, &mut since);
-            self.publish(spec, &plan, &staged, progress, report).await?;
-            report.phases.end(Phase::Publish, &mut since);
+            watch.end(Phase::Stage);
+            self.publish(spec, &plan, &staged, watch, progress, report).await?;
             let at = plan.position;
             published = Some(at);
             if plan.is_reset() {
@@ -361,6 +359,7 @@ impl Runtime {
         spec: &FlowSpec,
         plan: &BatchPlan,
         staged: &StagedBatch,
+        mut watch: Stopwatch,
         progress: &dyn Progress,
         report: &mut FlowReport,
     ) -> Result<()> {
@@ -403,7 +402,9 @@ impl Runtime {
         self.lake().faults().reach(FaultPoint::Published)?;
         if let Some(version) = version {
             let record = self.enter(spec, plan.position, &staged.summary, version)?;
-            progress.published(&record);
+            let took = watch.end(Phase::Publish);
+            report.phases.add(&took);
+            progress.published(&record, &took);
             report.count(&record);
             let broken = staged.broken.iter().map(|broken| (broken.file.path.clone(), broken.reason.clone()));
             report.broken.extend(broken);

@@ -295,6 +295,12 @@ impl LoadedConfig {
         self.folder.join(&self.config.storage.data)
     }
 
+    /// The socket through which a service that has the streams open takes commands.
+    #[must_use]
+    pub fn commands(&self) -> PathBuf {
+        self.data().join("commands.socket")
+    }
+
     /// Every value with its key and where it comes from: the file, a flag or the default.
     ///
     /// # Errors

@@ -1,16 +1,22 @@
 //! What listens: the Amazon Kinesis Data Streams API over the stream log.
 //!
 //! One address takes everything, by HTTP/1.1 and by HTTP/2 with prior knowledge. Requests are bounded in size, and those
-//! that change or read streams are signed, unless the service was told to be open.
+//! that change or read streams are signed, unless the service was told to be open. A socket beside the streams takes the
+//! commands of this machine's own processes.
 //!
 //! **Never**: writes tables, decides what a record means, answers before what it answers for is durable.
 
+mod control;
 mod credentials;
 mod ingest;
 mod kinesis;
 mod serve;
 mod sigv4;
 
+pub use control::{
+    RecordPlace, RecordRead, RecordsRead, ShardChange, ShardDescription, StreamCommand, StreamDescription,
+    Streams, take_commands,
+};
 pub use credentials::Credentials;
 pub use ingest::RecordCheck;
 pub use kinesis::{Incoming, Kinesis, KinesisOptions};

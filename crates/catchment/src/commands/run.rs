@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use catchment_catalog::{BatchRecord, DatasetStatus, RunStatus};
 use catchment_core::{Error, FlowName, Result, format_count};
-use catchment_flows::Progress;
+use catchment_flows::{Phases, Progress};
 use catchment_pipelines::{RunOptions, RunReport, TimeRange};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use crate::arguments::{Arguments, ReplayArguments, RunArguments};
 use crate::show::Screen;
+use crate::traces;
 use crate::wiring;
 
 /// The exit code when all ran but something sits in quarantine.
@@ -98,7 +99,8 @@ impl Lines {
 }
 
 impl Progress for Lines {
-    fn published(&self, batch: &BatchRecord) {
+    fn published(&self, batch: &BatchRecord, took: &Phases) {
+        traces::published(batch, took);
         if self.screen.is_watched() {
             self.with_bar(batch.flow.as_str(), |bar, rows| {
                 *rows += batch.rows_out;
@@ -112,6 +114,7 @@ impl Progress for Lines {
     }
 
     fn retrying(&self, flow: &FlowName, error: &Error) {
+        traces::retrying(flow, error);
         if self.screen.is_watched() {
             self.with_bar(flow.as_str(), |bar, _| {
                 bar.set_message(format!("trying again: {}", error.message()))

@@ -11,7 +11,9 @@ use catchment_core::{Code, Error, Result, SystemClock};
 use catchment_flows::Progress;
 use catchment_log::Log;
 use catchment_pipelines::{KeepOptions, OpenLog, RecordSchema, RunReport, Workspace};
-use catchment_server::{Credentials, Kinesis, KinesisOptions, Metrics, RecordCheck, Services, serve};
+use catchment_server::{
+    Credentials, Kinesis, KinesisOptions, Metrics, RecordCheck, Services, serve, take_commands,
+};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -76,6 +78,13 @@ pub(crate) async fn run(
     let metrics = metrics_of(&workspace, &totals).await;
     let services = Services { kinesis, allows_reset: config.allow_reset, is_ready: Arc::default(), metrics };
     let ready = Arc::clone(&services.is_ready);
+    let commands = match take_commands(&workspace.project.config.commands(), Arc::clone(&log)) {
+        Ok(commands) => Some(tokio::spawn(commands)),
+        Err(error) => {
+            screen.note(screen.error_text(&error));
+            None
+        }
+    };
     match screen.json {
         true => screen.json(&json!({ "listening": format!("http://{address}") })),
         false => screen.line(format!("listening on http://{address}")),
@@ -106,6 +115,9 @@ pub(crate) async fn run(
     let progress: Arc<dyn Progress> = Arc::new(Lines::new(screen));
     let keeping = workspace.keep(keep, progress, &told, ended.clone());
     let result = both(serving, keeping, ended).await;
+    if let Some(commands) = commands {
+        commands.abort();
+    }
     retaining.abort();
     stopping.abort();
     result.map(|()| ExitCode::SUCCESS)

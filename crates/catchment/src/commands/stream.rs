@@ -2,19 +2,23 @@
 
 use std::io::{BufRead, Write};
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use catchment_core::{Code, Error, Result, format_bytes, format_count, timestamp_text};
-use catchment_log::{Appended, Entry, Log, Reshard, Shard, ShardId, Stream, StreamName};
+use catchment_core::{Code, Error, Result, format_bytes, format_count};
+use catchment_log::ShardId;
 use catchment_pipelines::{LoadedConfig, open_log};
+use catchment_server::{
+    RecordPlace, RecordRead, RecordsRead, ShardChange, ShardDescription, StreamCommand, StreamDescription,
+    Streams,
+};
 use serde_json::{Value, json};
 
 use crate::arguments::{Arguments, PutArguments, StreamAction};
 use crate::show::Screen;
 use crate::wiring;
 
-/// Records that are written together.
+/// Records that are written together, and their bytes.
 const TOGETHER: usize = 500;
+const TOGETHER_BYTES: usize = 4 << 20;
 
 pub(crate) async fn run(arguments: &Arguments, action: &StreamAction, screen: Screen) -> Result<ExitCode> {
     let project = match action {
@@ -25,151 +29,144 @@ pub(crate) async fn run(arguments: &Arguments, action: &StreamAction, screen: Sc
         StreamAction::Put(put) => &put.project,
     };
     let config = LoadedConfig::load(project, &arguments.set)?;
-    let log = open_log(&config, &wiring::machine()?)
-        .map_err(|error| error.hint("stop `catchment serve`, or use an AWS client with its address"))?;
+    let mut streams = reach(&config).await?;
     match action {
-        StreamAction::List { .. } => list(&log, screen),
+        StreamAction::List { .. } => list(&streams.perform::<Vec<_>>(StreamCommand::List).await?, screen),
         StreamAction::Create { name, shards, .. } => {
-            let stream = log.create(&StreamName::new(name)?, *shards, |_| {})?;
-            describe(&stream, screen);
+            let command = StreamCommand::Create { name: name.clone(), shards: *shards };
+            describe(&streams.perform(command).await?, screen);
         }
-        StreamAction::Delete { name, .. } => log.delete(&StreamName::new(name)?)?,
-        StreamAction::Describe { name, .. } => describe(&*log.stream(&StreamName::new(name)?)?, screen),
+        StreamAction::Delete { name, .. } => {
+            streams.perform::<()>(StreamCommand::Delete { name: name.clone() }).await?;
+        }
+        StreamAction::Describe { name, .. } => {
+            describe(&streams.perform(StreamCommand::Describe { name: name.clone() }).await?, screen);
+        }
         StreamAction::Reshard { name, count, split, merge, .. } => {
-            let stream = log.stream(&StreamName::new(name)?)?;
-            match (count, split, merge.as_slice()) {
-                (Some(count), ..) => stream.scale(*count as usize).await?,
-                (_, Some(shard), _) => stream.reshard(half(&stream, shard)?).await?,
-                (.., [first, second]) => stream.reshard(Reshard::Merge(id(first)?, id(second)?)).await?,
+            let change = match (count, split, merge.as_slice()) {
+                (Some(count), ..) => ShardChange::To(*count),
+                (_, Some(shard), _) => ShardChange::Split(shard.clone()),
+                (.., [first, second]) => ShardChange::Merge(first.clone(), second.clone()),
                 _ => return Err(Error::new(Code::USAGE, "say --to, --split or --merge")),
-            }
-            describe(&stream, screen);
+            };
+            let command = StreamCommand::Reshard { name: name.clone(), change };
+            describe(&streams.perform(command).await?, screen);
         }
         StreamAction::Peek { name, shard, limit, newest, .. } => {
-            let shard = shard.as_deref().map(id).transpose()?;
-            peek(&*log.stream(&StreamName::new(name)?)?, shard, *limit, *newest, screen)?;
+            peek(&mut streams, name, shard.as_deref(), *limit, *newest, screen).await?;
         }
-        StreamAction::Put(put) => self::put(&*log.stream(&StreamName::new(&put.name)?)?, put, screen).await?,
+        StreamAction::Put(put) => self::put(&mut streams, put, screen).await?,
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn id(text: &str) -> Result<ShardId> {
-    ShardId::parse(text).ok_or_else(|| Error::new(Code::SHARD_UNKNOWN, format!("{text:?} is no shard")))
+/// Opens the streams, or reaches the service that has them open.
+async fn reach(config: &LoadedConfig) -> Result<Streams> {
+    match open_log(config, &wiring::machine()?) {
+        Ok(log) => Ok(Streams::Here(log)),
+        Err(error) if error.code() == Code::STREAM_OWNED => {
+            let service = Streams::there(&config.commands()).await;
+            service.ok_or_else(|| error.hint("wait until `catchment run` or another command has ended"))
+        }
+        Err(error) => Err(error),
+    }
 }
 
-/// Splits a shard in the middle.
-fn half(stream: &Stream, shard: &str) -> Result<Reshard> {
-    let shard = id(shard)?;
-    let range = stream.state().shard(shard)?.range;
-    Ok(Reshard::Split(shard, range.start + (range.end - range.start) / 2 + 1))
-}
-
-fn list(log: &Log, screen: Screen) {
-    let streams = log.streams();
+fn list(streams: &[StreamDescription], screen: Screen) {
     if screen.json {
-        let all: Vec<Value> = streams.iter().map(|stream| as_json(stream)).collect();
-        screen.json(&json!({ "streams": all }));
+        screen.json(&json!({ "streams": streams }));
         return;
     }
-    let row = |stream: &Arc<Stream>| {
-        let state = stream.state();
-        let open = state.open().count().to_string();
+    let row = |stream: &StreamDescription| {
         vec![
-            state.name.to_string(),
-            open,
-            format!("{} h", state.retention_hours),
-            format_bytes(stream.bytes()),
+            stream.stream.clone(),
+            open_shards(stream).to_string(),
+            format!("{} h", stream.retention_hours),
+            format_bytes(stream.bytes),
         ]
     };
     let rows: Vec<Vec<String>> = streams.iter().map(row).collect();
     screen.line(screen.table(&["STREAM", "OPEN SHARDS", "RETENTION", "SIZE"], &rows, &[1, 2, 3]));
 }
 
-fn as_json(stream: &Stream) -> Value {
-    let state = stream.state();
-    let shard = |shard: &Shard| {
-        json!({
-            "shard": shard.id.to_string(), "open": shard.is_open(), "parents": shard.parents.iter().map(ToString::to_string).collect::<Vec<_>>(),
-            "first_hash": shard.range.start.to_string(), "last_hash": shard.range.end.to_string(), "records": kept(stream, shard),
-        })
-    };
-    json!({
-        "stream": state.name, "created_at": timestamp_text(state.created_at * 1_000), "retention_hours": state.retention_hours,
-        "bytes": stream.bytes(), "shards": state.shards.iter().map(shard).collect::<Vec<_>>(),
-    })
+fn open_shards(stream: &StreamDescription) -> usize {
+    stream.shards.iter().filter(|shard| shard.open).count()
 }
 
-/// Records of a shard that are kept.
-fn kept(stream: &Stream, shard: &Shard) -> u64 {
-    stream.head(shard.id).saturating_sub(stream.oldest(shard.id).unwrap_or(1))
-}
-
-fn describe(stream: &Stream, screen: Screen) {
+fn describe(stream: &StreamDescription, screen: Screen) {
     if screen.json {
-        screen.json(&as_json(stream));
+        screen.json(&json!(stream));
         return;
     }
-    let state = stream.state();
     screen.line(format!(
         "{}: {} open shards, {} on disk, kept {} hours\n",
-        state.name,
-        state.open().count(),
-        format_bytes(stream.bytes()),
-        state.retention_hours
+        stream.stream,
+        open_shards(stream),
+        format_bytes(stream.bytes),
+        stream.retention_hours
     ));
-    let row = |shard: &Shard| {
-        let parents: Vec<String> = shard.parents.iter().map(|parent| parent.0.to_string()).collect();
-        let status = if shard.is_open() { "open" } else { "closed" };
-        let share = (shard.range.end - shard.range.start) as f64 / u128::MAX as f64 * 100.0;
-        let records = format_count(kept(stream, shard));
-        vec![shard.id.to_string(), status.to_owned(), parents.join(", "), format!("{share:.1} %"), records]
+    let row = |shard: &ShardDescription| {
+        let number = |parent: &String| ShardId::parse(parent).map(|id| id.0.to_string());
+        let parents: Vec<String> = shard.parents.iter().filter_map(number).collect();
+        let status = if shard.open { "open" } else { "closed" };
+        let share = shard.share() * 100.0;
+        let records = format_count(shard.records);
+        vec![shard.shard.clone(), status.to_owned(), parents.join(", "), format!("{share:.1} %"), records]
     };
-    let rows: Vec<Vec<String>> = state.shards.iter().map(row).collect();
+    let rows: Vec<Vec<String>> = stream.shards.iter().map(row).collect();
     screen.line(screen.table(&["SHARD", "STATUS", "PARENTS", "SHARE OF KEYS", "RECORDS"], &rows, &[3, 4]));
 }
 
-fn peek(stream: &Stream, shard: Option<ShardId>, limit: usize, newest: bool, screen: Screen) -> Result<()> {
-    let state = stream.state();
-    let mut rows = Vec::new();
-    for shard in state.shards.iter().filter(|known| shard.is_none_or(|wanted| wanted == known.id)) {
-        let behind = if newest { stream.head(shard.id).saturating_sub(limit as u64) } else { 0 };
-        let mut from = behind;
+async fn peek(
+    streams: &mut Streams,
+    name: &str,
+    shard: Option<&str>,
+    limit: usize,
+    newest: bool,
+    screen: Screen,
+) -> Result<()> {
+    let stream: StreamDescription =
+        streams.perform(StreamCommand::Describe { name: name.to_owned() }).await?;
+    let wanted = shard.map(|text| ShardId::parse(text).map_or_else(|| text.to_owned(), |id| id.to_string()));
+    if let Some(wanted) = &wanted
+        && !stream.shards.iter().any(|shard| shard.shard == *wanted)
+    {
+        return Err(Error::new(Code::SHARD_UNKNOWN, format!("stream {name:?} has no shard {wanted:?}")));
+    }
+    for shard in stream.shards.iter().filter(|shard| wanted.as_ref().is_none_or(|name| *name == shard.shard))
+    {
+        let mut from = if newest { shard.next.saturating_sub(limit as u64) } else { 0 };
         let mut left = limit;
         while left > 0 {
-            let read = stream.read(shard.id, from, left, 16 << 20)?;
+            let command =
+                StreamCommand::Read { name: name.to_owned(), shard: shard.shard.clone(), from, limit: left };
+            let read: RecordsRead = streams.perform(command).await?;
             if read.records.is_empty() {
                 break;
             }
-            (left, from) = (left - read.records.len(), read.next);
-            for record in read.records {
-                let sequence = stream.sequence(shard.id, record.ordinal, record.arrived)?;
-                rows.push((shard.id, sequence, record));
-            }
-        }
-    }
-    for (shard, sequence, record) in rows {
-        let data = String::from_utf8_lossy(&record.data);
-        let arrived = timestamp_text(record.arrived * 1_000);
-        if screen.json {
-            screen.json(&json!({
-                "shard": shard.to_string(), "sequence": sequence.to_string(), "arrived": arrived,
-                "key": record.partition_key, "data": data,
-            }));
-        } else {
-            screen.line(format!("{shard} {} {arrived} {}: {data}", record.ordinal, record.partition_key));
+            (left, from) = (left.saturating_sub(read.records.len()), read.next);
+            read.records.iter().for_each(|record| show(record, screen));
         }
     }
     Ok(())
 }
 
+fn show(record: &RecordRead, screen: Screen) {
+    if screen.json {
+        screen.json(&json!(record));
+        return;
+    }
+    let RecordRead { shard, number, arrived, key, data, .. } = record;
+    screen.line(format!("{shard} {number} {arrived} {key}: {data}"));
+}
+
 /// Writes the lines of standard input, each as a record.
-async fn put(stream: &Stream, put: &PutArguments, screen: Screen) -> Result<()> {
+async fn put(streams: &mut Streams, put: &PutArguments, screen: Screen) -> Result<()> {
     let failed = |error: std::io::Error| {
         Error::new(Code::INPUT_OUTPUT, "could not read standard input").because(error)
     };
     let mut total = 0;
-    let mut waiting = Vec::new();
+    let (mut waiting, mut bytes) = (Vec::new(), 0);
     for (number, line) in std::io::stdin().lock().lines().enumerate() {
         let line = line.map_err(failed)?;
         if line.is_empty() {
@@ -185,12 +182,14 @@ async fn put(stream: &Stream, put: &PutArguments, screen: Screen) -> Result<()> 
                 .hint(format!("{total} lines before it are written"))
             })?,
         };
-        waiting.push(Entry::new(key, line.into_bytes()));
-        if waiting.len() >= put.batch.map_or(TOGETHER, |batch| batch as usize) {
-            total += write(stream, std::mem::take(&mut waiting), put, screen).await?;
+        bytes += line.len();
+        waiting.push((key, line));
+        if waiting.len() >= put.batch.map_or(TOGETHER, |batch| batch as usize) || bytes >= TOGETHER_BYTES {
+            total += write(streams, std::mem::take(&mut waiting), put, screen).await?;
+            bytes = 0;
         }
     }
-    total += write(stream, waiting, put, screen).await?;
+    total += write(streams, waiting, put, screen).await?;
     if screen.json {
         screen.json(&json!({ "records": total }));
     } else {
@@ -199,16 +198,21 @@ async fn put(stream: &Stream, put: &PutArguments, screen: Screen) -> Result<()> 
     Ok(())
 }
 
-async fn write(stream: &Stream, entries: Vec<Entry>, put: &PutArguments, screen: Screen) -> Result<u64> {
-    let lines: Vec<_> =
-        if put.acknowledge { entries.iter().map(|entry| entry.data.clone()).collect() } else { Vec::new() };
-    let appended: Vec<Appended> = stream.append(entries).await?;
-    for (line, at) in lines.iter().zip(&appended) {
-        screen.line(format!("{} {} {}", at.shard, at.sequence, String::from_utf8_lossy(line)));
+async fn write(
+    streams: &mut Streams,
+    records: Vec<(String, String)>,
+    put: &PutArguments,
+    screen: Screen,
+) -> Result<u64> {
+    let told = if put.acknowledge { records.clone() } else { Vec::new() };
+    let command = StreamCommand::Put { name: put.name.clone(), records };
+    let places: Vec<RecordPlace> = streams.perform(command).await?;
+    for ((_, line), place) in told.iter().zip(&places) {
+        screen.line(format!("{} {} {line}", place.shard, place.sequence));
     }
     // Whoever reads this knows that it is durable.
     let _ = std::io::stdout().flush();
-    Ok(appended.len() as u64)
+    Ok(places.len() as u64)
 }
 
 /// The text of a field of a JSON object.

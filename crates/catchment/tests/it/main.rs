@@ -27,5 +27,6 @@ mod rollback;
 mod rollback_traps;
 mod slt;
 mod time_travel;
+mod traces;
 mod unique;
 mod upkeep;

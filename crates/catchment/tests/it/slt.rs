@@ -10,7 +10,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use catchment_catalog::{BatchRecord, RunStatus};
 use catchment_core::{Error, FlowName, NoFaults, SystemClock};
-use catchment_flows::Progress;
+use catchment_flows::{Phases, Progress};
 use catchment_pipelines::{Access, Machine, RunOptions, RunReport, Workspace};
 use catchment_sql::{SqlText, query_error};
 use datafusion::arrow::array::RecordBatch;
@@ -23,7 +23,7 @@ use crate::project::{Project, repository, write};
 struct Silent;
 
 impl Progress for Silent {
-    fn published(&self, _: &BatchRecord) {}
+    fn published(&self, _: &BatchRecord, _: &Phases) {}
     fn retrying(&self, _: &FlowName, _: &Error) {}
 }
 

@@ -15,7 +15,7 @@ use crate::backfill::held::{Held, Stale, without_stale};
 use crate::backfill::replacing::Replacing;
 use crate::quarantine::quarantine_spec;
 use crate::records::{BatchPlan, BatchSummary, Records, Replacement, StagedBatch};
-use crate::report::FlowReport;
+use crate::report::{FlowReport, Phases};
 use crate::runtime::{Progress, Runtime};
 use crate::spec::FlowSpec;
 
@@ -205,7 +205,7 @@ impl Runtime {
                 self.enter(spec, plan.position, &rest, version)?;
             }
             let record = self.enter(lead, plan.position, &summary, version)?;
-            progress.published(&record);
+            progress.published(&record, &Phases::default());
             report.count(&record);
         }
         self.owner.lake().faults().reach(FaultPoint::BooksWritten)

@@ -1,6 +1,7 @@
 //! The Kinesis API of `catchment serve`, as clients see it that nobody here wrote.
 
 mod clients;
+mod commands;
 mod durable;
 pub(crate) mod flows;
 mod recorded;
