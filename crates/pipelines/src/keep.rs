@@ -37,7 +37,7 @@ impl Workspace {
         &self,
         options: KeepOptions,
         progress: Arc<dyn Progress>,
-        told: &(dyn Fn(&RunReport) + Send + Sync),
+        told: &(dyn Fn(Result<&RunReport, &Error>) + Send + Sync),
         mut stop: watch::Receiver<bool>,
     ) -> Result<()> {
         let checked = self.check().await;
@@ -56,16 +56,15 @@ impl Workspace {
             changes.iter_mut().for_each(watch::Receiver::mark_unchanged);
             let begun = Instant::now();
             let datasets = checked.datasets.clone();
-            let report = self.run_datasets(datasets, Mode::Update, &owner, Arc::clone(&progress)).await?;
-            told(&report);
-            if let Some((_, lost)) = report.errors.iter().find(|(_, error)| error.code() == Code::LEASE_LOST)
-            {
+            let result = self.run_datasets(datasets, Mode::Update, &owner, Arc::clone(&progress)).await;
+            told(result.as_ref());
+            if let Some(lost) = errors(&result).find(|error| error.code() == Code::LEASE_LOST) {
                 return Err(lost.clone());
             }
             if is_last {
-                return Ok(());
+                return result.map(|_| ());
             }
-            failures = if report.errors.is_empty() { 0 } else { failures + 1 };
+            failures = if errors(&result).next().is_none() { 0 } else { failures + 1 };
             let pause = match failures {
                 0 => options.buffer,
                 failures => {
@@ -81,6 +80,12 @@ impl Workspace {
             wait(something, begun + pause, Instant::now() + poll, &mut stop).await;
         }
     }
+}
+
+/// What went wrong in a run: with it as a whole, or with its datasets.
+fn errors(result: &Result<RunReport>) -> impl Iterator<Item = &Error> {
+    let of_datasets = result.iter().flat_map(|report| report.errors.iter().map(|(_, error)| error));
+    result.as_ref().err().into_iter().chain(of_datasets)
 }
 
 /// Waits until there is something new and it is time, until the latest, or until the end.

@@ -2,14 +2,20 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
+use catchment_core::{Error, Result};
 use catchment_flows::{Phase, Phases};
 use catchment_pipelines::{Dataset, OpenLog, RunReport, Workspace};
 
 /// What runs did so far, by dataset.
 #[derive(Default)]
-pub(crate) struct Totals(Mutex<BTreeMap<String, Total>>);
+pub(crate) struct Totals {
+    datasets: Mutex<BTreeMap<String, Total>>,
+    /// Runs that failed as a whole.
+    failures: AtomicU64,
+}
 
 #[derive(Default, Clone, Copy)]
 struct Total {
@@ -23,8 +29,12 @@ struct Total {
 }
 
 impl Totals {
-    pub(crate) fn add(&self, report: &RunReport) {
-        let mut totals = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+    pub(crate) fn add(&self, result: Result<&RunReport, &Error>) {
+        let Ok(report) = result else {
+            self.failures.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let mut totals = self.datasets.lock().unwrap_or_else(PoisonError::into_inner);
         for outcome in &report.datasets {
             let total = totals.entry(outcome.dataset.to_string()).or_default();
             total.rows += outcome.rows_out;
@@ -51,7 +61,15 @@ fn head(text: &mut String, name: &str, help: &str, kind: &str) {
 /// All measures as Prometheus reads them.
 pub(crate) async fn measures(workspace: &Workspace, datasets: &[Dataset], totals: &Totals) -> String {
     let mut text = String::new();
-    let totals = totals.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    let failures = totals.failures.load(Ordering::Relaxed);
+    head(
+        &mut text,
+        "catchment_run_failures_total",
+        "Runs that failed as a whole since the start.",
+        "counter",
+    );
+    let _ = writeln!(text, "catchment_run_failures_total {failures}");
+    let totals = totals.datasets.lock().unwrap_or_else(PoisonError::into_inner).clone();
     let mut of_datasets = |name: &str, help: &str, kind: &str, value: fn(&Total) -> u64| {
         head(&mut text, name, help, kind);
         for (dataset, total) in &totals {

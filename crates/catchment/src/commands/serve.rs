@@ -99,13 +99,14 @@ pub(crate) async fn run(
     let serving = serve(listener, services, async move {
         let _ = listening.wait_for(|ended| *ended).await;
     });
-    let told = move |report: &RunReport| {
-        if report.errors.is_empty() {
-            ready.store(true, std::sync::atomic::Ordering::Release);
-        }
-        totals.add(report);
-        for (dataset, error) in &report.errors {
-            screen.note(format!("{dataset} failed\n{}", screen.error_text(error)));
+    let told = move |result: Result<&RunReport, &Error>| {
+        totals.add(result);
+        match result {
+            Ok(report) if report.errors.is_empty() => ready.store(true, std::sync::atomic::Ordering::Release),
+            Ok(report) => report.errors.iter().for_each(|(dataset, error)| {
+                screen.note(format!("{dataset} failed\n{}", screen.error_text(error)));
+            }),
+            Err(error) => screen.note(format!("a run failed\n{}", screen.error_text(error))),
         }
     };
     let keep = KeepOptions {

@@ -38,6 +38,19 @@ impl Disk {
             .env("SHIM_ROOT", &self.root);
     }
 
+    /// Fills the disk, or makes room again.
+    pub(crate) fn fill(&self, is_full: bool) {
+        let file = self.state.path().join("full");
+        if is_full { write(&file, b"") } else { std::fs::remove_file(file).unwrap() }
+    }
+
+    /// Sets the clock of processes on it, by seconds from the right time.
+    pub(crate) fn set_clock(&self, seconds: i64) {
+        let file = self.state.path().join("clock.new");
+        write(&file, seconds.to_string().as_bytes());
+        std::fs::rename(&file, self.state.path().join("clock")).unwrap();
+    }
+
     /// Makes everything that is there durable, as if it had been there long before.
     pub(crate) fn settle(&self) {
         for folder in ["files", "folders"] {
@@ -130,4 +143,29 @@ os.mkdir('d'); put('d/x', b'4', True); sync('d')";
     assert_eq!(read("content only"), None);
     assert_eq!(read("old").as_deref(), Some("old"));
     assert!(!folder.path().join("d").exists());
+}
+
+#[test]
+fn a_full_disk_takes_nothing_more_and_the_clock_is_what_it_is_set_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Disk::new(folder.path());
+    let run = |script: &str| {
+        let mut command = Command::new("python3");
+        command.current_dir(folder.path()).args(["-c", script]);
+        disk.below(&mut command);
+        String::from_utf8(command.output().unwrap().stdout).unwrap().trim().to_owned()
+    };
+    let put = "import errno
+try:
+    f = open('x', 'wb', buffering=0); print(f.write(b'1' * 1000)); print(f.write(b'1' * 10))
+except OSError as error: print(errno.errorcode[error.errno])";
+    assert_eq!(run(put), "1000\n10");
+    disk.fill(true);
+    assert_eq!(run(put), "500\nENOSPC");
+    disk.fill(false);
+    assert_eq!(run(put), "1000\n10");
+    let now = || run("import time; print(int(time.time()))").parse::<i64>().unwrap();
+    let before = now();
+    disk.set_clock(-86_400);
+    assert!((before - 86_401..=before - 86_300).contains(&now()));
 }

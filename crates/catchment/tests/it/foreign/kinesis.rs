@@ -12,7 +12,7 @@ use crate::kinesis::flows::base64;
 use crate::kinesis::{Serving, call};
 use crate::project::{Project, python};
 
-fn source(port: u16, options: &str) -> String {
+pub(crate) fn source(port: u16, options: &str) -> String {
     format!(
         "read_kinesis('clicks', region => 'us-east-1', endpoint => 'http://127.0.0.1:{port}', schema => 'n BIGINT, k BIGINT'{options})"
     )

@@ -1,7 +1,7 @@
 //! Streams of others: Kinesis endpoints and Kafka brokers that nobody here wrote, read into tables.
 
 mod kafka;
-mod kinesis;
+pub(crate) mod kinesis;
 mod messages;
 
 use crate::kinesis::flows::check;

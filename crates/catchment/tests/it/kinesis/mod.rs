@@ -1,5 +1,6 @@
 //! The Kinesis API of `catchment serve`, as clients see it that nobody here wrote.
 
+mod adverse;
 mod clients;
 mod commands;
 mod durable;
@@ -55,6 +56,13 @@ impl Serving {
             Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status().unwrap().success()
         );
         self.process.wait().unwrap().code()
+    }
+
+    /// The most memory that it had so far, in bytes.
+    pub(crate) fn peak_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
 
     pub(crate) fn url(&self) -> String {

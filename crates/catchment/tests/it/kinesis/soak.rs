@@ -96,13 +96,6 @@ fn serve(project: &Project) -> Serving {
     Serving::start(command)
 }
 
-/// Most memory that a process had at a time, in MB.
-fn peak_megabytes(process: u32) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
-}
-
 fn soak(load: &Load) {
     let project = Project::new(PIPELINE);
     project.write("catchment.toml", CONFIG);
@@ -127,7 +120,7 @@ fn soak(load: &Load) {
             assert_eq!(status, 200, "{answer}");
             reshards += 1;
         } else {
-            peak = peak.max(peak_megabytes(service.process.id()));
+            peak = peak.max(service.peak_memory() >> 20);
             drop(service);
             service = serve(&project);
             port.store(service.port, Ordering::Release);
@@ -136,7 +129,7 @@ fn soak(load: &Load) {
     }
     let _ = wait.recv_timeout((started + load.lasts).saturating_duration_since(Instant::now()));
     let acknowledged: Vec<BTreeSet<u64>> = writers.into_iter().map(Writer::end).collect();
-    peak = peak.max(peak_megabytes(service.process.id()));
+    peak = peak.max(service.peak_memory() >> 20);
     assert_eq!(service.terminate(), Some(0));
     assert_eq!((kills, reshards), (load.kills, load.reshards));
     let acknowledged: BTreeSet<u64> = acknowledged.into_iter().flatten().collect();

@@ -1,0 +1,208 @@
+//! A service whose disk is full, whose clock is wrong, and that is sent more than it can take.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use super::Serving;
+use super::flows::base64;
+use crate::crash::disk::Disk;
+use crate::foreign::kinesis::source;
+use crate::project::Project;
+
+const CONFIG: &str = "[engine]\nthreads = 2\nretries = 0\n[server]\nlisten = \"127.0.0.1:0\"\nopen_on_loopback = true\n[streams]\nbuffer_milliseconds = 50\n";
+
+/// Serves a project on a disk.
+fn serve(project: &Project, disk: &Disk) -> Serving {
+    project.write("catchment.toml", CONFIG);
+    let mut command = project.command(&["serve", "--json"]);
+    disk.below(&mut command);
+    Serving::start(command)
+}
+
+fn put(server: &Serving, numbers: std::ops::Range<i64>) -> (u16, Value) {
+    let record =
+        |n: i64| json!({ "PartitionKey": n.to_string(), "Data": base64(&format!("{{\"n\":{n},\"k\":1}}")) });
+    let records: Vec<Value> = numbers.map(record).collect();
+    server.call("PutRecords", &json!({ "StreamName": "clicks", "Records": records }))
+}
+
+/// Waits for a value of a metric.
+fn wait_for_metric(server: &Serving, is_there: impl Fn(&str) -> bool) {
+    let started = Instant::now();
+    loop {
+        let measures = String::from_utf8(server.send_to("GET", "/metrics", &[], b"").2).unwrap();
+        if measures.lines().any(&is_there) {
+            return;
+        }
+        assert!(started.elapsed() < Duration::from_secs(60), "{measures}");
+    }
+}
+
+#[test]
+fn a_full_disk_refuses_records_holds_tables_and_loses_nothing() {
+    let project = Project::new(
+        "CREATE STREAMING TABLE raw.t AS SELECT n FROM STREAM read_stream('clicks', schema => 'n BIGINT');",
+    );
+    project.call(&["stream", "create", "clicks"]).exits(0);
+    let disk = Disk::new(project.path());
+    let server = serve(&project, &disk);
+    assert_eq!(put(&server, 0..100).0, 200);
+    wait_for_metric(&server, |line| line == "catchment_dataset_rows_total{dataset=\"raw.t\"} 100");
+    disk.fill(true);
+    let (status, answer) = put(&server, 1_000..1_100);
+    assert_eq!((status, &answer["__type"]), (500, &json!("InternalFailure")), "{answer}");
+    assert!(answer["message"].as_str().unwrap().contains("C5002"), "{answer}");
+    let (status, _, body) = server.send_to("POST", "/v1/streams/clicks", &[], b"{\"n\": 1100}");
+    assert_eq!(status, 507, "{}", String::from_utf8_lossy(&body));
+    assert_eq!(server.send_to("GET", "/health", &[], b"").0, 200);
+    assert_eq!(server.call("ListStreams", &json!({})).1["StreamNames"], json!(["clicks"]));
+    disk.fill(false);
+    assert_eq!(put(&server, 100..200).0, 200);
+    let numbers = || {
+        let rows = project.query("SELECT n FROM raw.t ORDER BY n");
+        rows.as_array().unwrap().iter().map(|row| row["n"].as_i64().unwrap()).collect::<Vec<_>>()
+    };
+    let wait_for_rows = |count: i64| {
+        let started = Instant::now();
+        while numbers().len() < usize::try_from(count).unwrap() {
+            assert!(started.elapsed() < Duration::from_secs(60), "{:?}", numbers());
+        }
+        assert_eq!(numbers(), (0..count).collect::<Vec<_>>());
+    };
+    wait_for_rows(200);
+    // Records that are there when nothing can be written wait for it.
+    assert_eq!(put(&server, 200..300).0, 200);
+    disk.fill(true);
+    wait_for_metric(&server, |line| {
+        let failed =
+            ["catchment_run_failures_total ", "catchment_dataset_failures_total{dataset=\"raw.t\"} "];
+        let count = failed.iter().find_map(|name| line.strip_prefix(name));
+        count.is_some_and(|count| count.parse::<u64>().unwrap() > 0)
+    });
+    disk.fill(false);
+    wait_for_rows(300);
+    drop(server);
+    let kept = project.call(&["stream", "peek", "clicks", "--limit", "1000", "--json"]).exits(0).out;
+    assert_eq!(kept.lines().count(), 300);
+}
+
+#[test]
+fn a_clock_that_jumps_neither_reorders_records_nor_revives_iterators() {
+    let project = Project::new("CREATE VIEW a.b AS SELECT 1 AS n;");
+    project.call(&["stream", "create", "clicks"]).exits(0);
+    let disk = Disk::new(project.path());
+    let server = serve(&project, &disk);
+    let iterator = |kind: &str| {
+        let asked =
+            json!({ "StreamName": "clicks", "ShardId": "shardId-000000000000", "ShardIteratorType": kind });
+        server.call("GetShardIterator", &asked).1["ShardIterator"].clone()
+    };
+    let read = |iterator: &Value| server.call("GetRecords", &json!({ "ShardIterator": iterator }));
+    assert_eq!(put(&server, 0..10).0, 200);
+    disk.set_clock(-7_200);
+    assert_eq!(put(&server, 10..20).0, 200);
+    let (_, answer) = read(&iterator("TRIM_HORIZON"));
+    let records = answer["Records"].as_array().unwrap();
+    let field = |name: &'static str| records.iter().map(move |record| &record[name]);
+    let numbers: Vec<&Value> = field("PartitionKey").collect();
+    assert_eq!(json!(numbers), json!((0..20).map(|n| n.to_string()).collect::<Vec<_>>()));
+    let sequences: Vec<&str> = field("SequenceNumber").map(|text| text.as_str().unwrap()).collect();
+    assert!(sequences.is_sorted_by(|a, b| (a.len(), a) < (b.len(), b)), "{sequences:?}");
+    let times: Vec<f64> = field("ApproximateArrivalTimestamp").map(|time| time.as_f64().unwrap()).collect();
+    assert!(times.is_sorted(), "{times:?}");
+    // An iterator holds five minutes, by a clock that goes on.
+    disk.set_clock(0);
+    let held = iterator("TRIM_HORIZON");
+    disk.set_clock(290);
+    assert_eq!(read(&held).0, 200);
+    disk.set_clock(310);
+    let (status, answer) = read(&held);
+    assert_eq!((status, &answer["__type"]), (400, &json!("ExpiredIteratorException")), "{answer}");
+    assert_eq!(read(&iterator("TRIM_HORIZON")).0, 200);
+}
+
+#[test]
+fn records_that_a_service_of_kinesis_dropped_unread_are_missed() {
+    let served = Project::new("CREATE VIEW a.b AS SELECT 1 AS n;");
+    served.call(&["stream", "create", "clicks"]).exits(0);
+    let disk = Disk::new(served.path());
+    let project = Project::new("CREATE VIEW a.b AS SELECT 1 AS n;");
+    let follow = |port: u16, options: &str| {
+        let source = source(port, options);
+        project.write(
+            "pipelines/all.sql",
+            format!("CREATE STREAMING TABLE raw.t AS SELECT n FROM STREAM {source};"),
+        );
+        let mut command = project.command(&["run"]);
+        disk.below(&mut command);
+        command.env("AWS_ACCESS_KEY_ID", "tester").env("AWS_SECRET_ACCESS_KEY", "tester-secret");
+        let output = command.output().unwrap();
+        (output.status.code(), String::from_utf8(output.stderr).unwrap())
+    };
+    let count = || project.query("SELECT count(*) AS n FROM raw.t")[0]["n"].clone();
+    let server = serve(&served, &disk);
+    assert_eq!(put(&server, 0..50).0, 200);
+    assert_eq!(follow(server.port, "").0, Some(0));
+    // Nothing is missed of what was read before it was dropped.
+    drop(server);
+    disk.set_clock(25 * 3_600);
+    let server = serve(&served, &disk);
+    assert_eq!(put(&server, 50..100).0, 200);
+    drop(server);
+    // A segment goes when the one after it is as old as records may get.
+    disk.set_clock(50 * 3_600);
+    drop(serve(&served, &disk));
+    disk.set_clock(75 * 3_600);
+    let server = serve(&served, &disk);
+    let started = Instant::now();
+    let kept = || {
+        served.call(&["stream", "describe", "clicks", "--json"]).exits(0).json()["shards"][0]["records"]
+            .clone()
+    };
+    while kept() != 0 {
+        assert!(started.elapsed() < Duration::from_secs(30), "{}", kept());
+    }
+    assert_eq!(put(&server, 100..120).0, 200);
+    let (code, told) = follow(server.port, "");
+    assert!(code == Some(1) && told.contains("C4008") && told.contains("failOnDataLoss"), "{code:?} {told}");
+    assert_eq!(count(), 50);
+    assert_eq!(follow(server.port, ", failOnDataLoss => false").0, Some(0));
+    assert_eq!(count(), 70);
+}
+
+#[test]
+fn a_large_body_and_a_million_records_take_bounded_memory() {
+    let project = Project::new("CREATE VIEW a.b AS SELECT 1 AS n;");
+    let server = Serving::configured(&project, "open_on_loopback = true");
+    project.call(&["stream", "create", "clicks", "--shards", "4"]).exits(0);
+    let body = vec![b' '; 100 << 20];
+    for path in ["/", "/v1/streams/clicks"] {
+        let (status, _, _) = server.send_to("POST", path, &[], &body);
+        assert_eq!(status, 413, "{path}");
+    }
+    let before = server.peak_memory();
+    assert!(before < 256 << 20, "{before} bytes for bodies that are refused");
+    let lines = "{\"n\":1}\n".repeat(100_000);
+    let taken = std::thread::scope(|scope| {
+        let writers: Vec<_> = (0..10)
+            .map(|_| {
+                scope.spawn(|| {
+                    loop {
+                        match server.send_to("POST", "/v1/streams/clicks", &[], lines.as_bytes()).0 {
+                            202 => return 100_000,
+                            429 => {}
+                            other => panic!("{other}"),
+                        }
+                    }
+                })
+            })
+            .collect();
+        writers.into_iter().map(|writer| writer.join().unwrap()).sum::<u64>()
+    });
+    let described = project.call(&["stream", "describe", "clicks", "--json"]).exits(0).json();
+    let kept = described["shards"].as_array().unwrap().iter().map(|shard| shard["records"].as_u64().unwrap());
+    assert_eq!(kept.sum::<u64>(), taken);
+    let peak = server.peak_memory();
+    assert!(peak < 1 << 30, "{peak} bytes");
+}
