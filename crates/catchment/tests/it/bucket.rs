@@ -2,28 +2,21 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
 mod azure;
 
-use crate::project::{Done, Project, dataset, oracle, python};
+use crate::project::{Done, Killed, Project, dataset, oracle, python};
 use crate::proxy::{Proxy, Trouble};
 
-/// An S3 server with one bucket; killed when it is dropped.
+/// An S3 server with one bucket.
 struct Server {
-    process: Child,
+    _process: Killed,
     port: u16,
     _folder: tempfile::TempDir,
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 fn free_port() -> u16 {
@@ -67,7 +60,7 @@ impl Server {
         command.env("AWS_ACCESS_KEY_ID", "tester").env("AWS_SECRET_ACCESS_KEY", "tester-secret");
         let told = std::fs::File::create(&log).unwrap();
         command.current_dir(folder.path()).stdout(Stdio::null()).stderr(told);
-        let server = Self { process: command.spawn().unwrap(), port, _folder: folder };
+        let server = Self { _process: Killed(command.spawn().unwrap()), port, _folder: folder };
         server.require_that_it_takes_writes(&log);
         server
     }

@@ -1,7 +1,7 @@
 //! A project in a folder of its own, and the program run on it.
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Child, Command, Output};
 
 use serde_json::Value;
 
@@ -90,6 +90,16 @@ impl Project {
     #[track_caller]
     pub(crate) fn query(&self, sql: &str) -> Value {
         self.call(&["sql", "--json", sql]).exits(0).json()
+    }
+}
+
+/// A process that is killed when it is dropped.
+pub(crate) struct Killed(pub(crate) Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
     }
 }
 

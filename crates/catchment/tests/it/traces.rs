@@ -1,24 +1,17 @@
 //! Traces of batches, as a collector reads them that nobody here wrote.
 
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
+use std::process::{ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::project::{Done, Project, python, repository};
+use crate::project::{Done, Killed, Project, python, repository};
 
-/// A collector; killed when it is dropped.
+/// A collector.
 struct Collector {
-    process: Child,
+    _process: Killed,
     port: u16,
-    lines: std::io::Lines<BufReader<std::process::ChildStdout>>,
-}
-
-impl Drop for Collector {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
+    lines: std::io::Lines<BufReader<ChildStdout>>,
 }
 
 impl Collector {
@@ -27,7 +20,7 @@ impl Collector {
         let mut process = Command::new(python()?).arg(script).stdout(Stdio::piped()).spawn().unwrap();
         let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
         let port = lines.next().unwrap().unwrap().parse().unwrap();
-        Some(Self { process, port, lines })
+        Some(Self { _process: Killed(process), port, lines })
     }
 
     /// The spans up to the one that ends a batch, which comes last.

@@ -3,6 +3,8 @@
 create TOPIC PARTITIONS
 put TOPIC FIRST END        numbers as JSON, under a seventh of them as key
 messages FOLDER            Avro and Protobuf messages by the schemas of a folder; prints the rows that come of them
+
+An address ADDRESS,AUTHORITY is spoken to by TLS, the authority being a file.
 """
 
 import io
@@ -20,12 +22,14 @@ from confluent_kafka.admin import AdminClient, NewTopic
 from common import leave
 
 address, action, *rest = sys.argv[1:]
+address, *authority = address.split(",")
+common = {"bootstrap.servers": address, **({"security.protocol": "ssl", "ssl.ca.location": authority[0]} if authority else {})}
 # One message a batch: tansu tells the end of a partition by the first offset of its last batch.
-producer = Producer({"bootstrap.servers": address, "batch.num.messages": 1, "linger.ms": 0})
+producer = Producer({**common, "batch.num.messages": 1, "linger.ms": 0})
 
 
 def create(topic, partitions):
-    admin = AdminClient({"bootstrap.servers": address})
+    admin = AdminClient(common)
     for made in admin.create_topics([NewTopic(topic, num_partitions=partitions, replication_factor=1)]).values():
         made.result()
 

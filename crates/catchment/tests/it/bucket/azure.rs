@@ -1,11 +1,11 @@
 //! The same in a container of Azurite, the server that Azure's own clients are tested with.
 
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use super::{PIPELINE, add, call, contents, free_port, require_same_as_in_a_folder, undisturbed};
-use crate::project::{Project, oracle, python};
+use crate::project::{Killed, Project, oracle, python};
 use crate::proxy::{Proxy, Trouble};
 
 /// The account that Azurite has, and its key, as its documentation gives them.
@@ -13,18 +13,11 @@ pub(super) const ACCOUNT: &str = "devstoreaccount1";
 pub(super) const KEY: &str =
     "Eby8vdM02xNOcqFlqUwJPLlmEtlCDXJ1OUzFT50uSRZ6IFsuFq2UVErCz4I6tq/K1SZFPTOtr/KBHBeksoGMGw==";
 
-/// A blob server with one container; killed when it is dropped.
+/// A blob server with one container.
 struct Azurite {
-    process: Child,
+    _process: Killed,
     port: u16,
     _folder: tempfile::TempDir,
-}
-
-impl Drop for Azurite {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 /// Where `npm` put the servers; `None` when tests are not to compare.
@@ -49,7 +42,7 @@ impl Azurite {
             assert!(started.elapsed() < Duration::from_secs(60), "the server does not come up");
             std::thread::yield_now();
         }
-        let server = Self { process, port, _folder: folder };
+        let server = Self { _process: Killed(process), port, _folder: folder };
         assert_eq!(server.ask(&["make"]), "made\n");
         server
     }

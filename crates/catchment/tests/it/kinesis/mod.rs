@@ -10,23 +10,16 @@ mod soak;
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
 
-use crate::project::Project;
+use crate::project::{Killed, Project};
 
-/// `catchment serve` on a port of its own; killed when it is dropped.
+/// `catchment serve` on a port of its own.
 pub(crate) struct Serving {
-    process: Child,
+    process: Killed,
     pub(crate) port: u16,
-}
-
-impl Drop for Serving {
-    fn drop(&mut self) {
-        let _ = self.process.kill();
-        let _ = self.process.wait();
-    }
 }
 
 impl Serving {
@@ -47,20 +40,24 @@ impl Serving {
         let told: Value = serde_json::from_str(&line).unwrap_or_else(|error| panic!("{error}: {line:?}"));
         let port =
             told["listening"].as_str().and_then(|url| url.rsplit(':').next()).unwrap().parse().unwrap();
-        Self { process, port }
+        Self { process: Killed(process), port }
     }
 
     /// Asks it to end, and waits until it has; returns its exit code.
     pub(crate) fn terminate(&mut self) -> Option<i32> {
         assert!(
-            Command::new("kill").args(["-TERM", &self.process.id().to_string()]).status().unwrap().success()
+            Command::new("kill")
+                .args(["-TERM", &self.process.0.id().to_string()])
+                .status()
+                .unwrap()
+                .success()
         );
-        self.process.wait().unwrap().code()
+        self.process.0.wait().unwrap().code()
     }
 
     /// The most memory that it had so far, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
         line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() << 10
     }
