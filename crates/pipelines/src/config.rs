@@ -120,6 +120,8 @@ pub struct ServerConfig {
     pub open_on_loopback: bool,
     /// `POST /moto-api/reset` deletes every stream, for tests; only together with `open_on_loopback`.
     pub allow_reset: bool,
+    /// Shards take and give no more in a second than those of AWS: 1,000 records and 1 MiB in, 5 requests and 2 MiB out.
+    pub aws_limits: bool,
     /// The account in names of AWS resources, twelve digits.
     pub account: String,
     /// The region in names of AWS resources; that which a request is signed for when it is empty.
@@ -132,6 +134,7 @@ impl Default for ServerConfig {
             listen: "127.0.0.1:4566".to_owned(),
             open_on_loopback: false,
             allow_reset: false,
+            aws_limits: false,
             account: "000000000000".to_owned(),
             region: String::new(),
         }

@@ -66,6 +66,7 @@ pub(crate) async fn run(
         account: config.account.clone(),
         region: (!config.region.is_empty()).then(|| config.region.clone()),
         checks: checks(&workspace)?,
+        has_limits: config.aws_limits,
         ..KinesisOptions::default()
     };
     let kinesis = Arc::new(Kinesis::new(Arc::clone(&log), Arc::new(SystemClock), options, credentials));

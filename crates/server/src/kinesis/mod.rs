@@ -8,6 +8,7 @@ mod consumers;
 mod event_stream;
 mod firehose;
 mod operations;
+mod rates;
 mod records;
 mod request;
 mod shape;
@@ -29,6 +30,7 @@ use tokio::sync::watch;
 use crate::credentials::Credentials;
 use crate::ingest::{self, RecordCheck, Refused};
 use crate::kinesis::answer::{Answer, Fault};
+use crate::kinesis::rates::Rates;
 use crate::kinesis::request::Request;
 use crate::kinesis::value::{Codec, Structure, Value};
 use crate::sigv4::{SignatureFault, SignedRequest};
@@ -44,7 +46,8 @@ pub struct Kinesis {
     region: Option<String>,
     credentials: Option<Arc<dyn Credentials>>,
     shard_limit: usize,
-    is_lenient: bool,
+    /// What shards let pass, where AWS's limits are kept.
+    rates: Option<Rates>,
     checks: BTreeMap<String, RecordCheck>,
     /// Set when readers that are pushed to are to go.
     ended: watch::Sender<bool>,
@@ -59,8 +62,8 @@ pub struct KinesisOptions {
     pub region: Option<String>,
     /// Open shards that all streams together may have.
     pub shard_limit: usize,
-    /// Limits of AWS that protect its fleet, such as halving shards at most, are not kept.
-    pub is_lenient: bool,
+    /// Limits of AWS that protect its fleet are kept: what a shard takes and gives in a second, shards halved at most.
+    pub has_limits: bool,
     /// What records of plain HTTP are held to, by stream.
     pub checks: BTreeMap<String, RecordCheck>,
 }
@@ -72,7 +75,7 @@ impl Default for KinesisOptions {
             account: "000000000000".to_owned(),
             region: None,
             shard_limit: 6_000,
-            is_lenient: true,
+            has_limits: false,
             checks,
         }
     }
@@ -103,7 +106,7 @@ impl Kinesis {
         options: KinesisOptions,
         credentials: Option<Arc<dyn Credentials>>,
     ) -> Self {
-        let KinesisOptions { account, region, shard_limit, is_lenient, checks } = options;
+        let KinesisOptions { account, region, shard_limit, has_limits, checks } = options;
         Self {
             log,
             clock,
@@ -111,7 +114,7 @@ impl Kinesis {
             region,
             credentials,
             shard_limit,
-            is_lenient,
+            rates: has_limits.then(Rates::default),
             checks,
             ended: watch::Sender::new(false),
         }

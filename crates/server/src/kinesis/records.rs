@@ -5,6 +5,7 @@ use catchment_log::{Entry, Read, Record, Sequence, ShardId, Stream, StreamState,
 
 use crate::kinesis::Kinesis;
 use crate::kinesis::answer::{Answer, Fault};
+use crate::kinesis::rates::{exceeded, message};
 use crate::kinesis::request::{Request, blob, text};
 use crate::kinesis::token::{LIFE, Token, TokenFault};
 use crate::kinesis::value::{Structure, Value};
@@ -22,6 +23,9 @@ impl Kinesis {
         require_size(&state, &entry, "data")?;
         if let Some(least) = request.text("SequenceNumberForOrdering") {
             self.require_ordering(&state, least)?;
+        }
+        if let Some(shard) = self.full_shard(&state, &entry) {
+            return Err(exceeded(&state, shard, &self.account));
         }
         let appended = stream.append(vec![entry]).await?;
         let appended = appended.first().ok_or_else(|| Fault::bare("InternalFailure"))?;
@@ -50,18 +54,38 @@ impl Kinesis {
             require_size(&state, &entry, &format!("records.{}.member.data", index + 1))?;
             entries.push(entry);
         }
-        let answer = stream.append(entries).await?;
-        let put = |appended: &catchment_log::Appended| {
-            Structure::default()
-                .with("SequenceNumber", appended.sequence.to_string())
-                .with("ShardId", appended.shard.to_string())
-                .into()
+        let full: Vec<_> = entries.iter().map(|entry| self.full_shard(&state, entry)).collect();
+        let taken = entries.into_iter().zip(&full).filter(|(_, full)| full.is_none());
+        let mut appended = stream.append(taken.map(|(entry, _)| entry).collect()).await?.into_iter();
+        let mut put = |full: &Option<ShardId>| {
+            let answer = Structure::default();
+            match full {
+                Some(shard) => answer
+                    .with("ErrorCode", "ProvisionedThroughputExceededException")
+                    .with("ErrorMessage", message(&state, *shard, &self.account)),
+                None => {
+                    let appended = appended.next();
+                    answer
+                        .with_some("SequenceNumber", appended.as_ref().map(|at| at.sequence.to_string()))
+                        .with_some("ShardId", appended.as_ref().map(|at| at.shard.to_string()))
+                }
+            }
+            .into()
         };
+        let answers = full.iter().map(&mut put).collect();
         Ok(Structure::default()
-            .with("FailedRecordCount", 0_usize)
+            .with("FailedRecordCount", full.iter().flatten().count())
             .with_some("EncryptionType", state.encryption_key.as_ref().map(|_| "KMS"))
-            .with("Records", Value::List(answer.iter().map(put).collect()))
+            .with("Records", Value::List(answers))
             .into())
+    }
+
+    /// The shard that a record would go to, when it takes no more now.
+    fn full_shard(&self, state: &StreamState, entry: &Entry) -> Option<ShardId> {
+        let rates = self.rates.as_ref()?;
+        let shard = state.route(entry.hash)?;
+        let bytes = entry.partition_key.len() + entry.data.len();
+        (!rates.put(state, shard, bytes, self.clock.now_millis())).then_some(shard)
     }
 
     /// A number that records are to follow is one of this stream, and not of the future.
@@ -190,11 +214,19 @@ impl Kinesis {
             return Err(self.missing_shard(&token.stream, token.shard));
         }
         let limit = request.limit("Limit", 10_000);
+        if self.rates.as_ref().is_some_and(|rates| !rates.begin_read(&state, token.shard, now)) {
+            return Err(exceeded(&state, token.shard, &self.account));
+        }
         // A shard that retention removed has nothing more to read.
         let read = match state.shard(token.shard) {
             Ok(_) => stream.read(token.shard, token.ordinal, limit, GET_BYTES)?,
             Err(_) => Read { is_end: true, ..Read::default() },
         };
+        if let Some(rates) = &self.rates {
+            let bytes =
+                read.records.iter().map(|record| record.partition_key.len() + record.data.len()).sum();
+            rates.end_read(&state, token.shard, bytes, now);
+        }
         let next = (!read.is_end).then(|| self.token(&state, token.shard, read.next));
         Ok(Structure::default()
             .with("Records", self.record_values(&stream, token.shard, &read.records)?)

@@ -153,7 +153,7 @@ impl Kinesis {
                 ),
             ));
         }
-        if target * 2 < current && !self.is_lenient {
+        if target * 2 < current && self.rates.is_some() {
             return Err(Fault::new(
                 "LimitExceededException",
                 format!(

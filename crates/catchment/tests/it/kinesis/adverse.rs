@@ -206,3 +206,43 @@ fn a_large_body_and_a_million_records_take_bounded_memory() {
     let peak = server.peak_memory();
     assert!(peak < 1 << 30, "{peak} bytes");
 }
+
+#[test]
+fn a_shard_takes_and_gives_what_one_of_aws_does_when_it_is_told_to() {
+    let project = Project::new("CREATE VIEW a.b AS SELECT 1 AS n;");
+    let server = Serving::configured(&project, "open_on_loopback = true\naws_limits = true");
+    let started = Instant::now();
+    project.call(&["stream", "create", "clicks"]).exits(0);
+    let mut taken = 0;
+    let mut refused = 0;
+    for first in (0..2_000).step_by(500) {
+        let (status, answer) = put(&server, first..first + 500);
+        assert_eq!(status, 200, "{answer}");
+        let all = answer["Records"].as_array().unwrap();
+        let failed =
+            all.iter().filter(|record| record["ErrorCode"] == "ProvisionedThroughputExceededException");
+        let failed: Vec<_> = failed.collect();
+        assert_eq!(answer["FailedRecordCount"], failed.len());
+        assert!(failed.iter().all(|record| {
+            record["SequenceNumber"].is_null()
+                && record["ErrorMessage"]
+                    .as_str()
+                    .unwrap()
+                    .starts_with("Rate exceeded for shard shardId-000000000000 in stream clicks")
+        }));
+        (taken, refused) = (taken + all.len() - failed.len(), refused + failed.len());
+    }
+    let most = 1_000 + usize::try_from(started.elapsed().as_millis()).unwrap() + 1;
+    assert!((1_000..=most).contains(&taken) && taken + refused == 2_000, "{taken} of at most {most}");
+    let asked = json!({ "StreamName": "clicks", "ShardId": "shardId-000000000000", "ShardIteratorType": "TRIM_HORIZON" });
+    let iterator = server.call("GetShardIterator", &asked).1["ShardIterator"].clone();
+    let begun = Instant::now();
+    let answers: Vec<_> = (0..40)
+        .map(|_| server.call("GetRecords", &json!({ "ShardIterator": iterator, "Limit": 1 })))
+        .collect();
+    let most = 5 + usize::try_from(begun.elapsed().as_millis() / 200).unwrap() + 1;
+    let read = answers.iter().filter(|(status, _)| *status == 200);
+    assert!(read.clone().all(|(_, answer)| answer["Records"].as_array().unwrap().len() == 1));
+    assert!((5..=most).contains(&read.count()), "of at most {most}");
+    assert!(answers.iter().any(|(_, answer)| answer["__type"] == "ProvisionedThroughputExceededException"));
+}
