@@ -1,7 +1,7 @@
 //! Keeps a table quick to open and to read: checkpoints, log clean-up, compaction.
 //!
 //! This runs beside commits and never inside one. It takes at most a twentieth of the time: after a
-//! pass that took long, the next one waits longer.
+//! pass that took long, the next one waits longer, except that checkpoints are written when they get far behind.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,6 +34,9 @@ impl Default for MaintenanceOptions {
 
 /// The share of time maintenance leaves to others: it waits this many times as long as it worked.
 const REST: u32 = 19;
+
+/// A checkpoint that is so many times overdue does not wait for the rest to end.
+const BEHIND: u64 = 10;
 
 /// Looks after one table in the background while others commit to it.
 #[derive(Debug)]
@@ -100,15 +103,20 @@ impl Maintenance {
     /// # Errors
     /// Returns errors of reading and writing; the table is then as it was.
     pub async fn tick(&mut self, newest: u64) -> Result<bool> {
-        if self.rest_until.is_some_and(|until| Instant::now() < until) {
-            return Ok(false);
-        }
+        let rests = self.rest_until.is_some_and(|until| Instant::now() < until);
         let done_at = match self.done_at {
             Some(version) => version,
             None => *self.done_at.insert(self.writer.table().last_checkpoint().await?),
         };
-        if newest < done_at + self.options.checkpoint_after {
+        let after = self.options.checkpoint_after;
+        let due = if rests { after.saturating_mul(BEHIND) } else { after };
+        if newest < done_at.saturating_add(due) {
             return Ok(false);
+        }
+        if rests {
+            // Files can wait to be joined. Whoever opens the table reads every entry since the checkpoint.
+            self.done_at = Some(self.writer.checkpoint().await?);
+            return Ok(true);
         }
         let started = Instant::now();
         self.writer.compact(self.options.minimum_files, self.options.target_bytes).await?;
@@ -140,5 +148,41 @@ impl TableWriter {
         }
         checkpoints::cleanup_metadata(delta, None).await.map_err(|error| log_error(attempt(), error))?;
         Ok(snapshot.version())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::{Duration, Instant};
+
+    use catchment_core::{NoFaults, SystemClock, TableName};
+    use datafusion::arrow::datatypes::{DataType, Field, Schema};
+
+    use super::{BEHIND, Maintenance, MaintenanceOptions};
+    use crate::{Lake, Publication, TableSpec};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_that_rests_does_not_let_checkpoints_fall_far_behind() {
+        let folder = tempfile::tempdir().unwrap();
+        let lake = Lake::open(folder.path(), Arc::new(SystemClock), Arc::new(NoFaults)).unwrap();
+        let owner = lake.own().await.unwrap();
+        let table = TableName::new("raw", "t");
+        let writer = owner.writer(&table);
+        let schema = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true)]));
+        let spec = TableSpec { schema, partition_columns: Vec::new(), comment: None, properties: Vec::new() };
+        writer.ensure(&spec).await.unwrap();
+        let options = MaintenanceOptions { checkpoint_after: 3, ..MaintenanceOptions::default() };
+        let mut maintenance = Maintenance::new(Arc::clone(&writer), options);
+        maintenance.rest_until = Instant::now().checked_add(Duration::from_secs(3_600));
+        let mut written = Vec::new();
+        for version in 1..=70 {
+            writer.append(Publication::default()).await.unwrap();
+            if maintenance.tick(version).await.unwrap() {
+                written.push(version);
+            }
+        }
+        assert_eq!(written, [3 * BEHIND, 6 * BEHIND]);
+        assert_eq!(lake.table(&table).last_checkpoint().await.unwrap(), 6 * BEHIND);
     }
 }

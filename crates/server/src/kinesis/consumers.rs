@@ -1,11 +1,12 @@
 //! Readers with a name, and the records that are pushed to them.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, Weak};
 use std::time::Duration;
 
 use catchment_core::{Code, Error};
 use catchment_log::{Consumer, Sequence, ShardId, Stream, StreamState};
 use futures::Stream as Answers;
+use tokio::sync::watch;
 
 use crate::kinesis::Kinesis;
 use crate::kinesis::answer::{Answer, Fault};
@@ -27,6 +28,21 @@ const HEARTBEAT: Duration = Duration::from_secs(5);
 /// Records and bytes of one event.
 const EVENT_RECORDS: usize = 10_000;
 const EVENT_BYTES: usize = 1 << 20;
+
+/// How long a subscription lasts before another call of its consumer may end it.
+const TAKEOVER_MILLIS: i64 = 5_000;
+
+/// What is pushed to whom: the times at which stream and consumer were made, and the shard.
+pub(super) type Subscribed = (i64, i64, ShardId);
+
+/// A shard that is pushed to a consumer.
+#[derive(Debug)]
+pub(super) struct Subscription {
+    /// Milliseconds since the Unix epoch.
+    begun: i64,
+    /// Set when another call of the consumer goes on in its place.
+    taken: watch::Sender<bool>,
+}
 
 impl Kinesis {
     fn consumer_arn(&self, state: &StreamState, consumer: &Consumer, region: &str) -> String {
@@ -159,13 +175,35 @@ impl Kinesis {
         .await
     }
 
+    /// Begins to push a shard to a consumer; an older subscription ends, unless that is too young.
+    fn begin_subscription(&self, key: Subscribed, consumer: &str) -> Answer<Arc<Subscription>> {
+        let begun = self.clock.now_millis();
+        let mut all = self.subscriptions.lock().unwrap_or_else(PoisonError::into_inner);
+        all.retain(|_, known| known.strong_count() > 0);
+        if let Some(older) = all.get(&key).and_then(Weak::upgrade) {
+            if begun - older.begun < TAKEOVER_MILLIS {
+                return Err(Fault::new(
+                    "ResourceInUseException",
+                    format!(
+                        "Another active subscription exists for this consumer: {consumer}, shard {}, under account {}.",
+                        key.2, self.account
+                    ),
+                ));
+            }
+            older.taken.send_replace(true);
+        }
+        let subscription = Arc::new(Subscription { begun, taken: watch::Sender::new(false) });
+        all.insert(key, Arc::downgrade(&subscription));
+        Ok(subscription)
+    }
+
     /// Pushes records to a reader, for five minutes or until the shard ends.
     pub(super) fn subscribe(
         self: &Arc<Self>,
         request: &Request<'_>,
         codec: Codec,
     ) -> Answer<impl Answers<Item = Result<Vec<u8>, std::io::Error>> + use<>> {
-        let (stream, _) = self.consumer(request)?;
+        let (stream, consumer) = self.consumer(request)?;
         let state = stream.state();
         let shard = self.shard_id(state.name.as_str(), request.required("ShardId"))?;
         state.shard(shard).map_err(|_| self.missing_shard(state.name.as_str(), shard))?;
@@ -177,12 +215,17 @@ impl Kinesis {
             call: "SubscribeToShard",
         };
         let mut next = self.start(&stream, shard, &start)?;
+        let subscription =
+            self.begin_subscription((state.created_at, consumer.created_at, shard), &consumer.name)?;
         let mut changes = stream.changes();
         let mut ended = self.ended.subscribe();
         let kinesis = Arc::clone(self);
         let ends = tokio::time::Instant::now() + SUBSCRIPTION;
         let created = state.shard(shard)?.created;
+        let mut taken = subscription.taken.subscribe();
         Ok(async_stream::stream! {
+            // It is active for as long as somebody reads this.
+            let _active = subscription;
             yield Ok(initial(codec));
             loop {
                 changes.mark_unchanged();
@@ -202,7 +245,7 @@ impl Kinesis {
                     .with_some("ChildShards", read.is_end.then(|| children(&state, shard)));
                 yield Ok(event("SubscribeToShardEvent", codec, &body.into()));
                 let now = tokio::time::Instant::now();
-                if read.is_end || now >= ends {
+                if read.is_end || now >= ends || *taken.borrow() {
                     return;
                 }
                 if read.behind_millis == 0 && next >= stream.head(shard) {
@@ -212,6 +255,7 @@ impl Kinesis {
                         let changed = tokio::select! {
                             changed = tokio::time::timeout_at(until, changes.changed()) => changed,
                             _ = ended.wait_for(|ended| *ended) => return,
+                            _ = taken.wait_for(|taken| *taken) => return,
                         };
                         if stream.is_closed() {
                             return;

@@ -18,7 +18,7 @@ mod token;
 mod value;
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, Weak};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
@@ -30,6 +30,7 @@ use tokio::sync::watch;
 use crate::credentials::Credentials;
 use crate::ingest::{self, RecordCheck, Refused};
 use crate::kinesis::answer::{Answer, Fault};
+use crate::kinesis::consumers::{Subscribed, Subscription};
 use crate::kinesis::rates::Rates;
 use crate::kinesis::request::Request;
 use crate::kinesis::value::{Codec, Structure, Value};
@@ -49,6 +50,8 @@ pub struct Kinesis {
     /// What shards let pass, where AWS's limits are kept.
     rates: Option<Rates>,
     checks: BTreeMap<String, RecordCheck>,
+    /// The shards that are pushed to consumers now.
+    subscriptions: Mutex<BTreeMap<Subscribed, Weak<Subscription>>>,
     /// Set when readers that are pushed to are to go.
     ended: watch::Sender<bool>,
 }
@@ -116,6 +119,7 @@ impl Kinesis {
             shard_limit,
             rates: has_limits.then(Rates::default),
             checks,
+            subscriptions: Mutex::default(),
             ended: watch::Sender::new(false),
         }
     }

@@ -246,3 +246,59 @@ fn a_shard_takes_and_gives_what_one_of_aws_does_when_it_is_told_to() {
     assert!((5..=most).contains(&read.count()), "of at most {most}");
     assert!(answers.iter().any(|(_, answer)| answer["__type"] == "ProvisionedThroughputExceededException"));
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_has_one_subscription_to_a_shard_and_takes_it_over() {
+    use aws_sdk_kinesis::config::{BehaviorVersion, Builder, Credentials, Region};
+    use aws_sdk_kinesis::error::ProvideErrorMetadata;
+    use aws_sdk_kinesis::types::{ShardIteratorType, StartingPosition};
+
+    let project = Project::new("CREATE VIEW a.b AS SELECT 1 AS n;");
+    project.call(&["stream", "create", "clicks"]).exits(0);
+    let disk = Disk::new(project.path());
+    let server = serve(&project, &disk);
+    let config = Builder::new().behavior_version(BehaviorVersion::latest()).region(Region::new("us-east-1"));
+    let config = config.credentials_provider(Credentials::new("k", "s", None, None, "test"));
+    let kinesis = aws_sdk_kinesis::Client::from_conf(config.endpoint_url(server.url()).build());
+    let described = kinesis.describe_stream_summary().stream_name("clicks").send().await.unwrap();
+    let arn = described.stream_description_summary.unwrap().stream_arn;
+    let mut consumers = Vec::new();
+    for name in ["a", "b"] {
+        let made =
+            kinesis.register_stream_consumer().stream_arn(&arn).consumer_name(name).send().await.unwrap();
+        consumers.push(made.consumer.unwrap().consumer_arn);
+    }
+    let subscribe = |consumer: &str| {
+        let start = StartingPosition::builder().r#type(ShardIteratorType::Latest).build().unwrap();
+        let asking = kinesis.subscribe_to_shard().consumer_arn(consumer).shard_id("shardId-000000000000");
+        asking.starting_position(start).send()
+    };
+    let mut first = subscribe(&consumers[0]).await.unwrap().event_stream;
+    assert!(first.recv().await.unwrap().is_some());
+    let refused = subscribe(&consumers[0]).await.unwrap_err();
+    assert_eq!(refused.code(), Some("ResourceInUseException"), "{refused:?}");
+    // Another consumer has its own.
+    let mut other = subscribe(&consumers[1]).await.unwrap().event_stream;
+    assert!(other.recv().await.unwrap().is_some());
+    disk.set_clock(6);
+    let mut second = subscribe(&consumers[0]).await.unwrap().event_stream;
+    while first.recv().await.unwrap().is_some() {}
+    // One that is gone is in nobody's way.
+    assert!(second.recv().await.unwrap().is_some());
+    drop((first, second));
+    loop {
+        match subscribe(&consumers[0]).await {
+            Ok(_) => break,
+            Err(error) => assert_eq!(error.code(), Some("ResourceInUseException"), "{error:?}"),
+        }
+    }
+    assert_eq!(put(&server, 0..1).0, 200);
+    let pushed = loop {
+        let event = other.recv().await.unwrap().unwrap();
+        let records = event.as_subscribe_to_shard_event().unwrap().records.len();
+        if records > 0 {
+            break records;
+        }
+    };
+    assert_eq!(pushed, 1);
+}
