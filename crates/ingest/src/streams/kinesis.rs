@@ -3,7 +3,7 @@
 //! A shard does not tell how many records it has, so that planning has to read. What it read is kept until the next plan, and
 //! read again from the service only when a process died in between.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -19,6 +19,7 @@ use bytes::Bytes;
 use catchment_core::{Code, Error, Result};
 use datafusion::arrow::array::ArrayRef;
 use datafusion::arrow::datatypes::Fields;
+use futures::{FutureExt, StreamExt, TryStreamExt};
 use tokio::sync::OnceCell;
 
 use crate::source::{Limits, StreamPosition, StreamSlice, StreamStanding};
@@ -38,6 +39,9 @@ const EMPTY: usize = 25;
 
 /// Records handed on at once.
 const BATCH_ROWS: usize = 8_192;
+
+/// Shards that are read at the same time.
+const AT_A_TIME: usize = 16;
 
 /// A stream.
 #[derive(Debug)]
@@ -282,6 +286,20 @@ impl KinesisFeed {
         })
     }
 
+    /// Keeps what was fetched for whoever reads it; `None` when that is nothing.
+    fn keep(&self, shard: &str, from: StreamPosition, records: Vec<FeedRecord>) -> Option<StreamSlice> {
+        let last = records.last()?;
+        let until = StreamPosition::Behind {
+            sequence: last.sequence.clone().unwrap_or_default(),
+            complete: last.arrived,
+        };
+        let count = Some(records.len() as u64);
+        let slice = StreamSlice { partition: shard.to_owned(), from, until, records: count };
+        let mut kept = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
+        kept.insert(Self::key_of(&slice), Arc::new(records));
+        Some(slice)
+    }
+
     /// Reads a shard until there is nothing more, `bytes` were read, or what comes arrived later than the horizon.
     async fn fetch(
         &self,
@@ -406,6 +424,26 @@ fn moved_on(from: &StreamPosition, complete: Option<i64>, kept: i64) -> StreamPo
     }
 }
 
+/// A shard that can be read, from where, and up to which time; `None` for one that waits for its parents or has
+/// nothing to give.
+fn ready<'a>(
+    about: &'a About,
+    upto: &StreamStanding,
+    horizon: Option<&StreamStanding>,
+    id: &str,
+) -> Option<(&'a String, StreamPosition, Option<i64>)> {
+    let (id, shard) = about.shards.get_key_value(id)?;
+    let until = horizon.map(|horizon| match horizon.next.get(id) {
+        Some(StreamPosition::Since(millis)) => *millis,
+        // The shard was made later than that.
+        _ => i64::MIN,
+    });
+    let from = upto.next.get(id).cloned().unwrap_or(StreamPosition::Earliest);
+    let waits = about.parents(shard).any(|parent| upto.next.get(parent) != Some(&StreamPosition::End));
+    let is_over = until.is_some_and(|until| until == i64::MIN || is_complete(&from, until));
+    (from != StreamPosition::End && !waits && !is_over).then_some((id, from, until))
+}
+
 /// Whether everything that had arrived by a time was read.
 fn is_complete(position: &StreamPosition, horizon: i64) -> bool {
     match position {
@@ -437,31 +475,24 @@ impl Feed for KinesisFeed {
         let is_end = |upto: &StreamStanding, shard: &str| upto.next.get(shard) == Some(&StreamPosition::End);
         let open = about.shards.keys().filter(|shard| !is_end(&upto, shard)).count().max(1) as u64;
         let mut slices = Vec::new();
-        for (id, shard) in &about.shards {
-            let until = horizon.map(|horizon| match horizon.next.get(id) {
-                Some(StreamPosition::Since(millis)) => *millis,
-                // The shard was made later than that.
-                _ => i64::MIN,
-            });
-            let from = upto.next.get(id).cloned().unwrap_or(StreamPosition::Earliest);
-            let waits = about.parents(shard).any(|parent| !is_end(&upto, parent));
-            let is_over = until.is_some_and(|until| until == i64::MIN || is_complete(&from, until));
-            if from == StreamPosition::End || waits || is_over {
-                continue;
+        let mut left: BTreeSet<&String> = about.shards.keys().collect();
+        loop {
+            // Parents before their children, and all that wait for nothing at the same time.
+            let mut fetches = Vec::new();
+            for (id, from, until) in left.iter().filter_map(|id| ready(&about, &upto, horizon, id)) {
+                let limits = (limits.bytes / open, until, about.kept);
+                let fetch = async move { Ok((id, self.fetch(id, &from, limits).await?, from)) };
+                fetches.push(fetch.boxed());
             }
-            let fetched = self.fetch(id, &from, (limits.bytes / open, until, about.kept)).await?;
-            if let Some(last) = fetched.records.last() {
-                let until = StreamPosition::Behind {
-                    sequence: last.sequence.clone().unwrap_or_default(),
-                    complete: last.arrived,
-                };
-                let records = Some(fetched.records.len() as u64);
-                let slice = StreamSlice { partition: id.clone(), from, until, records };
-                let mut kept = self.fetched.lock().unwrap_or_else(PoisonError::into_inner);
-                kept.insert(Self::key_of(&slice), Arc::new(fetched.records));
-                slices.push(slice);
+            if fetches.is_empty() {
+                break;
             }
-            upto.next.insert(id.clone(), fetched.next);
+            let mut fetches = futures::stream::iter(fetches).buffered(AT_A_TIME);
+            while let Some((id, fetched, from)) = fetches.try_next().await? {
+                left.remove(id);
+                slices.extend(self.keep(id, from, fetched.records));
+                upto.next.insert(id.clone(), fetched.next);
+            }
         }
         // Of shards that are gone only the parents of others need to be remembered.
         upto.next.retain(|id, _| {
