@@ -32,6 +32,16 @@ with open(f"{folder}/catchment.toml", "w") as file:
 with open(f"{folder}/pipelines/all.sql", "w") as file:
     file.write("CREATE STREAMING TABLE raw.t AS SELECT id FROM STREAM read_stream('clicks', schema => 'id BIGINT');\n")
 subprocess.run([example, str(commits), f"{folder}/lake"], check=True)
+log = f"{folder}/lake/raw/t/_delta_log"
+
+
+def versions():
+    """The versions in the log, in order."""
+    return sorted(int(name[:20]) for name in os.listdir(log) if name.endswith(".json") and name[:20].isdigit())
+
+
+# Upkeep has made some besides.
+begun_with = versions()[-1]
 subprocess.run([program, "stream", "create", "clicks", "--shards", "4"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
 service = subprocess.Popen([program, "serve", "--json"], cwd=folder, stdout=subprocess.PIPE, text=True)
 address = json.loads(service.stdout.readline())["listening"].split("//")[1]
@@ -68,26 +78,30 @@ service.send_signal(signal.SIGTERM)
 if service.wait() != 0:
     raise SystemExit("the service did not end well")
 
-log, latencies, batches, compactions = f"{folder}/lake/raw/t/_delta_log", [], 0, 0
-for name in sorted(os.listdir(log)):
-    if not name.endswith(".json") or not name[:20].isdigit() or int(name[:20]) <= commits:
+latencies, commits_at, compactions = [], [], []
+for version in versions():
+    if version <= begun_with:
         continue
+    name = f"{version:020}.json"
     with open(f"{log}/{name}") as file:
         adds = [action["add"] for action in map(json.loads, file) if "add" in action]
-    if adds and not adds[0]["dataChange"]:
-        compactions += 1
-        continue
     readable = os.stat(f"{log}/{name}").st_ctime_ns / 1000
+    if adds and not adds[0]["dataChange"]:
+        compactions.append(readable)
+        continue
     for add in adds:
         sent = parquet.read_table(f"{folder}/lake/raw/t/{add['path']}", columns=["id"], partitioning=None)["id"].to_pylist()
         latencies.extend((readable - at) / 1e6 for at in sent)
-    batches += bool(adds)
+    commits_at.extend([readable] if adds else [])
 shutil.rmtree(folder)
 
 wanted = int(seconds * PER_SECOND) * CONNECTIONS * records
 if len(latencies) != wanted:
     raise SystemExit(f"{len(latencies)} rows of {wanted}")
 part = lambda values, share: sorted(values)[min(len(values) - 1, int(len(values) * share))]
-print(f"{wanted} records in {seconds:.0f} s, {batches} commits behind {commits}, {compactions} compactions")
+print(f"{wanted} records in {seconds:.0f} s, {len(commits_at)} commits behind {begun_with}, {len(compactions)} compactions")
+gap, behind = max((after - before, before) for before, after in zip(commits_at, commits_at[1:]))
+told = ", ".join(f"{(at - commits_at[0]) / 1e6:.1f}" for at in compactions)
+print(f"longest without a commit: {gap / 1e6:.1f} s, from {(behind - commits_at[0]) / 1e6:.1f} s on; compactions after {told} s")
 print(f"row readable: p50 {part(latencies, 0.5):.3f} s, p99 {part(latencies, 0.99):.3f} s, most {max(latencies):.3f} s")
 print(f"answer: p50 {part(answers, 0.5) * 1e3:.1f} ms, p99 {part(answers, 0.99) * 1e3:.1f} ms; the generator was late by {part(late, 0.99) * 1e3:.1f} ms (p99)")
