@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use catchment_catalog::{BatchRecord, Store};
 use catchment_core::{Backoff, Clock, Error, FaultPoint, FlowName, Position, Result, Retry, TableName};
 use catchment_ingest::Replaced;
-use catchment_lake::{Lake, Maintainer, MaintenanceOptions, Outcome, Owner, Publication};
+use catchment_lake::{Lake, MaintenanceOptions, Outcome, Owner, Publication};
 use catchment_sql::Sessions;
 use rand::Rng;
 use serde_json::json;
@@ -67,8 +67,6 @@ pub struct Runtime {
     clock: Arc<dyn Clock>,
     run: String,
     options: RuntimeOptions,
-    /// What looks after the tables that were published to.
-    maintainers: Mutex<BTreeMap<TableName, Maintainer>>,
     /// Keys of tables, as far as batches staged by this process have seen them.
     known_keys: Mutex<BTreeMap<TableName, KnownKeys>>,
 }
@@ -84,16 +82,7 @@ impl Runtime {
         options: RuntimeOptions,
     ) -> Self {
         let clock = Arc::clone(owner.lake().clock());
-        Self {
-            owner,
-            sessions,
-            store,
-            clock,
-            run,
-            options,
-            maintainers: Mutex::default(),
-            known_keys: Mutex::default(),
-        }
+        Self { owner, sessions, store, clock, run, options, known_keys: Mutex::default() }
     }
 
     /// Takes the keys that are known of a table; whoever does not put them back has them forgotten.
@@ -462,27 +451,12 @@ impl Runtime {
 
     /// Has a table looked after in the background, now that it has one version more.
     pub(crate) fn look_after(&self, table: &TableName, version: u64) {
-        let mut maintainers = self.maintainers.lock().unwrap_or_else(PoisonError::into_inner);
-        maintainers
-            .entry(table.clone())
-            .or_insert_with(|| {
-                let mut options = self.options.maintenance;
-                if table.is_quarantine() {
-                    // A replay replaces the files that it has read; they stay as they are until then.
-                    options.minimum_files = usize::MAX;
-                }
-                Maintainer::start(self.owner.writer(table), options)
-            })
-            .committed(version);
-    }
-
-    /// Ends the upkeep of tables, after what is due by now.
-    pub async fn stop(&self) {
-        let maintainers =
-            std::mem::take(&mut *self.maintainers.lock().unwrap_or_else(PoisonError::into_inner));
-        for maintainer in maintainers.into_values() {
-            maintainer.stop().await;
+        let mut options = self.options.maintenance;
+        if table.is_quarantine() {
+            // A replay replaces the files that it has read; they stay as they are until then.
+            options.minimum_files = usize::MAX;
         }
+        self.owner.look_after(table, version, options);
     }
 
     /// The batch that begins an epoch: it empties the table and reads nothing.

@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use arrow::array::{Int64Array, RecordBatch};
 use arrow::datatypes::{DataType, Field, Schema};
 use catchment_core::{Clock, Code, Error, FlowName, NoFaults, Position, Result, SystemClock, TableName};
-use catchment_lake::{FileOptions, Lake, Maintainer, MaintenanceOptions, Outcome, Publication, TableSpec};
+use catchment_lake::{FileOptions, Lake, MaintenanceOptions, Outcome, Publication, TableSpec};
 
 /// Commits that are compared with each other.
 const WINDOW: usize = 1_000;
@@ -47,7 +47,6 @@ async fn measure(folder: &std::path::Path, commits: usize) -> Result<Vec<Duratio
     };
     writer.ensure(&spec).await?;
 
-    let maintainer = Maintainer::start(Arc::clone(&writer), MaintenanceOptions::default());
     let flow = FlowName::new("commits");
     let mut times = Vec::with_capacity(commits);
     for number in 0..commits {
@@ -62,9 +61,9 @@ async fn measure(folder: &std::path::Path, commits: usize) -> Result<Vec<Duratio
         let outcome = writer.append(Publication { position, adds, ..Publication::default() }).await?;
         times.push(started.elapsed());
         if let Outcome::Committed(version) = outcome {
-            maintainer.committed(version);
+            owner.look_after(&table, version, MaintenanceOptions::default());
         }
     }
-    maintainer.stop().await;
+    owner.end_upkeep(Duration::from_secs(3_600)).await;
     Ok(times)
 }

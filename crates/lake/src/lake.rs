@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::{Path as FilePath, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use bytes::Bytes;
 use catchment_core::{Clock, Faults, Result, TableName};
@@ -13,12 +14,14 @@ use object_store::{ObjectStore, ObjectStoreExt, PutMode, PutOptions};
 use parquet::arrow::async_reader::MetadataFetch;
 use parquet::errors::{ParquetError, Result as ParquetResult};
 use parquet::file::metadata::{PageIndexPolicy, ParquetMetaData, ParquetMetaDataReader};
+use tokio::time::Instant;
 use url::Url;
 
 use crate::failure::storage_error;
 use crate::layout::Layout;
 use crate::lease::Lease;
 use crate::log::OWNER_APPLICATION;
+use crate::maintain::{Maintainer, MaintenanceOptions};
 use crate::store::DurableStore;
 use crate::table::Table;
 use crate::writer::TableWriter;
@@ -135,7 +138,12 @@ impl Lake {
             }
             lease.raise(u64::try_from(newest).unwrap_or(0)).await?;
         }
-        Ok(Owner { lake: Arc::clone(self), lease: Arc::new(lease), writers: Mutex::default() })
+        Ok(Owner {
+            lake: Arc::clone(self),
+            lease: Arc::new(lease),
+            writers: Mutex::default(),
+            maintainers: Mutex::default(),
+        })
     }
 
     /// Reads a record of ours, `None` when it is not there.
@@ -201,6 +209,8 @@ pub struct Owner {
     lake: Arc<Lake>,
     lease: Arc<Lease>,
     writers: Mutex<HashMap<TableName, Arc<TableWriter>>>,
+    /// What looks after the tables that were published to.
+    maintainers: Mutex<HashMap<TableName, Maintainer>>,
 }
 
 impl Owner {
@@ -232,6 +242,26 @@ impl Owner {
             ))
         });
         Arc::clone(writer)
+    }
+
+    /// Has a table looked after in the background, now that it has one version more: for as long as the right to write
+    /// is held, or until [`Owner::end_upkeep`]. Needs a Tokio runtime.
+    pub fn look_after(&self, table: &TableName, version: u64, options: MaintenanceOptions) {
+        let mut maintainers = self.maintainers.lock().unwrap_or_else(PoisonError::into_inner);
+        maintainers
+            .entry(table.clone())
+            .or_insert_with(|| Maintainer::start(self.writer(table), options))
+            .committed(version);
+    }
+
+    /// Ends the upkeep of tables, after what is due by now. What takes longer than `patience` is left undone.
+    pub async fn end_upkeep(&self, patience: Duration) {
+        let maintainers =
+            std::mem::take(&mut *self.maintainers.lock().unwrap_or_else(PoisonError::into_inner));
+        let until = Instant::now() + patience;
+        for maintainer in maintainers.into_values() {
+            maintainer.stop(until).await;
+        }
     }
 
     /// Writes a record of ours, durably. `Ok(false)` when `create_only` and it is there already.

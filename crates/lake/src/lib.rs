@@ -41,7 +41,7 @@ pub use lease::{Lease, RENEW_MILLIS};
 pub use line::Line;
 pub use local::LocalFile;
 pub use log::{BATCH_KEY, Entry, OWNER_APPLICATION};
-pub use maintain::{Maintainer, Maintenance, MaintenanceOptions};
+pub use maintain::{Maintenance, MaintenanceOptions};
 pub use merge::{Merge, merge_planner};
 pub use release::Release;
 pub use schema::{parse_schema_text, schema_text, storable_schema, to_stored, widens};

@@ -40,7 +40,7 @@ const BEHIND: u64 = 10;
 
 /// Looks after one table in the background while others commit to it.
 #[derive(Debug)]
-pub struct Maintainer {
+pub(crate) struct Maintainer {
     newest: watch::Sender<u64>,
     task: JoinHandle<()>,
 }
@@ -50,7 +50,7 @@ impl Maintainer {
     ///
     /// What fails is logged and tried again later: the data is published, only upkeep is late.
     #[must_use]
-    pub fn start(writer: Arc<TableWriter>, options: MaintenanceOptions) -> Self {
+    pub(crate) fn start(writer: Arc<TableWriter>, options: MaintenanceOptions) -> Self {
         let (newest, mut told) = watch::channel(0);
         let task = tokio::spawn(async move {
             let mut maintenance = Maintenance::new(writer, options);
@@ -67,15 +67,17 @@ impl Maintainer {
     }
 
     /// Tells that a version was committed.
-    pub fn committed(&self, version: u64) {
+    pub(crate) fn committed(&self, version: u64) {
         self.newest.send_replace(version);
     }
 
-    /// Waits for what is due by now, and ends.
-    pub async fn stop(self) {
+    /// Waits for what is due by now, and ends; what is not done by then is left undone, as if the process had ended.
+    pub(crate) async fn stop(mut self, until: tokio::time::Instant) {
         drop(self.newest);
-        if let Err(error) = self.task.await {
-            tracing::error!(%error, "the maintainer of a table ended early");
+        match tokio::time::timeout_at(until, &mut self.task).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the maintainer of a table ended early"),
+            Err(_) => self.task.abort(),
         }
     }
 }

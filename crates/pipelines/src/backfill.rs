@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::Mutex;
 
 use crate::check::Dataset;
-use crate::run::{Mode, RunOptions, RunReport, Workspace, select};
+use crate::run::{ALL_UPKEEP, Mode, RunOptions, RunReport, Workspace, select};
 use crate::statement::DatasetKind;
 use crate::time_range::{Step, TimeRange};
 
@@ -181,7 +181,9 @@ impl Workspace {
         let (owner, _heartbeat) = self.own().await?;
         self.finish_backfill(&owner, &checked.datasets, &progress).await?;
         write(&owner, &backfill).await?;
-        let run = self.do_backfill(&owner, &checked.datasets, backfill.clone(), progress).await?;
+        let run = self.do_backfill(&owner, &checked.datasets, backfill.clone(), progress).await;
+        owner.end_upkeep(ALL_UPKEEP).await;
+        let run = run?;
         let unfinished = unfinished(&self.lake).await?.is_some();
         Ok(BackfillReport { backfill, run: Some(run), unfinished })
     }

@@ -7,13 +7,18 @@ use std::time::Duration;
 use catchment_core::{Backoff, Code, Error, Result};
 use catchment_flows::{FlowSpec, Progress};
 use catchment_ingest::streams::OpenLog;
+use catchment_lake::Owner;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use rand::Rng;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use crate::check::Dataset;
 use crate::run::{Mode, RunReport, Workspace};
+
+/// How long the upkeep of tables may go on when the service is to end.
+const LAST_UPKEEP: Duration = Duration::from_secs(3);
 
 /// When datasets are brought up to date.
 #[derive(Debug, Clone, Copy)]
@@ -38,14 +43,29 @@ impl Workspace {
         options: KeepOptions,
         progress: Arc<dyn Progress>,
         told: &(dyn Fn(Result<&RunReport, &Error>) + Send + Sync),
-        mut stop: watch::Receiver<bool>,
+        stop: watch::Receiver<bool>,
     ) -> Result<()> {
         let checked = self.check().await;
         Error::join(checked.errors)?;
         let (owner, _heartbeat) = self.own().await?;
-        self.finish_backfill(&owner, &checked.datasets, &progress).await?;
+        let ended = self.keep_owned(&owner, checked.datasets, options, progress, told, stop).await;
+        owner.end_upkeep(LAST_UPKEEP).await;
+        ended
+    }
+
+    /// What [`Workspace::keep`] does once the lake may be written.
+    async fn keep_owned(
+        &self,
+        owner: &Arc<Owner>,
+        datasets: Vec<Dataset>,
+        options: KeepOptions,
+        progress: Arc<dyn Progress>,
+        told: &(dyn Fn(Result<&RunReport, &Error>) + Send + Sync),
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<()> {
+        self.finish_backfill(owner, &datasets, &progress).await?;
         let log = self.streams.log()?;
-        let is_live = checked.datasets.iter().flat_map(|dataset| &dataset.flows).any(FlowSpec::is_live);
+        let is_live = datasets.iter().flat_map(|dataset| &dataset.flows).any(FlowSpec::is_live);
         let poll = if is_live { options.poll.min(options.buffer) } else { options.poll };
         let backoff = Backoff { retries: u32::MAX, ..Backoff::default() };
         let mut failures = 0;
@@ -55,8 +75,8 @@ impl Workspace {
             let mut changes: Vec<_> = log.streams().iter().map(|stream| stream.changes()).collect();
             changes.iter_mut().for_each(watch::Receiver::mark_unchanged);
             let begun = Instant::now();
-            let datasets = checked.datasets.clone();
-            let result = self.run_datasets(datasets, Mode::Update, &owner, Arc::clone(&progress)).await;
+            let result =
+                self.run_datasets(datasets.clone(), Mode::Update, owner, Arc::clone(&progress)).await;
             told(result.as_ref());
             if let Some(lost) = errors(&result).find(|error| error.code() == Code::LEASE_LOST) {
                 return Err(lost.clone());
