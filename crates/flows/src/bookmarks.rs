@@ -15,6 +15,7 @@ use crate::ancestry::Ancestry;
 use crate::passed::Passed;
 use crate::records::{BatchPlan, Records, StagedBatch};
 use crate::spec::{FlowSpec, InputKind};
+use crate::windows::{WindowState, remove_unnamed, state_at, state_position};
 
 /// A file that a flow has taken.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -199,7 +200,8 @@ pub(crate) async fn taken(
     }
     let streams = last.streams.clone();
     let horizons = BTreeMap::new();
-    Ok(Taken { files: Arc::new(seen), tables, streams, horizons, versions, last: Some(last), replaced })
+    let files = Arc::new(seen);
+    Ok(Taken { files, tables, streams, horizons, versions, last: Some(last), replaced, windows: None })
 }
 
 /// Where a flow stands in each stream that it reads, by the stream's name, when what is published counts.
@@ -218,6 +220,20 @@ pub async fn stream_standings(
     }
 }
 
+/// How far the event time of a flow with windows has come, when what is published counts; `None` for one without.
+///
+/// # Errors
+/// As [`bookmarks`].
+pub async fn window_state(lake: &Lake, target: &TableName, flow: &FlowName) -> Result<Option<WindowState>> {
+    let Some(snapshot) = lake.table(target).latest().await? else { return Ok(None) };
+    let Some(published) = snapshot.position(flow.as_str()).await? else { return Ok(None) };
+    let records = Records::new(lake, flow);
+    match state_position(&records, &records.plan(published).await?).await? {
+        Some(at) => Ok(records.staged(at).await?.windows),
+        None => Ok(None),
+    }
+}
+
 /// What a flow has taken so far.
 #[derive(Debug, Default)]
 pub(crate) struct Taken {
@@ -231,6 +247,8 @@ pub(crate) struct Taken {
     /// The plan of the last published batch.
     pub(crate) last: Option<BatchPlan>,
     pub(crate) replaced: Replaced,
+    /// Of a flow with windows: what it goes on from, and the batch that tells it.
+    pub(crate) windows: Option<(Option<Position>, WindowState)>,
 }
 
 impl Taken {
@@ -243,6 +261,21 @@ impl Taken {
             horizon: self.horizons.get(input).cloned(),
             replaced: self.replaced.clone(),
         }
+    }
+
+    /// What a flow with windows goes on from.
+    pub(crate) async fn window_state(
+        &mut self,
+        records: &Records<'_>,
+    ) -> Result<&(Option<Position>, WindowState)> {
+        if self.windows.is_none() {
+            let at = match &self.last {
+                Some(last) => state_position(records, last).await?,
+                None => None,
+            };
+            self.windows = Some((at, state_at(records, at).await?));
+        }
+        Ok(self.windows.get_or_insert_default())
     }
 
     /// Notes where the streams end now: a flow that follows a busy stream would never have caught up.
@@ -263,6 +296,7 @@ impl Taken {
         self.tables = plan.tables.clone();
         self.streams = plan.streams.clone();
         self.versions = plan.versions.clone();
+        self.windows = staged.windows.clone().map(|state| (Some(plan.position), state));
         self.last = Some(plan);
     }
 }
@@ -314,5 +348,5 @@ pub(crate) async fn compact(owner: &Owner, flow: &FlowName, published: Position,
             records.remove(owner, *at).await?;
         }
     }
-    Ok(())
+    remove_unnamed(owner, flow).await
 }

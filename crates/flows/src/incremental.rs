@@ -1,70 +1,193 @@
 //! Which queries may run over a stream: those whose result for all input is the sum of the results
-//! for its pieces.
+//! for its pieces, a piece being some rows, or all rows of some windows.
 
 use std::collections::BTreeSet;
 
 use catchment_core::{Code, Error, Result};
-use datafusion::common::tree_node::TreeNode;
-use datafusion::logical_expr::{Expr, JoinType, LogicalPlan};
+use catchment_sql::{WINDOW_END, WINDOW_START, window_bound};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::{Distinct, Expr, Join, JoinType, LogicalPlan};
 
-/// Checks that a plan can be run a piece of its streams at a time.
+/// Checks that a plan can be run a piece of its streams at a time. `windowed` are those streams whose rows it puts into
+/// windows, all by their keys.
 ///
 /// # Errors
 /// Returns [`Code::NOT_SUPPORTED`] naming what would need to remember earlier pieces.
-pub fn require_incremental(plan: &LogicalPlan, streams: &BTreeSet<String>) -> Result<()> {
-    visit(plan, streams).map(|_| ())
+pub fn require_incremental(
+    plan: &LogicalPlan,
+    streams: &BTreeSet<String>,
+    windowed: &BTreeSet<String>,
+) -> Result<()> {
+    let rows = visit(plan, streams)?;
+    match rows.plain.intersection(windowed).next() {
+        Some(_) => Err(Error::new(
+            Code::NOT_SUPPORTED,
+            "a stream is read both in windows and without is not supported yet",
+        )
+        .hint("make it two flows: CREATE FLOW ... AS INSERT INTO ...")),
+        None => Ok(()),
+    }
 }
 
-/// Whether the plan reads a stream.
-fn visit(plan: &LogicalPlan, streams: &BTreeSet<String>) -> Result<bool> {
+/// What the rows of a plan are.
+#[derive(Debug, Clone, Default)]
+struct Rows {
+    /// The streams whose rows they are, one by one.
+    plain: BTreeSet<String>,
+    /// Whether they are rows of windows that are complete.
+    windowed: bool,
+}
+
+impl Rows {
+    fn is_streaming(&self) -> bool {
+        self.windowed || !self.plain.is_empty()
+    }
+
+    /// Whether they are rows of windows and nothing else.
+    fn is_windowed(&self) -> bool {
+        self.windowed && self.plain.is_empty()
+    }
+}
+
+fn refuse<T>(what: &str) -> Result<T> {
+    Err(Error::new(Code::NOT_SUPPORTED, format!("{what} is not supported yet"))
+        .hint("make the dataset a MATERIALIZED VIEW over the table, or take STREAM away"))
+}
+
+fn unbounded<T>(what: &str) -> Result<T> {
+    Err(Error::new(
+        Code::NOT_SUPPORTED,
+        format!("{what} over a stream would have to remember all of it"),
+    )
+    .hint("put its rows into windows: GROUP BY ..., TUMBLE(ts, INTERVAL '1' MINUTE); or make the dataset a MATERIALIZED VIEW"))
+}
+
+fn visit(plan: &LogicalPlan, streams: &BTreeSet<String>) -> Result<Rows> {
     let mut inputs = Vec::new();
     for input in plan.inputs() {
         inputs.push(visit(input, streams)?);
     }
-    let any = inputs.iter().any(|streaming| *streaming);
     for expr in plan.expressions() {
         refuse_subqueries(&expr, streams)?;
     }
-    let refuse = |what: &str| {
-        Err(Error::new(Code::NOT_SUPPORTED, format!("{what} is not supported yet"))
-            .hint("make the dataset a MATERIALIZED VIEW over the table, or take STREAM away"))
-    };
+    let mut rows = Rows::default();
+    for input in &inputs {
+        rows.plain.extend(input.plain.iter().cloned());
+        rows.windowed |= input.windowed;
+    }
+    if let LogicalPlan::TableScan(scan) = plan {
+        let key = scan.table_name.table();
+        rows.plain.extend(streams.get(key).cloned());
+        return Ok(rows);
+    }
+    if !rows.is_streaming() {
+        return Ok(rows);
+    }
+    let windows = rows.is_windowed();
+    let passes = |expr: &Expr| is_bound(plan, expr);
     match plan {
-        LogicalPlan::TableScan(scan) => return Ok(streams.contains(scan.table_name.table())),
-        LogicalPlan::Join(join) if any => match (inputs.as_slice(), join.join_type) {
-            ([true, true], _) => return refuse("a join of two streams"),
-            // Rows of the table without a match would have to wait for all of the stream.
-            (
-                [true, _],
-                JoinType::Inner
-                | JoinType::Left
-                | JoinType::LeftSemi
-                | JoinType::LeftAnti
-                | JoinType::LeftMark,
-            )
-            | (
-                [_, true],
-                JoinType::Inner
-                | JoinType::Right
-                | JoinType::RightSemi
-                | JoinType::RightAnti
-                | JoinType::RightMark,
-            ) => {}
-            (_, kind) => return refuse(&format!("a {kind} join of a stream that keeps rows of the table")),
-        },
+        LogicalPlan::Join(join) => join_rows(join, &inputs)?,
         // Rows of the table would be added again with each piece of the stream.
-        LogicalPlan::Union(_) if any && inputs.iter().any(|streaming| !streaming) => {
+        LogicalPlan::Union(_) if inputs.iter().any(|input| !input.is_streaming()) => {
             return refuse("a union of a stream with a table");
         }
-        LogicalPlan::Aggregate(_) if any => return refuse("an aggregate over a stream"),
-        LogicalPlan::Distinct(_) if any => return refuse("DISTINCT over a stream"),
-        LogicalPlan::Window(_) if any => return refuse("a window function over a stream"),
-        LogicalPlan::Sort(_) if any => return refuse("ORDER BY over a stream"),
-        LogicalPlan::Limit(_) if any => return refuse("LIMIT over a stream"),
-        LogicalPlan::RecursiveQuery(_) if any => return refuse("a recursive query over a stream"),
+        LogicalPlan::Aggregate(node) if windows && node.group_expr.iter().any(passes) => {}
+        LogicalPlan::Aggregate(_) if windows => {
+            return unbounded("an aggregate without the window in its GROUP BY");
+        }
+        LogicalPlan::Distinct(Distinct::All(input)) if windows && has_bound(input) => {}
+        LogicalPlan::Distinct(_) if windows => return unbounded("DISTINCT without a bound of the window"),
+        LogicalPlan::Window(node)
+            if windows && node.window_expr.iter().all(|expr| stays_within(plan, expr)) => {}
+        LogicalPlan::Window(_) if windows => {
+            return unbounded("a window function without the window in its PARTITION BY");
+        }
+        LogicalPlan::Aggregate(_) => return unbounded("an aggregate"),
+        LogicalPlan::Distinct(_) => return unbounded("DISTINCT"),
+        LogicalPlan::Window(_) => return unbounded("a window function"),
+        LogicalPlan::Sort(_) => return refuse("ORDER BY over a stream"),
+        LogicalPlan::Limit(_) => return refuse("LIMIT over a stream"),
+        LogicalPlan::RecursiveQuery(_) => return refuse("a recursive query over a stream"),
         _ => {}
     }
-    Ok(any)
+    if plan.schema().fields().iter().any(|field| [WINDOW_START, WINDOW_END].contains(&field.name().as_str()))
+    {
+        // Here they are put into windows, or were before.
+        rows = Rows { plain: BTreeSet::new(), windowed: true };
+    }
+    Ok(rows)
+}
+
+/// Whether a row tells which window it is of.
+fn has_bound(plan: &LogicalPlan) -> bool {
+    plan.schema().columns().iter().any(|column| window_bound(plan, column).is_some())
+}
+
+/// Whether a window function looks only at rows of the same window.
+fn stays_within(node: &LogicalPlan, expr: &Expr) -> bool {
+    match expr {
+        Expr::WindowFunction(function) => {
+            function.params.partition_by.iter().any(|expr| is_bound(node, expr))
+        }
+        _ => false,
+    }
+}
+
+/// Whether an expression over the input of a node is a bound of a window.
+fn is_bound(node: &LogicalPlan, expr: &Expr) -> bool {
+    match (expr, node.inputs().first()) {
+        (Expr::Column(column), Some(input)) => window_bound(input, column).is_some(),
+        _ => false,
+    }
+}
+
+fn join_rows(join: &Join, inputs: &[Rows]) -> Result<()> {
+    let [left, right] = inputs else { return Ok(()) };
+    match (left.is_streaming(), right.is_streaming(), join.join_type) {
+        (true, true, _) if left.is_windowed() && right.is_windowed() && joins_windows(join) => Ok(()),
+        (true, true, _) if left.is_windowed() && right.is_windowed() => {
+            unbounded("a join of two streams without their windows being equal")
+        }
+        (true, true, _) => refuse("a join of two streams"),
+        // Rows of the table without a match would have to wait for all of the stream.
+        (
+            true,
+            false,
+            JoinType::Inner | JoinType::Left | JoinType::LeftSemi | JoinType::LeftAnti | JoinType::LeftMark,
+        )
+        | (
+            false,
+            true,
+            JoinType::Inner
+            | JoinType::Right
+            | JoinType::RightSemi
+            | JoinType::RightAnti
+            | JoinType::RightMark,
+        )
+        | (false, false, _) => Ok(()),
+        (_, _, kind) => refuse(&format!("a {kind} join of a stream that keeps rows of the table")),
+    }
+}
+
+/// Whether a join asks for the same window on both sides: all rows that meet are then in one batch.
+fn joins_windows(join: &Join) -> bool {
+    let bound = |plan: &LogicalPlan, expr: &Expr| match expr {
+        Expr::Column(column) => window_bound(plan, column),
+        _ => None,
+    };
+    let of_filter = join.filter.iter().flat_map(datafusion::logical_expr::utils::split_conjunction);
+    let equalities = of_filter.filter_map(|expr| match expr {
+        Expr::BinaryExpr(binary) if binary.op == datafusion::logical_expr::Operator::Eq => {
+            Some((binary.left.as_ref().clone(), binary.right.as_ref().clone()))
+        }
+        _ => None,
+    });
+    join.on.iter().cloned().chain(equalities).any(|(first, second)| {
+        let sides = |a: &Expr, b: &Expr| (bound(&join.left, a), bound(&join.right, b));
+        [sides(&first, &second), sides(&second, &first)]
+            .iter()
+            .any(|(left, right)| left.is_some() && left == right)
+    })
 }
 
 fn refuse_subqueries(expr: &Expr, streams: &BTreeSet<String>) -> Result<()> {
@@ -77,11 +200,11 @@ fn refuse_subqueries(expr: &Expr, streams: &BTreeSet<String>) -> Result<()> {
             _ => None,
         };
         if let Some(subquery) = subquery
-            && visit(&subquery.subquery, streams).unwrap_or(true)
+            && visit(&subquery.subquery, streams).map_or(true, |rows| rows.is_streaming())
         {
             found = Err(Error::new(Code::NOT_SUPPORTED, "a subquery over a stream is not supported yet"));
         }
-        Ok(datafusion::common::tree_node::TreeNodeRecursion::Continue)
+        Ok(TreeNodeRecursion::Continue)
     });
     found
 }

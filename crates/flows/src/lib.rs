@@ -24,9 +24,10 @@ mod spec;
 mod stage;
 mod steps;
 mod unique;
+mod windows;
 
 pub use backfill::{ALL_PARTITIONS, PartitionCondition, ReplaceRequest, Settles, cancel_replacement};
-pub use bookmarks::{Bookmark, bookmarks, stream_standings};
+pub use bookmarks::{Bookmark, bookmarks, stream_standings, window_state};
 pub use incremental::require_incremental;
 pub use pins::pins;
 pub use quarantine::quarantine_spec;
@@ -40,3 +41,4 @@ pub use rollback::{
 };
 pub use runtime::{CatchUp, Progress, Runtime, RuntimeOptions};
 pub use spec::{FlowKind, FlowSpec, Input, InputKind};
+pub use windows::{Allows, EventTime, InputState, PartitionTime, Run, WindowState};

@@ -1,6 +1,6 @@
 //! The records of a flow in the lake: plans and staged batches.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use catchment_catalog::{BatchRecord, ColumnSource, ExpectationCount, InputVersion, RuleRecord};
 use catchment_core::{Code, Error, FlowName, Position, Result, TableName};
@@ -9,6 +9,8 @@ use catchment_ingest::{BrokenFile, Range, StreamStanding, TableStanding};
 use catchment_lake::{Add, Lake, Owner, TableSpec};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+
+use crate::windows::WindowState;
 
 /// What a batch is going to do, made durable before it does anything.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -41,6 +43,12 @@ pub struct BatchPlan {
     pub planned_at: i64,
     /// What `random()` starts from in the batch.
     pub seed: u64,
+    /// The batch whose state a flow with windows goes on from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub state: Option<Position>,
+    /// Inputs with windows that have more than the batch reads, and whose time must wait for it.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub behind: BTreeSet<String>,
     /// What each streamed or listed input gives to the batch, by the input's name.
     pub ranges: BTreeMap<String, Range>,
     /// Where the flow stands in each streamed table when the batch is published, by the table's name.
@@ -86,6 +94,8 @@ impl BatchPlan {
             replaces_where: None,
             planned_at,
             seed: 0,
+            state: None,
+            behind: BTreeSet::new(),
             ranges: BTreeMap::new(),
             tables: BTreeMap::new(),
             streams: BTreeMap::new(),
@@ -136,6 +146,9 @@ pub struct StagedBatch {
     /// Files taken before whose rows were all computed again from what they hold now.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub again: Vec<FileInfo>,
+    /// Of a flow with windows: how far its time has come, and the rows that it holds back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub windows: Option<WindowState>,
     /// What the books and the commits say about the batch.
     pub summary: BatchSummary,
 }

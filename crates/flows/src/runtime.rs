@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use catchment_catalog::{BatchRecord, Store};
 use catchment_core::{Backoff, Clock, Error, FaultPoint, FlowName, Position, Result, Retry, TableName};
-use catchment_ingest::Replaced;
+use catchment_ingest::{Limits, Range, Replaced, Standing};
 use catchment_lake::{Lake, MaintenanceOptions, Outcome, Owner, Publication};
 use catchment_sql::Sessions;
 use rand::Rng;
@@ -19,6 +19,7 @@ use crate::report::{FlowReport, Phase, Phases, Stopwatch};
 use crate::resume::{Resume, resume};
 use crate::spec::{FlowKind, FlowSpec, Input, InputKind};
 use crate::unique::KnownKeys;
+use crate::windows::require_state;
 
 /// Is told what flows do while they run.
 pub trait Progress: Send + Sync {
@@ -223,7 +224,7 @@ impl Runtime {
             next = Resume::Plan(at.next());
         }
         report.changed = self.changed(spec, &taken);
-        report.version = self.lake().table(&spec.target).latest().await?.map(|snapshot| snapshot.version());
+        report.version = self.owner.writer(&spec.target).version().await?;
         Ok(())
     }
 
@@ -257,6 +258,16 @@ impl Runtime {
             ..BatchPlan::empty(spec.name.clone(), at, self.clock.now_micros())
         };
         spec.require_kind_of(taken.last.as_ref())?;
+        let windows = match spec.windows.is_empty() {
+            true => None,
+            false => {
+                let records = Records::new(self.lake(), &spec.name);
+                let (at, state) = taken.window_state(&records).await?.clone();
+                require_state(spec, &state)?;
+                plan.state = at;
+                Some(state)
+            }
+        };
         let known = taken.versions.clone();
         if taken.last.is_none() {
             let existing = spec.existing_files().await?;
@@ -288,11 +299,16 @@ impl Runtime {
                     None
                 }
             };
+            if let Some(range) = &range
+                && is_behind(spec, input, range, taken.standing(&input.name)).await?
+            {
+                plan.behind.insert(input.name.clone());
+            }
             if let Some(range) = range {
-                if let catchment_ingest::Range::Table { upto, .. } = &range {
+                if let Range::Table { upto, .. } = &range {
                     plan.tables.insert(input.name.clone(), *upto);
                 }
-                if let catchment_ingest::Range::Stream { upto, .. } = &range {
+                if let Range::Stream { upto, .. } = &range {
                     plan.streams.insert(input.name.clone(), upto.clone());
                 }
                 if !range.is_empty() {
@@ -305,7 +321,9 @@ impl Runtime {
                 let streams: Vec<_> =
                     spec.inputs.iter().filter(|input| matches!(input.kind, InputKind::Stream(..))).collect();
                 // A first batch makes the table, even when it is empty.
-                published.is_none() || streams.iter().any(|input| plan.ranges.contains_key(&input.name))
+                published.is_none()
+                    || streams.iter().any(|input| plan.ranges.contains_key(&input.name))
+                    || windows.is_some_and(|state| state.closes_without_rows(&plan))
             }
             FlowKind::AppendOnce => taken.last.as_ref().is_none_or(BatchPlan::starts_over),
             FlowKind::Replace | FlowKind::ReplaceWhere => {
@@ -476,7 +494,14 @@ impl Runtime {
         }
         outputs.push(empty(spec.target.clone(), spec.table.clone()));
         let summary = BatchSummary { planned_at: plan.planned_at, ..BatchSummary::default() };
-        Ok(StagedBatch { position: plan.position, outputs, broken: Vec::new(), again: Vec::new(), summary })
+        Ok(StagedBatch {
+            position: plan.position,
+            outputs,
+            broken: Vec::new(),
+            again: Vec::new(),
+            windows: None,
+            summary,
+        })
     }
 
     /// Begins a full refresh of a dataset: all its flows open a new epoch, whose first batch empties the table.
@@ -521,6 +546,21 @@ fn for_dataset(error: Error, dataset: &TableName) -> Error {
     match error.hint_text().map(|hint| hint.replace("DATASET", &dataset.to_string())) {
         Some(hint) => error.hint(hint),
         None => error,
+    }
+}
+
+/// Whether an input whose rows are put into windows has more than a range of it: its pieces come in no order, so that
+/// its time must wait until all are read. Partitions of streams are each in order.
+async fn is_behind(spec: &FlowSpec, input: &Input, range: &Range, mut standing: Standing) -> Result<bool> {
+    match &input.kind {
+        InputKind::Stream(source, _)
+            if spec.windows.contains_key(&input.name) && !matches!(range, Range::Stream { .. }) =>
+        {
+            range.advance(&mut standing);
+            let more = source.plan(&standing, Limits { files: 1, bytes: 1 }).await?;
+            Ok(more.is_some_and(|more| !more.is_empty()))
+        }
+        _ => Ok(false),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a flow is: a query, what it reads, and the table it keeps up to date.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use catchment_core::{Code, Error, FlowName, Result, TableName};
@@ -11,6 +12,7 @@ use catchment_quality::dqdl::Ruleset;
 use catchment_sql::{BoundQuery, SqlText};
 
 use crate::records::BatchPlan;
+use crate::windows::EventTime;
 
 /// How a flow's result goes into its table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +44,8 @@ pub struct FlowSpec {
     pub query: BoundQuery,
     /// What the query reads, one for each relation.
     pub inputs: Vec<Input>,
+    /// The event time of the inputs whose rows the query puts into windows, by the input's name.
+    pub windows: BTreeMap<String, EventTime>,
     /// What its rows are held to.
     pub expectations: Arc<Vec<Expectation>>,
     /// What each batch is held to as a whole.

@@ -8,7 +8,7 @@ use catchment_core::{Code, Error, FaultPoint, Result};
 use catchment_ingest::{ADDRESS_COLUMN, BrokenFile, Range, Rejects, TableSource, first_piece};
 use catchment_lake::{FileOptions, FileWriter, WrittenFiles};
 use catchment_quality::{RowRules, RuleOutcome};
-use catchment_sql::{Moment, Planner, column_origins};
+use catchment_sql::{Moment, Planner, closed_function, column_origins};
 use datafusion::logical_expr::LogicalPlan;
 use tokio::sync::mpsc;
 
@@ -22,6 +22,7 @@ use crate::runtime::Runtime;
 use crate::spec::{FlowKind, FlowSpec, Input, InputKind};
 use crate::steps::Steps;
 use crate::unique::{KnownKeys, Uniqueness};
+use crate::windows::WindowState;
 
 /// The size of a data file, in bytes.
 pub(crate) const TARGET_BYTES: usize = 128 << 20;
@@ -128,10 +129,21 @@ impl Runtime {
         (rejects, bad): (&Arc<Rejects>, mpsc::Sender<BadRows>),
         replacing: Option<&Arc<Replacing>>,
     ) -> Result<Computed> {
-        let planner = Arc::new(self.sessions.planner(Moment { micros: plan.planned_at, seed: plan.seed })?);
+        let mut planner = self.sessions.planner(Moment { micros: plan.planned_at, seed: plan.seed })?;
+        let gathered = self.gather(spec, plan, &planner, (broken, rejects, &bad)).await?;
+        if let Some(gathered) = &gathered {
+            planner.add_function(closed_function(gathered.closed))?;
+        }
+        let planner = Arc::new(planner);
         let mut carriers = BTreeMap::new();
         let mut pieces = 0;
         for input in &spec.inputs {
+            let held = gathered.as_ref().and_then(|gathered| gathered.table(self, spec, &input.name));
+            if let Some(held) = held {
+                // Its rows have been counted, and what is made of several has no address.
+                planner.bind(&input.key, held)?;
+                continue;
+            }
             let range = self.bind(&planner, input, plan, broken, rejects).await?;
             if let (InputKind::Stream(source, _), Some(range)) = (&input.kind, range) {
                 let table = source.read(&range, Arc::clone(rejects), Some(first_piece(pieces)?))?;
@@ -146,7 +158,7 @@ impl Runtime {
         let columns = lineage(&logical, &spec.inputs);
         // What comes out of quarantine is read by its addresses alone.
         let replays = plan.ranges.values().any(|range| matches!(range, Range::Quarantine { .. }));
-        if replays || replacing.is_some() || !spec.expectations.is_empty() {
+        if gathered.is_none() && (replays || replacing.is_some() || !spec.expectations.is_empty()) {
             logical = carry_addresses(logical, &carriers)?;
         }
         drop(carriers);
@@ -177,7 +189,12 @@ impl Runtime {
             // Nobody takes them only when the quarantine has failed, which is told there.
             let _ = bad.send(rest).await;
         }
+        let windows = match gathered {
+            Some(gathered) => Some(self.hold_back(spec, plan, gathered).await?),
+            None => None,
+        };
         Ok(Computed {
+            windows,
             columns,
             counts: judge.counts(),
             dropped: judge.dropped(),
@@ -306,8 +323,9 @@ impl Runtime {
             expectations: attempt.computed.counts,
             rules: rules::records(attempt.computed.outcomes),
         };
-        let known = attempt.computed.known;
-        let staged = StagedBatch { position: plan.position, outputs, broken, again: Vec::new(), summary };
+        let (known, windows) = (attempt.computed.known, attempt.computed.windows);
+        let staged =
+            StagedBatch { position: plan.position, outputs, broken, again: Vec::new(), windows, summary };
         Ok((staged, known))
     }
 }
@@ -331,6 +349,7 @@ pub(crate) struct Computed {
     pub(crate) failure: Option<(u64, u64)>,
     pub(crate) outcomes: Vec<RuleOutcome>,
     pub(crate) known: Option<KnownKeys>,
+    pub(crate) windows: Option<WindowState>,
 }
 
 /// A range without the files that turned out to be broken.

@@ -15,7 +15,7 @@ mod types;
 
 pub use address::{ADDRESS_COLUMN, Address, address_field, first_piece};
 pub use records::{SourceRecord, json_lines};
-pub use rejects::{Reject, RejectSink, Rejects, reject_schema};
+pub use rejects::{Reject, RejectSink, Rejects, reject_batch, reject_schema};
 pub use replay::{RecordFormat, ReplaySource};
 pub use source::{
     AddedFile, BrokenFile, Limits, Range, Replaced, Source, Standing, StreamPosition, StreamSlice,

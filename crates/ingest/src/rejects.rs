@@ -42,7 +42,10 @@ pub fn reject_schema() -> SchemaRef {
 }
 
 /// Rows as [`reject_schema`] has them.
-pub(crate) fn reject_batch(rejects: &[Reject]) -> Result<RecordBatch> {
+///
+/// # Errors
+/// Returns [`Code::INTERNAL`] when they cannot be collected.
+pub fn reject_batch(rejects: &[Reject]) -> Result<RecordBatch> {
     let number = |value: Option<u64>| value.and_then(|at| i64::try_from(at).ok());
     let columns: Vec<ArrayRef> = vec![
         Arc::new(rejects.iter().map(|reject| Some(reject.source.as_str())).collect::<StringArray>()),

@@ -1,8 +1,8 @@
 //! Writes files of a table again without changing a row: joined into larger ones, or with wider columns.
 //!
 //! This is our own rewrite and not the library's: there, two of them, or one beside a full
-//! overwrite, may both commit and duplicate rows. Here the table is held from choosing the files to
-//! the commit that swaps them.
+//! overwrite, may both commit and duplicate rows. Here nothing else takes files out of the table from choosing the
+//! files to the commit that swaps them; others may add some.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -22,7 +22,7 @@ use crate::files::{FileOptions, WrittenFiles};
 use crate::log::Draft;
 use crate::schema::to_stored;
 use crate::table::{Snapshot, remove_of};
-use crate::writer::{Outcome, TableWriter, Tip, parameters};
+use crate::writer::{Outcome, TableWriter, parameters};
 
 /// Bins of files that one commit joins, for each that is joined at the same time.
 const BINS_PER_COMMIT: usize = 16;
@@ -56,8 +56,8 @@ impl TableWriter {
     ) -> Result<Compacted> {
         let mut done = Compacted::default();
         loop {
-            let mut tip = self.tip().await?;
-            let Some(snapshot) = self.snapshot(&tip).await? else { return Ok(done) };
+            let _alone = self.taking_out().await;
+            let Some(snapshot) = self.newest().await? else { return Ok(done) };
             let mut files = snapshot.files()?;
             if let Some(condition) = condition {
                 let chosen = condition(&files)?;
@@ -69,7 +69,7 @@ impl TableWriter {
             if bins.is_empty() {
                 return Ok(done);
             }
-            let pass = self.join_bins(&mut tip, &snapshot, bins, target_bytes, width).await?;
+            let pass = self.join_bins(&snapshot, bins, target_bytes, width).await?;
             done.removed += pass.removed;
             done.added += pass.added;
             done.bytes += pass.bytes;
@@ -82,7 +82,6 @@ impl TableWriter {
 
     async fn join_bins(
         self: &Arc<Self>,
-        tip: &mut Tip,
         snapshot: &Snapshot,
         bins: Vec<Vec<Add>>,
         target_bytes: usize,
@@ -106,18 +105,18 @@ impl TableWriter {
             adds.extend(joined?);
         }
         let removes: Vec<Add> = bins.into_iter().flatten().collect();
-        self.commit_joined(tip, &removes, adds, target_bytes).await
+        self.commit_joined(&removes, adds, target_bytes).await
     }
 
     /// Rewrites partitions that have at least `minimum_files` files below half the target size.
     ///
-    /// Appends wait while it runs, so it takes at most one target file per partition at a time.
+    /// Appends go on while it runs. It takes at most one target file per partition at a time.
     ///
     /// # Errors
     /// Returns errors of reading and writing; the table is then as it was.
     pub(crate) async fn compact(&self, minimum_files: usize, target_bytes: usize) -> Result<Compacted> {
-        let mut tip = self.tip().await?;
-        let Some(snapshot) = self.snapshot(&tip).await? else { return Ok(Compacted::default()) };
+        let _alone = self.taking_out().await;
+        let Some(snapshot) = self.newest().await? else { return Ok(Compacted::default()) };
         let chosen = choose(snapshot.files()?, minimum_files, target_bytes);
         if chosen.is_empty() {
             return Ok(Compacted::default());
@@ -127,16 +126,16 @@ impl TableWriter {
             adds.extend(self.join_files(&snapshot, &snapshot.schema()?, files, target_bytes).await?);
         }
         let removes: Vec<Add> = chosen.into_values().flatten().collect();
-        self.commit_joined(&mut tip, &removes, adds, target_bytes).await
+        self.commit_joined(&removes, adds, target_bytes).await
     }
 
-    async fn commit_joined(
-        &self,
-        tip: &mut Tip,
-        removes: &[Add],
-        adds: Vec<Add>,
-        target_bytes: usize,
-    ) -> Result<Compacted> {
+    async fn newest(&self) -> Result<Option<Snapshot>> {
+        let tip = self.tip().await?;
+        self.snapshot(&tip).await
+    }
+
+    /// Swaps files for others with the same rows; nobody else takes files out meanwhile.
+    async fn commit_joined(&self, removes: &[Add], adds: Vec<Add>, target_bytes: usize) -> Result<Compacted> {
         self.faults.reach(FaultPoint::CompactionWritten)?;
         let now = self.clock.now_millis();
         let bytes = removes.iter().map(|add| u64::try_from(add.size).unwrap_or(0)).sum();
@@ -149,7 +148,8 @@ impl TableWriter {
             adds,
             ..Draft::default()
         };
-        match self.commit(tip, draft, &[]).await? {
+        let mut tip = self.tip().await?;
+        match self.commit(&mut tip, draft, &[]).await? {
             Outcome::Committed(_) => Ok(done),
             Outcome::AlreadyPublished => Ok(Compacted::default()),
         }
@@ -165,7 +165,7 @@ impl TableWriter {
         files: &[Add],
         written: WrittenFiles,
     ) -> Result<Compacted> {
-        let mut tip = self.tip().await?;
+        let (_alone, mut tip) = self.alone().await?;
         let newest = self.existing(&tip).await?;
         if newest.version() != snapshot.version() {
             return Err(Error::new(

@@ -146,6 +146,12 @@ impl Layout {
     pub fn bookmarks(&self, flow: &FlowName) -> Path {
         self.flow(flow).join("bookmarks")
     }
+
+    /// The folder of rows that wait for their windows to close.
+    #[must_use]
+    pub fn held(&self, flow: &FlowName) -> Path {
+        self.flow(flow).join("held")
+    }
 }
 
 impl std::fmt::Display for Layout {

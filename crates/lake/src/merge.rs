@@ -33,7 +33,7 @@ impl TableWriter {
     /// # Errors
     /// Returns [`Code::COMMIT_CONFLICT`] when the table changed meanwhile, and errors of reading and writing.
     pub async fn merge(&self, merge: Merge, publication: Publication) -> Result<Outcome> {
-        let mut tip = self.tip().await?;
+        let (_alone, mut tip) = self.alone().await?;
         if self.is_published(&mut tip, &publication).await? {
             return Ok(Outcome::AlreadyPublished);
         }

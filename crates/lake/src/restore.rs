@@ -22,7 +22,7 @@ impl TableWriter {
     /// # Errors
     /// Returns [`Code::VERSION_UNKNOWN`] when the version or one of its files is gone.
     pub async fn restore(&self, version: u64, publication: Publication) -> Result<Outcome> {
-        let mut tip = self.tip().await?;
+        let (_alone, mut tip) = self.alone().await?;
         if self.is_published(&mut tip, &publication).await? {
             return Ok(Outcome::AlreadyPublished);
         }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use arrow::array::{ArrayRef, AsArray, Int64Array, RecordBatch, StringArray};
 use arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef};
-use catchment_core::{Clock, Code, Fault, Faults, FixedClock, FlowName, NoFaults, Position, TableName};
+use catchment_core::{
+    Clock, Code, Fault, FaultPoint, Faults, FixedClock, FlowName, NoFaults, Position, TableName,
+};
 use datafusion::prelude::SessionContext;
 use deltalake::delta_datafusion::planner::DeltaPlanner;
 use serde_json::json;
@@ -120,6 +122,43 @@ async fn two_compactions_and_appends_at_once_duplicate_no_row() {
     }
     assert!(removed >= 20);
     assert_eq!(ids(&world.lake).await, (0..40).collect::<Vec<_>>());
+}
+
+/// Stops a compaction when its files are written, until it may go on.
+#[derive(Debug)]
+struct Halt {
+    written: std::sync::mpsc::Sender<()>,
+    go_on: std::sync::Mutex<std::sync::mpsc::Receiver<()>>,
+}
+
+impl Faults for Halt {
+    fn reach(&self, point: FaultPoint) -> catchment_core::Result<()> {
+        if point == FaultPoint::CompactionWritten {
+            self.written.send(()).unwrap();
+            self.go_on.lock().unwrap().recv().unwrap();
+        }
+        Ok(())
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rows_are_added_while_files_are_joined() {
+    let (written, is_written) = std::sync::mpsc::channel();
+    let (go_on, may_go_on) = std::sync::mpsc::channel();
+    let world = world_with(Arc::new(Halt { written, go_on: std::sync::Mutex::new(may_go_on) }));
+    let owner = world.lake.own().await.unwrap();
+    let writer = table_with(&owner, 4).await;
+    let joining = tokio::spawn({
+        let writer = Arc::clone(&writer);
+        async move { writer.compact(2, 1 << 20).await.unwrap() }
+    });
+    tokio::task::spawn_blocking(move || is_written.recv().unwrap()).await.unwrap();
+    writer.ensure(&spec()).await.unwrap();
+    let adds = write(&writer, &batch(&[4], "2013-01-01")).await;
+    writer.append(Publication { adds, ..at(Position::new(0, 4)) }).await.unwrap();
+    go_on.send(()).unwrap();
+    assert_eq!(joining.await.unwrap().removed, 4);
+    assert_eq!(ids(&world.lake).await, [0, 1, 2, 3, 4]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

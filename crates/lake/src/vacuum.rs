@@ -37,7 +37,7 @@ impl TableWriter {
     /// # Errors
     /// Returns [`catchment_core::Code::LEASE_LOST`] and errors of reading and writing; what is needed is still there.
     pub async fn vacuum(&self, retention: Duration, pins: &Pins, dry_run: bool) -> Result<Vacuumed> {
-        let tip = self.tip().await?;
+        let (_alone, tip) = self.alone().await?;
         let Some(newest) = self.snapshot(&tip).await? else { return Ok(Vacuumed::default()) };
         let retained = i64::try_from(retention.as_millis()).unwrap_or(i64::MAX);
         let since = self.clock.now_millis().saturating_sub(retained);

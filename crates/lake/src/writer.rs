@@ -91,6 +91,8 @@ pub struct TableWriter {
     pub(crate) root: Path,
     /// The folder of releases, which versions must be kept for.
     pub(crate) releases: Path,
+    /// Held by whatever takes files out of the table, from choosing them to the commit, and taken before the tip.
+    taking_out: Mutex<()>,
     tip: Mutex<Tip>,
 }
 
@@ -101,6 +103,8 @@ pub(crate) struct Tip {
     version: Option<u64>,
     /// Positions read or written so far; absent means not looked up yet.
     positions: HashMap<FlowName, Option<Position>>,
+    /// What the table is known to be declared as: to look is to read the whole log since the last look.
+    declared: Option<TableSpec>,
 }
 
 impl TableWriter {
@@ -113,7 +117,17 @@ impl TableWriter {
         root: Path,
         releases: Path,
     ) -> Self {
-        Self { table, store, clock, faults, lease, root, releases, tip: Mutex::default() }
+        Self {
+            table,
+            store,
+            clock,
+            faults,
+            lease,
+            root,
+            releases,
+            taking_out: Mutex::default(),
+            tip: Mutex::default(),
+        }
     }
 
     /// The table it writes.
@@ -144,14 +158,23 @@ impl TableWriter {
     /// # Errors
     /// Returns [`Code::SCHEMA_CHANGED`] when columns changed or went, and errors of writing.
     pub async fn ensure(&self, spec: &TableSpec) -> Result<()> {
-        let mut tip = self.tip().await?;
-        let Some(snapshot) = self.snapshot(&tip).await? else {
+        if self.tip().await?.declared.as_ref() == Some(spec) {
+            return Ok(());
+        }
+        let (_alone, mut tip) = self.alone().await?;
+        self.declare(&mut tip, spec).await?;
+        tip.declared = Some(spec.clone());
+        Ok(())
+    }
+
+    async fn declare(&self, tip: &mut Tip, spec: &TableSpec) -> Result<()> {
+        let Some(snapshot) = self.snapshot(tip).await? else {
             let draft = Draft {
                 operation: "CREATE TABLE".to_owned(),
                 header: header(spec, self.clock.now_millis(), Identity::new(self.table.name()))?,
                 ..Draft::default()
             };
-            self.commit(&mut tip, draft, &[]).await?;
+            self.commit(tip, draft, &[]).await?;
             return self.faults.reach(FaultPoint::TableCreated);
         };
         if snapshot.partition_columns()? != spec.partition_columns {
@@ -184,7 +207,7 @@ impl TableWriter {
             removes,
             ..Draft::default()
         };
-        self.commit(&mut tip, draft, &[]).await.map(|_| ())
+        self.commit(tip, draft, &[]).await.map(|_| ())
     }
 
     /// Adds files to the table. Without files it commits the position alone.
@@ -213,7 +236,7 @@ impl TableWriter {
     /// Returns [`Code::COMMIT_CONFLICT`] when a file to be replaced is not part of the table any more, and errors
     /// as [`TableWriter::append`].
     pub async fn swap(&self, publication: Publication) -> Result<Outcome> {
-        let mut tip = self.tip().await?;
+        let (_alone, mut tip) = self.alone().await?;
         if self.is_published(&mut tip, &publication).await? {
             return Ok(Outcome::AlreadyPublished);
         }
@@ -253,7 +276,7 @@ impl TableWriter {
         matches: &FileCondition<'_>,
         publication: Publication,
     ) -> Result<(Outcome, Vec<Add>)> {
-        let mut tip = self.tip().await?;
+        let (_alone, mut tip) = self.alone().await?;
         if self.is_published(&mut tip, &publication).await? {
             return Ok((Outcome::AlreadyPublished, Vec::new()));
         }
@@ -278,7 +301,7 @@ impl TableWriter {
     /// # Errors
     /// As [`TableWriter::append`].
     pub async fn overwrite(&self, spec: &TableSpec, publication: Publication) -> Result<Outcome> {
-        let mut tip = self.tip().await?;
+        let (_alone, mut tip) = self.alone().await?;
         if self.is_published(&mut tip, &publication).await? {
             return Ok(Outcome::AlreadyPublished);
         }
@@ -304,6 +327,25 @@ impl TableWriter {
             }
         }
         self.commit(&mut tip, draft, &positions(&publication)).await
+    }
+
+    /// The end of the log, to take files out of the table: nobody else does so meanwhile.
+    pub(crate) async fn alone(&self) -> Result<(MutexGuard<'_, ()>, MutexGuard<'_, Tip>)> {
+        let alone = self.taking_out.lock().await;
+        Ok((alone, self.tip().await?))
+    }
+
+    /// Nobody takes files out of the table for as long as this is held; others may add some.
+    pub(crate) async fn taking_out(&self) -> MutexGuard<'_, ()> {
+        self.taking_out.lock().await
+    }
+
+    /// The newest version, as far as is known without looking: what others have committed may be missing.
+    ///
+    /// # Errors
+    /// As [`TableWriter::position`].
+    pub async fn version(&self) -> Result<Option<u64>> {
+        Ok(self.tip().await?.version)
     }
 
     pub(crate) async fn tip(&self) -> Result<MutexGuard<'_, Tip>> {
@@ -384,6 +426,7 @@ impl TableWriter {
                 }))
                 .collect();
         let attempt = uuid::Uuid::new_v4().to_string();
+        let changes_header = !draft.header.is_empty();
         let bytes = draft.bytes(&attempt, now)?;
         for _ in 0..STEPS {
             self.lease.check()?;
@@ -397,6 +440,9 @@ impl TableWriter {
             match written {
                 Ok(true) => {
                     tip.version = Some(version);
+                    if changes_header {
+                        tip.declared = None;
+                    }
                     tip.positions.extend(positions.iter().map(|(flow, at)| (flow.clone(), Some(*at))));
                     return Ok(Outcome::Committed(version));
                 }
@@ -441,6 +487,7 @@ impl TableWriter {
     fn step_over(&self, tip: &mut Tip, entry: &Entry) -> Result<()> {
         self.check_owner(entry.transaction(OWNER_APPLICATION))?;
         tip.version = Some(entry.version);
+        tip.declared = None;
         for txn in &entry.transactions {
             tip.positions.insert(FlowName::new(txn.app_id.clone()), Position::from_version(txn.version));
         }

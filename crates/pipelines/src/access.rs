@@ -27,6 +27,7 @@ use crate::rollback::version_as_of;
 use crate::run::Workspace;
 use crate::scan_size::scan_sizes;
 use crate::sources::SourceCall;
+use crate::windows_table::windows_table;
 
 /// The most characters of a query's text that are noted.
 const NOTED: usize = 10_000;
@@ -265,13 +266,15 @@ impl<'w> Access<'w> {
         let views = self.workspace.project.views.values().filter(|view| !view.body.temporary);
         names.extend(views.map(|view| view.body.name.0.to_string()));
         names.extend(system_tables(&self.workspace.store).iter().map(|(name, _)| format!("system.{name}")));
-        names.insert("system.files".to_owned());
+        names.extend(["system.files".to_owned(), "system.windows".to_owned()]);
         Ok(names.into_iter().collect())
     }
 
     async fn system_table(&self, name: &TableName) -> Result<Arc<dyn TableProvider>> {
-        if name.table == "files" {
-            return self.files_table().await;
+        match name.table.as_str() {
+            "files" => return self.files_table().await,
+            "windows" => return windows_table(self.workspace, &self.flows()).await,
+            _ => {}
         }
         let tables = system_tables(&self.workspace.store);
         match tables.into_iter().find(|(known, _)| *known == name.table) {

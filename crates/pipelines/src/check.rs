@@ -4,28 +4,18 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use catchment_core::{Code, Error, FlowName, Result, TableName};
-use catchment_flows::{FlowKind, FlowSpec, Input, InputKind, PartitionCondition, require_incremental};
-use catchment_ingest::files::{FileSource, ReadFiles};
-use catchment_ingest::streams::StreamSource;
-use catchment_ingest::{Limits, Source, TableSource};
-use catchment_lake::{CLUSTER_BY, Lake, TableSpec, storable_schema};
+use catchment_flows::{FlowKind, FlowSpec, PartitionCondition};
+use catchment_lake::{CLUSTER_BY, Lake, TableSpec};
 use catchment_quality::Expectation;
-use catchment_sql::{
-    BoundQuery, Moment, Planner, Relation, Sessions, SqlText, Target, kept_columns, nearest,
-};
+use catchment_sql::{BoundQuery, Moment, Relation, Sessions, SqlText, Target, nearest};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
-use datafusion::datasource::empty::EmptyTable;
-use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::columns::{merge_columns, require_columns, require_statistics};
 use crate::expectations;
 use crate::graph::{Graph, order};
 use crate::project::Project;
-use crate::remembered::{remembered_schema, taken_files};
-use crate::rollback::version_as_of;
 use crate::rulesets;
-use crate::sources::SourceCall;
 use crate::statement::DatasetKind;
 use crate::streams::Streams;
 
@@ -58,9 +48,6 @@ pub struct Checked {
     pub errors: Vec<Error>,
 }
 
-/// Files and bytes of one batch of a table's stream.
-const TABLE_LIMITS: Limits = Limits { files: 1_000, bytes: 8 << 30 };
-
 /// One query of a dataset before it is planned.
 pub(crate) struct Draft<'p> {
     pub(crate) flow: FlowName,
@@ -76,11 +63,11 @@ pub(crate) struct Draft<'p> {
 
 pub(crate) struct Checker<'p> {
     pub(crate) project: &'p Project,
-    lake: &'p Lake,
+    pub(crate) lake: &'p Lake,
     pub(crate) sessions: &'p Sessions,
-    streams: &'p Arc<Streams>,
+    pub(crate) streams: &'p Arc<Streams>,
     /// Schemas of the datasets checked so far; `None` for one that has errors.
-    schemas: BTreeMap<TableName, Option<SchemaRef>>,
+    pub(crate) schemas: BTreeMap<TableName, Option<SchemaRef>>,
     pub(crate) errors: Vec<Error>,
 }
 
@@ -268,7 +255,7 @@ impl<'p> Checker<'p> {
         self.errors.push(error);
     }
 
-    fn unknown(&self, name: &TableName) -> Error {
+    pub(crate) fn unknown(&self, name: &TableName) -> Error {
         let error = Error::new(Code::TABLE_UNKNOWN, format!("no table \"{name}\""));
         let full = name.to_string();
         let known: Vec<String> =
@@ -299,11 +286,11 @@ impl<'p> Checker<'p> {
         let mut errors = Vec::new();
         for draft in drafts {
             match self.flow(name, draft, &mut inferred, &mut kept).await {
-                Ok((inputs, schema)) => {
-                    if let Err(error) = merge_columns(&mut columns, &schema, has_columns, draft) {
+                Ok(resolved) => {
+                    if let Err(error) = merge_columns(&mut columns, &resolved.schema, has_columns, draft) {
                         errors.extend(error.split());
                     }
-                    specs.push((draft, inputs));
+                    specs.push((draft, resolved));
                 }
                 Err(error) => errors.extend(error.split()),
             }
@@ -349,14 +336,15 @@ impl<'p> Checker<'p> {
         }
         let flows = specs
             .into_iter()
-            .map(|(draft, inputs)| FlowSpec {
+            .map(|(draft, resolved)| FlowSpec {
                 name: draft.flow.clone(),
                 target: name.clone(),
                 kind: draft.kind,
                 text: Arc::clone(draft.text),
                 query: draft.query.clone(),
                 replaces: draft.replaces.map(|(condition, _)| condition.clone()),
-                inputs,
+                inputs: resolved.inputs,
+                windows: resolved.windows,
                 expectations: expectations::with(&expectations, draft.distinct.as_ref()),
                 ruleset: ruleset.clone(),
                 table: table.clone(),
@@ -383,211 +371,4 @@ impl<'p> Checker<'p> {
             kept,
         }))
     }
-
-    /// Resolves what a flow reads, and plans its query over empty tables.
-    async fn flow(
-        &self,
-        target: &TableName,
-        draft: &Draft<'_>,
-        inferred: &mut Vec<(FlowName, String, SchemaRef)>,
-        kept: &mut BTreeSet<(FlowName, String, String)>,
-    ) -> Result<(Vec<Input>, SchemaRef)> {
-        let planner = self.sessions.planner(Moment { micros: 0, seed: 0 })?;
-        let mut inputs = Vec::new();
-        let mut errors = Vec::new();
-        let mut streams = BTreeSet::new();
-        errors.extend(same_path_twice(draft));
-        for relation in &draft.query.relations {
-            match self.input(Some(target), draft, relation, inferred).await {
-                Ok((input, schema)) => {
-                    if matches!(input.kind, InputKind::Stream(..)) {
-                        streams.insert(relation.key.clone());
-                    }
-                    planner.bind(&relation.key, Arc::new(EmptyTable::new(schema)))?;
-                    inputs.push(input);
-                }
-                Err(error) => errors.push(error.at(draft.text.place(relation.span))),
-            }
-        }
-        Error::join(errors)?;
-        let at = |error: Error| error.at(draft.text.place(draft.query.span));
-        match draft.kind {
-            FlowKind::Append if streams.is_empty() => {
-                return Err(at(Error::new(Code::NOT_STREAMING, "a streaming table's query reads no stream"))
-                    .hint("write FROM STREAM before a source, or make it a MATERIALIZED VIEW"));
-            }
-            FlowKind::AppendOnce | FlowKind::Replace | FlowKind::ReplaceWhere if !streams.is_empty() => {
-                return Err(at(Error::new(
-                    Code::FLOW_TARGET,
-                    "a query that is run as a whole reads a stream",
-                ))
-                .hint("take STREAM away"));
-            }
-            _ => {}
-        }
-        let plan = self.plan(&planner, draft, &streams).await?;
-        let schema = storable_schema(plan.schema().as_arrow()).map_err(at)?;
-        for (column, (key, of_input)) in kept_columns(&plan) {
-            let input = inputs.iter().find(|input| input.key == key && column == of_input);
-            kept.extend(input.map(|input| (draft.flow.clone(), input.name.clone(), column)));
-        }
-        Ok((inputs, schema))
-    }
-
-    async fn plan(
-        &self,
-        planner: &Planner,
-        draft: &Draft<'_>,
-        streams: &BTreeSet<String>,
-    ) -> Result<LogicalPlan> {
-        let plan = planner.plan(draft.text, &draft.query).await?;
-        planner.check(draft.text, &draft.query, &plan)?;
-        require_incremental(&plan, streams).map_err(|error| error.at(draft.text.place(draft.query.span)))?;
-        let mut names = BTreeSet::new();
-        for field in plan.schema().fields() {
-            if !names.insert(field.name()) {
-                return Err(Error::new(
-                    Code::DEFINED_TWICE,
-                    format!("the query has two columns \"{}\"", field.name()),
-                )
-                .at(draft.text.place(draft.query.span))
-                .hint("name one of them with AS"));
-            }
-        }
-        Ok(plan)
-    }
-
-    pub(crate) async fn input(
-        &self,
-        target: Option<&TableName>,
-        draft: &Draft<'_>,
-        relation: &Relation,
-        inferred: &mut Vec<(FlowName, String, SchemaRef)>,
-    ) -> Result<(Input, SchemaRef)> {
-        let input = |name: String, kind| Input { key: relation.key.clone(), name, kind };
-        match &relation.target {
-            Target::Function { name, arguments } => {
-                let call = SourceCall::parse(self.project, name, arguments, draft.text, relation.span)?;
-                let limits = call.limits();
-                let (label, source): (String, Arc<dyn Source>) = match call {
-                    SourceCall::Stream(options) => {
-                        (options.name(), Arc::new(StreamSource::new(options, Arc::clone(self.streams) as _)))
-                    }
-                    SourceCall::Files(options) => {
-                        (options.path.clone(), self.files(target, draft, options, inferred).await?)
-                    }
-                };
-                let schema = source.schema();
-                let kind = if relation.streaming {
-                    InputKind::Stream(source, limits)
-                } else {
-                    InputKind::Everything(source)
-                };
-                Ok((input(label, kind), schema))
-            }
-            Target::Table { parts, as_of } => {
-                let Some(name) = self.project.table_name(parts) else {
-                    return Err(Error::new(
-                        Code::NAME_INVALID,
-                        format!("name \"{}\" has more than two parts", parts.join(".")),
-                    ));
-                };
-                let (label, kind, schema) = match (relation.streaming, as_of) {
-                    (true, Some(as_of)) => {
-                        return Err(Error::new(
-                            Code::NOT_SUPPORTED,
-                            format!("a stream of \"{name}\" has all its rows, and no {as_of}"),
-                        )
-                        .hint("take STREAM away to read one state of the table"));
-                    }
-                    (true, None) => {
-                        let schema = self.table_schema(&name, true).await?;
-                        let source: Arc<dyn Source> =
-                            Arc::new(TableSource::new(self.lake, &name, Arc::clone(&schema)));
-                        (name.to_string(), InputKind::Stream(source, TABLE_LIMITS), schema)
-                    }
-                    (false, Some(as_of)) => {
-                        let version = version_as_of(self.lake, &name, as_of).await?;
-                        let schema = self.lake.table(&name).at(version).await?.schema()?;
-                        (format!("{name} {as_of}"), InputKind::Table(name, Some(version)), schema)
-                    }
-                    (false, None) => {
-                        let schema = self.table_schema(&name, false).await?;
-                        (name.to_string(), InputKind::Table(name, None), schema)
-                    }
-                };
-                Ok((input(label, kind), schema))
-            }
-        }
-    }
-
-    /// Files with the columns that are remembered, or are found in them.
-    async fn files(
-        &self,
-        target: Option<&TableName>,
-        draft: &Draft<'_>,
-        options: ReadFiles,
-        inferred: &mut Vec<(FlowName, String, SchemaRef)>,
-    ) -> Result<Arc<dyn Source>> {
-        let path = options.path.clone();
-        let remembered = remembered_schema(self.lake, &draft.flow, &path).await?;
-        let mut source = FileSource::open(options, remembered)?;
-        if source.grows() {
-            source = source.grown(&taken_files(self.lake, target, &draft.flow).await?)?;
-        }
-        if let Some(schema) = source.inferred() {
-            inferred.push((draft.flow.clone(), path, schema));
-        }
-        Ok(Arc::new(source))
-    }
-
-    async fn table_schema(&self, name: &TableName, streaming: bool) -> Result<SchemaRef> {
-        if let Some(dataset) = self.project.datasets.get(name) {
-            if streaming && dataset.body.kind == DatasetKind::MaterializedView {
-                return Err(Error::new(
-                    Code::NOT_APPEND_ONLY,
-                    format!("\"{name}\" is a materialized view, whose rows change"),
-                )
-                .hint("take STREAM away, or make it a STREAMING TABLE"));
-            }
-            let mut flows = self.project.flows.values();
-            if streaming && flows.any(|flow| flow.body.target.0 == *name && flow.body.replaces.is_some()) {
-                return Err(Error::new(
-                    Code::NOT_APPEND_ONLY,
-                    format!("\"{name}\" has a flow with REPLACE WHERE, whose rows change"),
-                )
-                .hint("take STREAM away, and make it a MATERIALIZED VIEW"));
-            }
-            return self.schemas.get(name).cloned().flatten().ok_or_else(|| {
-                Error::new(Code::INTERNAL, format!("dataset \"{name}\" was not checked before it is read"))
-            });
-        }
-        match self.lake.table(name).latest().await? {
-            Some(snapshot) => snapshot.schema(),
-            None => Err(self.unknown(name)),
-        }
-    }
-}
-
-/// A flow knows its sources by their paths, so one that is read twice must be read alike.
-fn same_path_twice(draft: &Draft<'_>) -> Option<Error> {
-    let mut known: BTreeMap<&str, Vec<(Option<&str>, &str)>> = BTreeMap::new();
-    for relation in draft.query.relations.iter().filter(|relation| relation.streaming) {
-        let Target::Function { arguments, .. } = &relation.target else { continue };
-        let Some(path) = arguments.iter().find(|argument| argument.name.is_none()) else { continue };
-        let options: Vec<_> =
-            arguments.iter().map(|argument| (argument.name.as_deref(), argument.value.as_str())).collect();
-        if known.insert(&path.value, options.clone()).is_some_and(|before| before != options) {
-            let error = Error::new(
-                Code::NOT_SUPPORTED,
-                format!(
-                    "reading {:?} twice with different options is not supported in one query",
-                    path.value
-                ),
-            )
-            .hint("make it two flows: CREATE FLOW ... AS INSERT INTO ...");
-            return Some(error.at(draft.text.place(relation.span)));
-        }
-    }
-    None
 }

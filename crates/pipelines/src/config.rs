@@ -24,6 +24,8 @@ pub struct Config {
     pub engine: EngineConfig,
     /// When tables are kept quick to read.
     pub maintenance: MaintenanceConfig,
+    /// What holds for the time of events.
+    pub event_time: EventTimeConfig,
     /// What listens.
     pub server: ServerConfig,
     /// How streams are kept.
@@ -82,6 +84,38 @@ pub struct EngineConfig {
 impl Default for EngineConfig {
     fn default() -> Self {
         Self { memory: "2GB".to_owned(), threads: 0, retries: 4 }
+    }
+}
+
+/// `[event_time]`: what holds for streams that say nothing else.
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct EventTimeConfig {
+    /// How late an event may come, in seconds.
+    pub delay_seconds: u32,
+    /// After how many seconds without an event a partition of a stream holds no window open.
+    pub idle_seconds: u32,
+    /// How many seconds an event may be ahead of the clock; one further ahead goes to quarantine.
+    pub ahead_seconds: u32,
+}
+
+impl Default for EventTimeConfig {
+    fn default() -> Self {
+        Self { delay_seconds: 10, idle_seconds: 60, ahead_seconds: 24 * 60 * 60 }
+    }
+}
+
+impl EventTimeConfig {
+    pub(crate) fn delay_micros(&self) -> i64 {
+        i64::from(self.delay_seconds) * 1_000_000
+    }
+
+    pub(crate) fn idle_micros(&self) -> i64 {
+        i64::from(self.idle_seconds) * 1_000_000
+    }
+
+    pub(crate) fn ahead_micros(&self) -> i64 {
+        i64::from(self.ahead_seconds) * 1_000_000
     }
 }
 

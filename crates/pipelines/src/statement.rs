@@ -1,17 +1,16 @@
 //! The statements of pipeline files.
 
-use std::collections::HashSet;
 use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result, TableName};
 use catchment_ingest::arrow_type;
 use catchment_quality::{Action, Condition, Expectation, Rule};
-use catchment_sql::{ParsedQuery, SqlText, nearest, parse_query, parser_for};
+use catchment_sql::{ParsedQuery, RelationWords, SqlText, nearest, parse_query, parser_for};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::sql::sqlparser::ast::{Ident, ObjectNamePart};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
-use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token};
+use datafusion::sql::sqlparser::tokenizer::{Span, Token};
 
 /// A statement of a pipeline file.
 #[derive(Debug, Clone)]
@@ -111,8 +110,14 @@ pub fn parse_statements(text: &Arc<SqlText>, default_schema: &str) -> (Vec<State
         tokens
             .push(datafusion::sql::sqlparser::tokenizer::TokenWithSpan::new(Token::EOF, Span::new(end, end)));
         let start = tokens[0].span.start;
-        let (parser, streams) = parser_for(tokens);
-        let mut reader = Reader { parser, streams, text, default_schema };
+        let (parser, words) = match parser_for(tokens, text) {
+            Ok(found) => found,
+            Err(error) => {
+                errors.push(error);
+                continue;
+            }
+        };
+        let mut reader = Reader { parser, words, text, default_schema };
         match reader.statement() {
             Ok(body) => {
                 statements.push(Statement { text: Arc::clone(text), span: Span::new(start, end), body })
@@ -146,7 +151,7 @@ type Columns = (Option<SchemaRef>, Vec<(Expectation, Span)>);
 
 struct Reader<'a> {
     parser: Parser<'static>,
-    streams: HashSet<Location>,
+    words: RelationWords,
     text: &'a Arc<SqlText>,
     default_schema: &'a str,
 }
@@ -326,8 +331,8 @@ impl Reader<'_> {
     }
 
     fn query(&mut self) -> Result<ParsedQuery> {
-        let query = parse_query(&mut self.parser, &self.streams, self.text)?;
-        for (word, what) in [("watermark", "WATERMARK"), ("late", "LATE ROWS"), ("emit", "EMIT")] {
+        let query = parse_query(&mut self.parser, &self.words, self.text)?;
+        for (word, what) in [("late", "LATE ROWS"), ("emit", "EMIT")] {
             if self.peek_word(word) {
                 return Err(self.not_yet(what));
             }

@@ -10,20 +10,27 @@ mod lineage;
 mod query;
 mod session;
 mod sorted;
+mod stream_words;
 mod system;
 #[cfg(test)]
 mod tests;
 mod text;
 mod time_travel;
+mod windows;
 mod zorder;
 
 pub use dialect::CatchmentDialect;
 pub use lineage::{Origin, column_origins, filtered_columns, kept_columns};
 pub use query::{
-    Argument, BoundQuery, ParsedQuery, Relation, Target, parse_query, parse_single_query, parser_for,
+    Argument, BoundQuery, ParsedQuery, Relation, RelationWords, Target, parse_query, parse_single_query,
+    parser_for,
 };
 pub use session::{Moment, Planner, SessionOptions, Sessions, query_error};
 pub use system::{ComputedTable, system_tables};
 pub use text::{SqlText, nearest};
 pub use time_travel::AsOf;
+pub use windows::{
+    Closed, WINDOW_END, WINDOW_START, Watermark, WindowShape, WindowedScan, closed_function, columns_read,
+    window_bound, windowed_scans,
+};
 pub use zorder::{ZORDER_FUNCTION, ZOrder};

@@ -4,7 +4,7 @@
 //! of its own. Whoever plans the query binds a table provider to each key, so the same text can
 //! be planned over whole tables, over one batch of a stream, or over empty tables to check it.
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::ops::ControlFlow;
 
 use catchment_core::{Code, Error, Result};
@@ -12,19 +12,20 @@ use datafusion::sql::sqlparser::ast::{
     ExcludeSelectItem, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, Query, Select,
     SelectItem, TableAlias, TableFactor, UnaryOperator, Value, VisitMut, VisitorMut,
 };
-use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan};
 
 use crate::dialect::CatchmentDialect;
+use crate::stream_words::take_stream_words;
 use crate::text::SqlText;
 use crate::time_travel::{AsOf, as_of, take_names};
+use crate::windows::{self, Watermark};
 
 /// How deeply expressions and subqueries may nest.
 const DEPTH: usize = 128;
 
 /// The name part that marks a relation as read with `STREAM`, until it is taken out.
-const STREAM_MARK: &str = "$stream";
+pub(crate) const STREAM_MARK: &str = "$stream";
 
 /// Something a query reads.
 #[derive(Debug, Clone)]
@@ -35,6 +36,8 @@ pub struct Relation {
     pub target: Target,
     /// Whether it is read as a stream: each row once.
     pub streaming: bool,
+    /// How its time goes, when it says so.
+    pub watermark: Option<Watermark>,
     /// Where it stands in its text.
     pub span: Span,
 }
@@ -84,6 +87,8 @@ pub struct Argument {
 #[derive(Debug, Clone)]
 pub struct ParsedQuery {
     query: Box<Query>,
+    /// The watermarks of its relations, by where these begin.
+    watermarks: HashMap<Location, Watermark>,
     /// Where the query begins and ends in its text.
     pub span: Span,
 }
@@ -99,15 +104,18 @@ pub struct BoundQuery {
     pub span: Span,
 }
 
+/// What stands around relations and no parser knows, by where the relations begin.
+#[derive(Debug, Clone, Default)]
+pub struct RelationWords {
+    streams: HashSet<Location>,
+    watermarks: HashMap<Location, Watermark>,
+}
+
 /// Parses the query that the tokens hold from `parser`'s place on.
 ///
 /// # Errors
 /// Returns [`Code::SQL_SYNTAX`] with its place.
-pub fn parse_query(
-    parser: &mut Parser<'_>,
-    streams: &HashSet<Location>,
-    text: &SqlText,
-) -> Result<ParsedQuery> {
+pub fn parse_query(parser: &mut Parser<'_>, words: &RelationWords, text: &SqlText) -> Result<ParsedQuery> {
     let start = parser.peek_token_ref().span.start;
     let mut query =
         parser.parse_query().map_err(|error| text.syntax_error(&error, parser.peek_token_ref().span))?;
@@ -115,18 +123,24 @@ pub fn parse_query(
         Some(last) => parser.token_at(last).span.end,
         None => start,
     };
-    let _ = query.visit(&mut Marker { streams });
-    Ok(ParsedQuery { query, span: Span::new(start, end) })
+    let mut marker = Marker { words, text, errors: Vec::new() };
+    let _ = query.visit(&mut marker);
+    Error::join(marker.errors)?;
+    windows::rewrite(&mut query, text)?;
+    Ok(ParsedQuery { query, watermarks: words.watermarks.clone(), span: Span::new(start, end) })
 }
 
-/// A parser over tokens, with `STREAM` words taken out; the set holds where streams stand.
-#[must_use]
-pub fn parser_for(tokens: Vec<TokenWithSpan>) -> (Parser<'static>, HashSet<Location>) {
+/// A parser over tokens, the words taken out that it does not know.
+///
+/// # Errors
+/// Returns [`Code::SQL_SYNTAX`] for a watermark that cannot be read.
+pub fn parser_for(tokens: Vec<TokenWithSpan>, text: &SqlText) -> Result<(Parser<'static>, RelationWords)> {
     let (mut tokens, streams) = take_stream_words(tokens);
+    let watermarks = windows::take_watermarks(&mut tokens, text)?;
     take_names(&mut tokens);
     let parser =
         Parser::new(&CatchmentDialect).with_recursion_limit(DEPTH).with_tokens_with_locations(tokens);
-    (parser, streams)
+    Ok((parser, RelationWords { streams, watermarks }))
 }
 
 /// Parses a text that is one query and nothing else.
@@ -134,8 +148,8 @@ pub fn parser_for(tokens: Vec<TokenWithSpan>) -> (Parser<'static>, HashSet<Locat
 /// # Errors
 /// Returns [`Code::SQL_SYNTAX`] with its place.
 pub fn parse_single_query(text: &SqlText) -> Result<ParsedQuery> {
-    let (mut parser, streams) = parser_for(text.tokens()?);
-    let query = parse_query(&mut parser, &streams, text)?;
+    let (mut parser, words) = parser_for(text.tokens()?, text)?;
+    let query = parse_query(&mut parser, &words, text)?;
     while parser.consume_token(&Token::SemiColon) {}
     let next = parser.peek_token_ref();
     if next.token != Token::EOF {
@@ -152,7 +166,7 @@ impl SqlText {
     /// # Errors
     /// Returns [`Code::SQL_SYNTAX`] with its place.
     pub fn expression(&self) -> Result<(datafusion::sql::sqlparser::ast::Expr, Span)> {
-        let (mut parser, _) = parser_for(self.tokens()?);
+        let (mut parser, _) = parser_for(self.tokens()?, self)?;
         let start = parser.peek_token_ref().span.start;
         let expr =
             parser.parse_expr().map_err(|error| self.syntax_error(&error, parser.peek_token_ref().span))?;
@@ -166,92 +180,30 @@ impl SqlText {
     }
 }
 
-/// Takes `STREAM t`, `STREAM(t)` and `STREAM f(...)` after FROM and JOIN out of the tokens, since no
-/// parser knows them, and remembers where the relation begins.
-fn take_stream_words(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpan>, HashSet<Location>) {
-    let mut streams = HashSet::new();
-    let mut kept: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
-    let mut closing: HashSet<usize> = HashSet::new();
-    let mut index = 0;
-    while index < tokens.len() {
-        if closing.contains(&index) {
-            index += 1;
-            continue;
-        }
-        let follows_from = kept
-            .last()
-            .is_some_and(|last| is_keyword(last, Keyword::FROM) || is_keyword(last, Keyword::JOIN));
-        if follows_from && is_keyword(&tokens[index], Keyword::STREAM) {
-            let next = tokens.get(index + 1);
-            if next.is_some_and(|next| next.token == Token::LParen) {
-                if let Some(close) = matching_parenthesis(&tokens, index + 1) {
-                    closing.insert(close);
-                    streams.extend(tokens.get(index + 2).map(|token| token.span.start));
-                    index += 2;
-                    continue;
-                }
-            } else if let Some(TokenWithSpan { token: Token::Word(word), span }) = next
-                && (word.keyword == Keyword::NoKeyword
-                    || word.quote_style.is_some()
-                    || names_relation(&tokens, index + 1))
-            {
-                streams.insert(span.start);
-                index += 1;
-                continue;
-            }
-        }
-        kept.push(tokens[index].clone());
-        index += 1;
-    }
-    (kept, streams)
-}
-
-/// Whether a keyword at `index` is used as a relation's name: it is followed by `.` or `(`, or is a word like RAW.
-fn names_relation(tokens: &[TokenWithSpan], index: usize) -> bool {
-    use datafusion::sql::sqlparser::keywords::RESERVED_FOR_TABLE_ALIAS;
-    let qualified =
-        tokens.get(index + 1).is_some_and(|next| matches!(next.token, Token::Period | Token::LParen));
-    qualified
-        || matches!(&tokens[index].token, Token::Word(word)
-            if word.keyword != Keyword::AS && !RESERVED_FOR_TABLE_ALIAS.contains(&word.keyword))
-}
-
-fn is_keyword(token: &TokenWithSpan, keyword: Keyword) -> bool {
-    matches!(&token.token, Token::Word(word) if word.keyword == keyword && word.quote_style.is_none())
-}
-
-fn matching_parenthesis(tokens: &[TokenWithSpan], open: usize) -> Option<usize> {
-    let mut depth = 0_usize;
-    for (index, token) in tokens.iter().enumerate().skip(open) {
-        match token.token {
-            Token::LParen => depth += 1,
-            Token::RParen => {
-                depth = depth.checked_sub(1)?;
-                if depth == 0 {
-                    return Some(index);
-                }
-            }
-            _ => {}
-        }
-    }
-    None
-}
-
-/// Marks the relations that stand where `STREAM` stood.
+/// Marks the relations that stand where `STREAM` stood, and gives them the columns that their watermarks name.
 struct Marker<'a> {
-    streams: &'a HashSet<Location>,
+    words: &'a RelationWords,
+    text: &'a SqlText,
+    errors: Vec<Error>,
 }
 
 impl VisitorMut for Marker<'_> {
     type Break = ();
 
-    fn pre_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
-        if let TableFactor::Table { name, .. } = factor
-            && let Some(first) = name.0.first().and_then(ObjectNamePart::as_ident)
-            && self.streams.contains(&first.span.start)
-        {
-            let mark = Ident::with_span(first.span, STREAM_MARK);
+    fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
+        let TableFactor::Table { name, .. } = factor else { return ControlFlow::Continue(()) };
+        let Some(span) = name.0.first().and_then(ObjectNamePart::as_ident).map(|first| first.span) else {
+            return ControlFlow::Continue(());
+        };
+        if self.words.streams.contains(&span.start) {
+            let mark = Ident::with_span(span, STREAM_MARK);
             name.0.insert(0, ObjectNamePart::Identifier(mark));
+        }
+        if let Some(watermark) = self.words.watermarks.get(&span.start) {
+            match windows::add_column(factor, watermark, self.text) {
+                Ok(with_column) => *factor = with_column,
+                Err(error) => self.errors.push(error),
+            }
         }
         ControlFlow::Continue(())
     }
@@ -269,7 +221,8 @@ impl ParsedQuery {
     ) -> Result<BoundQuery> {
         let mut query = self.query.clone();
         let mut relations = Vec::new();
-        bind_into(&mut query, text, inline, &mut relations, 0)?;
+        let scope = Scope { text, inline, watermarks: &self.watermarks, inherited: None, depth: 0 };
+        bind_into(&mut query, scope, &mut relations)?;
         Ok(BoundQuery { query, relations, span: self.span })
     }
 }
@@ -277,25 +230,23 @@ impl ParsedQuery {
 /// Views may nest this deeply; a cycle is found before, when the graph is built.
 const VIEW_DEPTH: usize = 32;
 
-fn bind_into(
-    query: &mut Query,
-    text: &SqlText,
-    inline: &dyn Fn(&Relation) -> Option<ParsedQuery>,
-    relations: &mut Vec<Relation>,
+/// Where a query stands whose relations are taken out.
+#[derive(Clone, Copy)]
+struct Scope<'a> {
+    text: &'a SqlText,
+    inline: &'a dyn Fn(&Relation) -> Option<ParsedQuery>,
+    watermarks: &'a HashMap<Location, Watermark>,
+    /// The watermark of the view that the query is of, for streams in it that have none.
+    inherited: Option<&'a Watermark>,
     depth: usize,
-) -> Result<()> {
-    if depth > VIEW_DEPTH {
+}
+
+fn bind_into(query: &mut Query, scope: Scope<'_>, relations: &mut Vec<Relation>) -> Result<()> {
+    if scope.depth > VIEW_DEPTH {
         return Err(Error::new(Code::SQL_PLAN, format!("views are nested more than {VIEW_DEPTH} deep")));
     }
-    let mut binder = Binder {
-        text,
-        inline,
-        relations,
-        depth,
-        ctes: HashSet::new(),
-        qualified: Vec::new(),
-        errors: Vec::new(),
-    };
+    let mut binder =
+        Binder { scope, relations, ctes: HashSet::new(), qualified: Vec::new(), errors: Vec::new() };
     let _ = query.visit(&mut binder);
     let Binder { qualified, errors, .. } = binder;
     Error::join(errors)?;
@@ -304,10 +255,8 @@ fn bind_into(
 }
 
 struct Binder<'a> {
-    text: &'a SqlText,
-    inline: &'a dyn Fn(&Relation) -> Option<ParsedQuery>,
+    scope: Scope<'a>,
     relations: &'a mut Vec<Relation>,
-    depth: usize,
     ctes: HashSet<String>,
     /// Full names of relations read without an alias.
     qualified: Vec<Vec<String>>,
@@ -387,7 +336,7 @@ impl Binder<'_> {
         let span = Span::new(first.span.start, last.span.end);
         let refuse = |what: &str| {
             Err(Error::new(Code::NOT_SUPPORTED, format!("{what} is not supported yet"))
-                .at(self.text.place(span)))
+                .at(self.scope.text.place(span)))
         };
         if sample.is_some() {
             return refuse("TABLESAMPLE");
@@ -402,19 +351,30 @@ impl Binder<'_> {
                 arguments: args
                     .args
                     .iter()
-                    .map(|arg| argument(arg, self.text, span))
+                    .map(|arg| argument(arg, self.scope.text, span))
                     .collect::<Result<_>>()?,
             },
-            None => Target::Table { parts: parts.clone(), as_of: as_of(version.as_ref(), self.text, span)? },
+            None => {
+                Target::Table { parts: parts.clone(), as_of: as_of(version.as_ref(), self.scope.text, span)? }
+            }
         };
-        let relation = Relation { key: format!("${}", self.relations.len()), target, streaming, span };
+        let own = self.scope.watermarks.get(&first.span.start);
+        let watermark = own.or(self.scope.inherited.filter(|_| streaming)).cloned();
+        let key = format!("${}", self.relations.len());
+        let relation = Relation { key, target, streaming, watermark, span };
         let alias = alias.clone().unwrap_or_else(|| {
             self.qualified.push(parts);
             TableAlias { explicit: true, name: (*last).clone(), columns: Vec::new(), at: None }
         });
-        if let Some(view) = (self.inline)(&relation) {
+        if let Some(view) = (self.scope.inline)(&relation) {
             let mut subquery = view.query;
-            bind_into(&mut subquery, self.text, self.inline, self.relations, self.depth + 1)?;
+            let scope = Scope {
+                watermarks: &view.watermarks,
+                inherited: relation.watermark.as_ref(),
+                depth: self.scope.depth + 1,
+                ..self.scope
+            };
+            bind_into(&mut subquery, scope, self.relations)?;
             return Ok(Some(TableFactor::Derived {
                 lateral: false,
                 subquery,
@@ -457,7 +417,7 @@ impl VisitorMut for Unqualifier {
     }
 }
 
-fn normal(ident: &Ident) -> String {
+pub(crate) fn normal(ident: &Ident) -> String {
     if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
 }
 

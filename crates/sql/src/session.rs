@@ -10,8 +10,8 @@ use datafusion::arrow::datatypes::{DataType, SchemaRef};
 use datafusion::catalog::{
     CatalogProvider, MemoryCatalogProvider, MemorySchemaProvider, SchemaProvider, TableProvider,
 };
-use datafusion::common::DFSchema;
 use datafusion::common::tree_node::TreeNode;
+use datafusion::common::{DFSchema, DataFusionError};
 use datafusion::execution::disk_manager::{DiskManagerBuilder, DiskManagerMode};
 use datafusion::execution::memory_pool::{FairSpillPool, TrackConsumersPool};
 use datafusion::execution::runtime_env::{RuntimeEnv, RuntimeEnvBuilder};
@@ -32,6 +32,7 @@ use url::Url;
 use crate::functions;
 use crate::query::BoundQuery;
 use crate::text::SqlText;
+use crate::windows;
 
 const CATALOG: &str = "catchment";
 const SCHEMA: &str = "relations";
@@ -127,7 +128,7 @@ impl Sessions {
             .with_default_features()
             .build();
         state.catalog_list().register_catalog(CATALOG.to_owned(), Arc::new(catalog));
-        for function in functions::of_moment(moment.seed) {
+        for function in functions::of_moment(moment.seed).into_iter().chain(windows::functions()) {
             state.register_udf(function).map_err(failed)?;
         }
         state.execution_props_mut().query_execution_start_time =
@@ -215,18 +216,40 @@ impl Planner {
         if let Some((_, why)) = refused.iter().find(|(found, _)| *found) {
             return Err(Error::new(Code::NOT_SUPPORTED, *why).at(text.place(span)));
         }
-        // Some functions, such as coalesce and now, exist only until an expression is simplified.
+        self.simplified(logical, &fields).map_err(|error| text.plan_error(&error, span))
+    }
+
+    /// An expression as a logical plan has it, over single rows of a schema.
+    ///
+    /// # Errors
+    /// Returns errors of names and types.
+    pub fn logical_expression(&self, expr: &SqlExpr, schema: &SchemaRef) -> Result<Expr> {
+        let fields = DFSchema::try_from(Arc::clone(schema))
+            .map_err(|error| Error::new(Code::INTERNAL, "could not read a schema").because(error))?;
+        let written = SQLExprWithAlias { expr: expr.clone(), alias: None };
+        self.state.create_logical_expr_from_sql_expr(written, &fields).map_err(query_error)
+    }
+
+    /// Plans an expression of a logical plan over single rows of a schema.
+    ///
+    /// # Errors
+    /// Returns errors of names and types.
+    pub fn physical_expression(&self, expr: &Expr, schema: &SchemaRef) -> Result<Arc<dyn PhysicalExpr>> {
+        let fields = DFSchema::try_from(Arc::clone(schema))
+            .map_err(|error| Error::new(Code::INTERNAL, "could not read a schema").because(error))?;
+        self.simplified(expr.clone(), &fields).map_err(query_error)
+    }
+
+    /// Some functions, such as coalesce and now, exist only until an expression is simplified.
+    fn simplified(&self, logical: Expr, fields: &DFSchema) -> Result<Arc<dyn PhysicalExpr>, DataFusionError> {
         let context = SimplifyContext::builder()
             .with_schema(Arc::new(fields.clone()))
             .with_config_options(Arc::clone(self.state.config_options()))
             .with_query_execution_start_time(self.state.execution_props().query_execution_start_time)
             .build();
         let simplifier = ExprSimplifier::new(context);
-        simplifier
-            .coerce(logical, &fields)
-            .and_then(|logical| simplifier.simplify(logical))
-            .and_then(|logical| self.state.create_physical_expr(logical, &fields))
-            .map_err(|error| text.plan_error(&error, span))
+        let logical = simplifier.simplify(simplifier.coerce(logical, fields)?)?;
+        self.state.create_physical_expr(logical, fields)
     }
 
     /// Plans a condition over single rows of a schema.
@@ -290,12 +313,11 @@ fn contains(expr: &Expr, wanted: impl Fn(&Expr) -> bool) -> bool {
 
 /// Turns an error of a running query into ours; an error of ours that went through the engine comes out as it was.
 #[must_use]
-pub fn query_error(error: datafusion::error::DataFusionError) -> Error {
+pub fn query_error(error: DataFusionError) -> Error {
     execution_error(Error::new(Code::SQL_EXECUTION, "query failed"), error)
 }
 
-fn execution_error(otherwise: Error, error: datafusion::error::DataFusionError) -> Error {
-    use datafusion::error::DataFusionError;
+fn execution_error(otherwise: Error, error: DataFusionError) -> Error {
     if let Some(ours) = find_ours(&error) {
         return ours.clone();
     }
@@ -317,7 +339,7 @@ fn find_ours<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Err
         if let Some(ours) = error.downcast_ref::<Error>() {
             return Some(ours);
         }
-        if let Some(datafusion::error::DataFusionError::External(inner)) = error.downcast_ref()
+        if let Some(DataFusionError::External(inner)) = error.downcast_ref()
             && let Some(ours) = inner.downcast_ref::<Error>()
         {
             return Some(ours);

@@ -14,13 +14,13 @@ use crate::{
     parse_single_query,
 };
 
-fn planner(seed: u64) -> Planner {
+pub(crate) fn planner(seed: u64) -> Planner {
     let folder = std::env::temp_dir();
     let options = SessionOptions { memory_bytes: 64 << 20, threads: 2, spill_folder: folder };
     Sessions::new(&options).unwrap().planner(Moment { micros: 1_700_000_000_123_456, seed }).unwrap()
 }
 
-async fn plan(planner: &Planner, sql: &str) -> Result<LogicalPlan> {
+pub(crate) async fn plan(planner: &Planner, sql: &str) -> Result<LogicalPlan> {
     let text = SqlText::new("q.sql", sql);
     let query = parse_single_query(&text)?.bind(&text, &|_| None)?;
     for relation in &query.relations {
@@ -36,7 +36,7 @@ async fn plan(planner: &Planner, sql: &str) -> Result<LogicalPlan> {
     Ok(plan)
 }
 
-async fn rows(planner: &Planner, sql: &str) -> Vec<RecordBatch> {
+pub(crate) async fn rows(planner: &Planner, sql: &str) -> Vec<RecordBatch> {
     let plan = plan(planner, sql).await.unwrap();
     let physical = planner.physical(&plan).await.unwrap();
     planner.run(physical).unwrap().try_collect().await.unwrap()

@@ -30,3 +30,4 @@ mod time_travel;
 mod traces;
 mod unique;
 mod upkeep;
+mod windows;

@@ -1,0 +1,331 @@
+//! Windows over streams: whatever comes in whatever pieces, with whatever kills, gives what the same query gives over all
+//! of the input at once.
+
+use std::fmt::Write;
+
+use rand::rngs::StdRng;
+use rand::seq::{IndexedRandom, SliceRandom};
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+
+use crate::project::{Project, dataset};
+
+/// Queries with `{clicks}` and `{views}` for what they read, and `{window}`s that end with the times of events.
+const QUERIES: &[(&str, &str)] = &[
+    (
+        "tumble",
+        "SELECT page, TUMBLE_START(ts, INTERVAL '1' MINUTE) AS window_start, TUMBLE_END(ts, INTERVAL '1' MINUTE) AS window_end,
+           count(*) AS n, count(DISTINCT id % 7) AS users, sum(amount) AS total, min(id) AS first, max(amount) AS most,
+           approx_distinct(id) AS about, median(amount) AS middle, array_agg(id ORDER BY id) AS ids
+         FROM {clicks} GROUP BY page, TUMBLE(ts, INTERVAL '1' MINUTE)",
+    ),
+    (
+        "hop",
+        "SELECT HOP_START(ts, INTERVAL '20' SECONDS, INTERVAL '1' MINUTE) AS window_start,
+           HOP_END(ts, INTERVAL '20' SECONDS, INTERVAL '1' MINUTE) AS window_end, page, count(*) AS n
+         FROM {clicks} WHERE page <> 'b' GROUP BY page, HOP(ts, INTERVAL '20' SECONDS, INTERVAL '1' MINUTE) HAVING count(*) > 1",
+    ),
+    (
+        "gaps",
+        "SELECT HOP_START(ts, INTERVAL '1' MINUTE, INTERVAL '20' SECONDS) AS window_start,
+           HOP_END(ts, INTERVAL '1' MINUTE, INTERVAL '20' SECONDS) AS window_end, count(*) AS n
+         FROM {clicks} GROUP BY HOP(ts, INTERVAL '1' MINUTE, INTERVAL '20' SECONDS)",
+    ),
+    (
+        "cumulate",
+        "SELECT CUMULATE_START(ts, INTERVAL '30' SECONDS, INTERVAL '2' MINUTES) AS window_start,
+           CUMULATE_END(ts, INTERVAL '30' SECONDS, INTERVAL '2' MINUTES) AS window_end, count(DISTINCT page) AS pages
+         FROM {clicks} GROUP BY CUMULATE(ts, INTERVAL '30' SECONDS, INTERVAL '2' MINUTES)",
+    ),
+    (
+        "spark",
+        "SELECT window.start AS window_start, window.end AS window_end, avg(amount) AS average
+         FROM {clicks} GROUP BY window(ts, '1 minute', '30 seconds')",
+    ),
+    (
+        "flink",
+        "WITH c AS (SELECT * FROM {clicks})
+         SELECT window_start, window_end, page, count(*) AS n FROM TABLE(TUMBLE(TABLE c, DESCRIPTOR(ts), INTERVAL '1' MINUTE))
+         GROUP BY window_start, window_end, page",
+    ),
+    (
+        "top",
+        "SELECT * FROM (
+           SELECT *, row_number() OVER (PARTITION BY window_start ORDER BY n DESC, page) AS place FROM (
+             SELECT TUMBLE_START(ts, '1 minute') AS window_start, TUMBLE_END(ts, '1 minute') AS window_end, page, count(*) AS n
+             FROM {clicks} GROUP BY page, TUMBLE(ts, '1 minute')))
+         WHERE place <= 2",
+    ),
+    (
+        "two_levels",
+        "SELECT window_start, window_end, max(n) AS most, count(*) AS pages FROM (
+           SELECT TUMBLE_START(ts, '1 minute') AS window_start, TUMBLE_END(ts, '1 minute') AS window_end, page, count(*) AS n
+           FROM {clicks} GROUP BY page, TUMBLE(ts, '1 minute'))
+         GROUP BY window_start, window_end",
+    ),
+    (
+        "rows_of_windows",
+        "SELECT DISTINCT window_start, window_end, page FROM TABLE(TUMBLE({table} clicks_again, DESCRIPTOR(ts), '1 minute'))",
+    ),
+    (
+        "with_a_table",
+        "SELECT p.title, TUMBLE_START(c.ts, '1 minute') AS window_start, TUMBLE_END(c.ts, '1 minute') AS window_end, count(*) AS n
+         FROM {clicks} c JOIN raw.pages p ON p.page = c.page GROUP BY p.title, TUMBLE(c.ts, '1 minute')",
+    ),
+    (
+        "two_streams",
+        "SELECT c.window_start, c.window_end, c.n AS clicks, v.n AS views FROM (
+           SELECT TUMBLE_START(ts, '1 minute') AS window_start, TUMBLE_END(ts, '1 minute') AS window_end, count(*) AS n
+           FROM {clicks} GROUP BY TUMBLE(ts, '1 minute')) c
+         LEFT JOIN (
+           SELECT TUMBLE_START(ts, '1 minute') AS window_start, count(*) AS n FROM {views} GROUP BY TUMBLE(ts, '1 minute')) v
+         ON v.window_start = c.window_start",
+    ),
+];
+
+const SCHEMA: &str = "ts TIMESTAMP, id BIGINT, page STRING, amount DOUBLE";
+
+/// The first event, in seconds.
+const BEGINS: i64 = 1_767_225_600;
+
+/// How far events come out of order, in seconds.
+const DISORDER: i64 = 20;
+
+fn pipeline(files: usize) -> String {
+    let read = |folder: &str, files: usize| {
+        format!(
+            "read_files('{folder}', format => 'json', schema => '{SCHEMA}', maxFilesPerTrigger => {files})"
+        )
+    };
+    let watermark = format!("WATERMARK ts DELAY OF INTERVAL '{DISORDER}' SECONDS");
+    let mut text = format!(
+        "CREATE MATERIALIZED VIEW raw.pages AS SELECT * FROM read_files('pages', format => 'json', schema => 'page STRING, title STRING');
+         CREATE TEMPORARY VIEW clicks_again AS SELECT * FROM STREAM {} {watermark};
+         CREATE TEMPORARY VIEW all_clicks AS SELECT * FROM {};\n",
+        read("clicks", files),
+        read("clicks", files)
+    );
+    for (name, query) in QUERIES {
+        let streaming = query
+            .replace("{clicks}", &format!("STREAM {} {watermark}", read("clicks", files)))
+            .replace("{views}", &format!("STREAM {} {watermark}", read("views", files)))
+            .replace("{table}", "TABLE");
+        let batch = query
+            .replace("{clicks}", &read("clicks", files))
+            .replace("{views}", &read("views", files))
+            .replace("{table} clicks_again", "TABLE all_clicks");
+        let _ = writeln!(text, "CREATE STREAMING TABLE streamed.{name} AS {streaming};");
+        let _ = writeln!(text, "CREATE MATERIALIZED VIEW computed.{name} AS {batch};");
+    }
+    text
+}
+
+fn event(seconds: i64, id: u64, chance: &mut StdRng) -> String {
+    let time = chrono::DateTime::from_timestamp(seconds, chance.random_range(0..1_000) * 1_000_000).unwrap();
+    let page = ["a", "b", "c", "d"].choose(chance).unwrap();
+    let amount = chance.random_range(0..400_u32);
+    json!({ "ts": time.format("%Y-%m-%dT%H:%M:%S%.3f").to_string(), "id": id, "page": page, "amount": f64::from(amount) / 4.0 })
+        .to_string()
+}
+
+/// Events of some minutes in files: in order but for what the watermark allows.
+fn files(count: usize, chance: &mut StdRng) -> Vec<String> {
+    let mut events: Vec<(i64, String)> = (0..count as u64 * 30)
+        .map(|id| {
+            let seconds = BEGINS + id as i64;
+            (seconds + chance.random_range(0..DISORDER), event(seconds, id, chance))
+        })
+        .collect();
+    events.sort_by_key(|(arrives, _)| *arrives);
+    events
+        .chunks(30)
+        .map(|chunk| chunk.iter().map(|(_, event)| event.as_str()).collect::<Vec<_>>().join("\n"))
+        .collect()
+}
+
+/// Every row of the tables of a query, in the same order.
+fn rows(project: &Project, schema: &str, name: &str, until: i64) -> Vec<String> {
+    let until = chrono::DateTime::from_timestamp(until, 0).unwrap().format("%Y-%m-%dT%H:%M:%S");
+    let sql = format!("SELECT * FROM {schema}.{name} WHERE window_end <= TIMESTAMP '{until}'");
+    let mut rows: Vec<String> =
+        project.query(&sql).as_array().unwrap().iter().map(ToString::to_string).collect();
+    rows.sort();
+    rows
+}
+
+/// Feeds a project files in pieces, its runs killed now and then, and compares streams with batches.
+fn feed(seed: u64, files_at_once: usize, faults: &[&str]) {
+    let mut chance = StdRng::seed_from_u64(seed);
+    let project = Project::new(&pipeline(files_at_once));
+    project.write("catchment.toml", "[engine]\nthreads = 2\n[maintenance]\nkept_plans = 2\n");
+    for (page, title) in [("a", "first"), ("b", "second"), ("c", "third")] {
+        project.write(&format!("pages/{page}.json"), json!({ "page": page, "title": title }).to_string());
+    }
+    let (clicks, views) = (files(16, &mut chance), files(16, &mut chance));
+    let last = BEGINS + 16 * 30;
+    let mut next = 0;
+    while next < clicks.len() {
+        let more = chance.random_range(1..5).min(clicks.len() - next);
+        // Files that come together have names in no order, and none of their rows is late.
+        let mut names: Vec<usize> = (next..next + more).collect();
+        names.shuffle(&mut chance);
+        for (offset, name) in names.iter().enumerate() {
+            project.write(&format!("clicks/{name:03}.json"), &clicks[next + offset]);
+            project.write(&format!("views/{name:03}.json"), &views[next + offset]);
+        }
+        next += more;
+        if let Some(fault) = faults.choose(&mut chance) {
+            let fault = format!("{fault}:{}:abort", chance.random_range(1..12));
+            let output = project.command(&["run", "--json"]).env("CATCHMENT_FAULT", &fault).output().unwrap();
+            assert!(
+                matches!(output.status.code(), None | Some(0)),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+        }
+        project.run();
+    }
+    let report = project.run();
+    for (name, _) in QUERIES {
+        assert_eq!(dataset(&report, &format!("streamed.{name}"))["status"], "up to date");
+        let until = last - 1 - DISORDER - 60;
+        let (streamed, computed) =
+            (rows(&project, "streamed", name, until), rows(&project, "computed", name, until));
+        assert!(computed.len() > 2, "{name}: {computed:?}");
+        assert_eq!(streamed, computed, "{name} with seed {seed}");
+        // What is not closed is not there.
+        let all = rows(&project, "streamed", name, last + 3_600);
+        let open =
+            format!("SELECT * FROM streamed.{name} WHERE window_end > TIMESTAMP '2026-01-01T00:07:40'");
+        assert_eq!(project.query(&open), json!([]), "{name}: {all:?}");
+    }
+}
+
+#[test]
+fn streams_in_pieces_are_batches() {
+    feed(1, 1_000, &[]);
+}
+
+#[test]
+fn a_backlog_read_a_file_at_a_time_loses_no_row() {
+    feed(2, 1, &[]);
+}
+
+#[test]
+fn kills_change_no_window() {
+    feed(
+        3,
+        2,
+        &[
+            "plan-written",
+            "files-written",
+            "staged-written",
+            "commit-written",
+            "published",
+            "bookmark-run",
+            "file-renamed",
+        ],
+    );
+}
+
+fn one(pipeline: &str) -> Project {
+    Project::new(
+        &pipeline.replace("{in}", &format!("read_files('in', format => 'json', schema => '{SCHEMA}')")),
+    )
+}
+
+fn line(time: &str, id: u64) -> String {
+    format!("{{\"ts\":\"2026-01-01T{time}\",\"id\":{id}}}\n")
+}
+
+const COUNTS: &str =
+    "CREATE STREAMING TABLE counts AS SELECT TUMBLE_START(ts, '1 minute') AS s, count(*) AS n
+    FROM STREAM {in} WATERMARK ts DELAY OF INTERVAL '10' SECONDS GROUP BY TUMBLE(ts, '1 minute');";
+
+fn counts(project: &Project) -> Value {
+    project.query("SELECT CAST(s AS STRING) AS s, n FROM counts ORDER BY s")
+}
+
+#[test]
+fn a_row_is_late_when_all_its_windows_are_closed() {
+    let project = one(COUNTS);
+    project.write("in/1.json", line("10:00:30", 1) + &line("10:01:09.999", 2));
+    project.run();
+    assert_eq!(counts(&project), json!([]), "the watermark is at 10:00:59.999");
+    // Not late, though it is older than what came before: its window is open still.
+    project.write("in/2.json", line("10:00:00", 3) + &line("10:01:10", 4));
+    project.run();
+    assert_eq!(counts(&project), json!([{ "s": "2026-01-01T10:00:00", "n": 2 }]));
+    project.write("in/3.json", line("10:00:59", 5) + &line("10:01:00", 6) + &line("10:02:10", 7));
+    project.run();
+    assert_eq!(counts(&project)[1], json!({ "s": "2026-01-01T10:01:00", "n": 3 }));
+    let told = "SELECT late_rows, CAST(watermark AS STRING) AS watermark, held_rows FROM system.windows";
+    assert_eq!(
+        project.query(told),
+        json!([{ "late_rows": 1, "watermark": "2026-01-01T10:02:00Z", "held_rows": 1 }])
+    );
+}
+
+#[test]
+fn rows_without_a_usable_time_are_in_quarantine() {
+    let project = one(COUNTS);
+    project.write(
+        "in/1.json",
+        "{\"id\":1}\n".to_owned() + &line("10:00:00", 2) + "{\"ts\":\"2199-01-01T00:00:00\",\"id\":3}\n",
+    );
+    let report = project.call(&["run", "--json"]).exits(2).json();
+    assert_eq!(dataset(&report, "main.counts")["quarantined"], 2, "{report}");
+    let apart = project.query("SELECT record FROM main.counts__quarantine ORDER BY byte_offset");
+    assert!(apart[0]["record"].as_str().unwrap().contains("\"id\":1"), "{apart}");
+    assert!(apart[1]["record"].as_str().unwrap().contains("2199"), "{apart}");
+    project.write("in/2.json", line("10:02:00", 4));
+    project.run();
+    assert_eq!(counts(&project)[0]["n"], 1);
+}
+
+#[test]
+fn a_changed_query_goes_on_when_what_waits_is_enough_for_it() {
+    let project = one(COUNTS);
+    project.write("in/1.json", line("10:00:30", 1) + &line("10:00:40", 2));
+    project.run();
+    let change = |from: &str, to: &str| {
+        let text = COUNTS
+            .replace(from, to)
+            .replace("{in}", &format!("read_files('in', format => 'json', schema => '{SCHEMA}')"));
+        project.write("pipelines/all.sql", text);
+    };
+    change("count(*) AS n", "count(*) * 10 AS n");
+    project.write("in/2.json", line("10:01:40", 3));
+    project.run();
+    assert_eq!(counts(&project), json!([{ "s": "2026-01-01T10:00:00", "n": 20 }]));
+    for (from, to, why) in [
+        ("count(*) AS n", "sum(id) AS n", "lack column"),
+        ("'1 minute'", "'2 minutes'", "wait for other windows"),
+    ] {
+        change(from, to);
+        let refused = project.call(&["run"]).exits(1);
+        assert!(refused.err.contains(why) && refused.err.contains("--full-refresh"), "{}", refused.err);
+    }
+    change("count(*) AS n", "sum(id) AS n");
+    project.call(&["run", "--full-refresh"]).exits(0);
+    assert_eq!(counts(&project), json!([{ "s": "2026-01-01T10:00:00", "n": 3 }]));
+}
+
+#[test]
+fn a_rollback_takes_what_waits_back_as_well() {
+    let project = one(COUNTS);
+    project.write("in/1.json", line("10:00:30", 1));
+    project.run();
+    let version =
+        project.call(&["history", "main.counts", "--limit", "1", "--json"]).json()[0]["version"].to_string();
+    project.write("in/2.json", line("10:00:40", 2) + &line("10:01:30", 3));
+    project.run();
+    assert_eq!(counts(&project)[0]["n"], 2);
+    project.call(&["rollback", "main.counts", "--to", &version]).exits(0);
+    assert_eq!(counts(&project), json!([]));
+    project.run();
+    assert_eq!(counts(&project), json!([{ "s": "2026-01-01T10:00:00", "n": 2 }]));
+    project.write("in/3.json", line("10:01:40", 4) + &line("10:02:30", 5));
+    project.run();
+    assert_eq!(counts(&project)[1]["n"], 2);
+}

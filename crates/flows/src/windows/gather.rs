@@ -1,0 +1,299 @@
+//! Takes in the rows of a batch, and decides which windows it closes.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use catchment_core::{Code, Error, Result};
+use catchment_ingest::{
+    ADDRESS_COLUMN, Address, BrokenFile, Range, Reject, Rejects, Source, SourceRecord, StreamPosition,
+    reject_batch,
+};
+use catchment_sql::{Closed, Planner, query_error};
+use datafusion::arrow::array::{Array, AsArray, BooleanArray, Int64Array, RecordBatch};
+use datafusion::arrow::compute::filter_record_batch;
+use datafusion::arrow::datatypes::{SchemaRef, UInt64Type};
+use datafusion::catalog::TableProvider;
+use datafusion::datasource::provider_as_source;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::logical_expr::LogicalPlanBuilder;
+use futures::TryStreamExt;
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+
+use super::held::HeldTable;
+use super::spool::{Spool, Spooled, project};
+use super::state::WindowState;
+use super::times::RowTimes;
+use super::{EventTime, state_at};
+use crate::judge::BadRows;
+use crate::records::{BatchPlan, Records};
+use crate::runtime::Runtime;
+use crate::spec::{FlowSpec, InputKind};
+use crate::stage::without;
+
+/// Memory for the rows of one stream that were put aside, in bytes.
+const SPOOL_BYTES: usize = 32 << 20;
+
+/// Records that are looked up at a time.
+const LOOKED_UP: usize = 4_096;
+
+/// What a batch has taken in.
+pub(crate) struct Gathered {
+    /// The windows that the batch closes.
+    pub(crate) closed: Closed,
+    /// The state behind the batch, the files of which are those of before.
+    pub(super) state: WindowState,
+    /// The rows of the batch, by the input's name.
+    pub(super) inputs: BTreeMap<String, GatheredInput>,
+}
+
+pub(super) struct GatheredInput {
+    pub(super) schema: SchemaRef,
+    pub(super) times: RowTimes,
+    pub(super) spooled: Vec<Spooled>,
+}
+
+/// What was taken off one stream of a scan.
+#[derive(Default)]
+struct Taken {
+    spooled: Option<Spooled>,
+    /// The newest time of each piece.
+    newest: BTreeMap<u64, i64>,
+    late: u64,
+    /// Addresses of rows that have no time, or one too far ahead.
+    refused: Vec<Address>,
+}
+
+impl Runtime {
+    /// Takes in the rows of a batch, `None` for a flow without windows.
+    pub(crate) async fn gather(
+        &self,
+        spec: &FlowSpec,
+        plan: &BatchPlan,
+        planner: &Planner,
+        (broken, rejects, bad): (&[BrokenFile], &Arc<Rejects>, &mpsc::Sender<BadRows>),
+    ) -> Result<Option<Gathered>> {
+        if spec.windows.is_empty() {
+            return Ok(None);
+        }
+        let mut state = state_at(&Records::new(self.owner.lake(), &spec.name), plan.state).await?;
+        let behind = state.watermark;
+        let mut inputs = BTreeMap::new();
+        for (name, event_time) in &spec.windows {
+            let Some(source) = source_of(spec, name) else { continue };
+            let schema = event_time.schema(&source.schema());
+            let times = RowTimes::plan(planner, event_time, &schema)?;
+            let input = state.inputs.entry(name.clone()).or_default();
+            input.definition = event_time.definition();
+            (input.delay, input.idle) = (event_time.delay, event_time.idle);
+            input.columns = event_time.typed_columns(spec, name);
+            input.behind = plan.behind.contains(name);
+            let range = plan.ranges.get(name).map(|range| without(range, broken));
+            match &range {
+                Some(Range::Stream { upto, .. }) => {
+                    let open = upto.next.iter().filter(|(_, at)| !matches!(at, StreamPosition::End));
+                    input.know(&open.map(|(name, _)| name.clone()).collect(), plan.planned_at);
+                }
+                Some(_) => input.know(&BTreeSet::from([String::new()]), plan.planned_at),
+                None => {}
+            }
+            let mut gathered = GatheredInput { schema, times, spooled: Vec::new() };
+            if let Some(range) = range {
+                let table = source.read(&range, Arc::clone(rejects), Some(0))?;
+                let taken =
+                    self.take(planner, event_time, &gathered, table, (behind, plan.planned_at)).await?;
+                let mut refused = Vec::new();
+                for part in taken {
+                    for (piece, newest) in part.newest {
+                        input.hear(partition(&range, piece), newest, plan.planned_at);
+                    }
+                    state.late += part.late;
+                    refused.extend(part.refused);
+                    gathered.spooled.extend(part.spooled);
+                }
+                state.timeless += refused.len() as u64;
+                refuse(&source, range, refused, event_time, bad).await?;
+            }
+            inputs.insert(name.clone(), gathered);
+        }
+        state.watermark = state.watermark_at(plan.planned_at);
+        let closed =
+            Closed { behind: behind.unwrap_or(i64::MIN), until: state.watermark.unwrap_or(i64::MIN) };
+        Ok(Some(Gathered { closed, state, inputs }))
+    }
+
+    /// Reads a table and puts its rows aside.
+    async fn take(
+        &self,
+        planner: &Planner,
+        event_time: &EventTime,
+        gathered: &GatheredInput,
+        table: Arc<dyn TableProvider>,
+        (watermark, now): (Option<i64>, i64),
+    ) -> Result<Vec<Taken>> {
+        let columns: Option<Vec<usize>> = gathered
+            .schema
+            .fields()
+            .iter()
+            .map(|field| field.name().as_str())
+            .chain([ADDRESS_COLUMN])
+            .map(|name| table.schema().index_of(name).ok())
+            .collect();
+        let scan = LogicalPlanBuilder::scan("gathered", provider_as_source(table), columns)
+            .and_then(LogicalPlanBuilder::build)
+            .map_err(query_error)?;
+        let streams = planner.run_partitioned(planner.physical(&scan).await?)?;
+        let mut tasks = JoinSet::new();
+        let budget = SPOOL_BYTES / streams.len().max(1);
+        for stream in streams {
+            let taking = Taking {
+                times: gathered.times.clone(),
+                schema: Arc::clone(&gathered.schema),
+                watermark,
+                latest: now.saturating_add(event_time.ahead),
+                spool: Spool::new(budget, &self.spill_folder()),
+                taken: Taken::default(),
+            };
+            tasks.spawn(taking.all(stream));
+        }
+        let mut taken = Vec::new();
+        while let Some(done) = tasks.join_next().await {
+            taken.push(done.map_err(|error| {
+                Error::new(Code::INTERNAL, "a part of a batch ended early").because(error)
+            })??);
+        }
+        Ok(taken)
+    }
+}
+
+impl Gathered {
+    /// The rows of an input as the batch's query sees them.
+    pub(crate) fn table(
+        &self,
+        runtime: &Runtime,
+        spec: &FlowSpec,
+        name: &str,
+    ) -> Option<Arc<dyn TableProvider>> {
+        let gathered = self.inputs.get(name)?;
+        let moves = self.closed.until > self.closed.behind;
+        let runs = self.state.inputs.get(name).into_iter().flat_map(|input| &input.runs);
+        Some(Arc::new(HeldTable {
+            lake: Arc::clone(runtime.owner.lake()),
+            flow: spec.name.clone(),
+            schema: source_of(spec, name)?.schema(),
+            runs: runs.filter(|run| moves && run.first_end <= self.closed.until).cloned().collect(),
+            spooled: if moves { gathered.spooled.clone() } else { Vec::new() },
+        }))
+    }
+}
+
+pub(super) fn source_of(spec: &FlowSpec, name: &str) -> Option<Arc<dyn Source>> {
+    spec.inputs.iter().find_map(|input| match &input.kind {
+        InputKind::Stream(source, _) if input.name == name => Some(Arc::clone(source)),
+        _ => None,
+    })
+}
+
+/// The partition of a range's piece. Files and tables are one partition: they are read to their end before the watermark
+/// moves.
+fn partition(range: &Range, piece: u64) -> &str {
+    match range {
+        Range::Stream { slices, .. } => usize::try_from(piece)
+            .ok()
+            .and_then(|piece| slices.get(piece))
+            .map_or("", |slice| &slice.partition),
+        _ => "",
+    }
+}
+
+/// Puts rows without a usable time into quarantine.
+async fn refuse(
+    source: &Arc<dyn Source>,
+    range: Range,
+    mut refused: Vec<Address>,
+    event_time: &EventTime,
+    bad: &mpsc::Sender<BadRows>,
+) -> Result<()> {
+    refused.sort_unstable();
+    let reason = format!(
+        "{} is null, or more than {} s ahead of the batch",
+        event_time.time,
+        event_time.ahead / 1_000_000
+    );
+    for chunk in refused.chunks(LOOKED_UP) {
+        let (source, range, wanted, reason) =
+            (Arc::clone(source), range.clone(), chunk.to_vec(), reason.clone());
+        let looked = tokio::task::spawn_blocking(move || {
+            let records = source.records(&range, 0, &wanted)?;
+            let reject = |record: SourceRecord| Reject {
+                source: source.name(),
+                file: record.file,
+                offset: record.byte_offset,
+                row: record.row_number,
+                reason: reason.clone(),
+                record: Some(record.record),
+            };
+            reject_batch(&records.into_iter().map(reject).collect::<Vec<_>>())
+        });
+        let rejected = looked
+            .await
+            .map_err(|error| Error::new(Code::INTERNAL, "a look-up ended early").because(error))??;
+        // Nobody takes them only when the quarantine has failed, which is told there.
+        let _ = bad.send(BadRows::Rejected(rejected)).await;
+    }
+    Ok(())
+}
+
+/// Takes the rows of one stream.
+struct Taking {
+    times: RowTimes,
+    schema: SchemaRef,
+    watermark: Option<i64>,
+    /// The latest time that an event may have.
+    latest: i64,
+    spool: Spool,
+    taken: Taken,
+}
+
+impl Taking {
+    async fn all(mut self, mut stream: SendableRecordBatchStream) -> Result<Taken> {
+        while let Some(rows) = stream.try_next().await.map_err(query_error)? {
+            self.rows(&rows)?;
+        }
+        let spooled = self.spool.finish()?;
+        Ok(Taken { spooled: (!spooled.is_empty()).then_some(spooled), ..self.taken })
+    }
+
+    fn rows(&mut self, rows: &RecordBatch) -> Result<()> {
+        let times = self.times.times(rows)?;
+        let (_, last) = self.times.ends(&times);
+        let addresses = rows
+            .column_by_name(ADDRESS_COLUMN)
+            .and_then(|column| column.as_primitive_opt::<UInt64Type>())
+            .ok_or_else(|| Error::new(Code::INTERNAL, "rows of a stream have no addresses"))?;
+        let mut kept = Vec::with_capacity(rows.num_rows());
+        for row in 0..rows.num_rows() {
+            kept.push(self.keeps(&times, last.value(row), row, Address(addresses.value(row))));
+        }
+        let rows = project(rows, &self.schema)?;
+        if kept.iter().all(|kept| *kept) {
+            return self.spool.push(rows);
+        }
+        let rows = filter_record_batch(&rows, &BooleanArray::from(kept))
+            .map_err(|error| Error::new(Code::INTERNAL, "could not leave rows out").because(error))?;
+        self.spool.push(rows)
+    }
+
+    /// Whether a row may wait for its windows; takes note of its time.
+    fn keeps(&mut self, times: &Int64Array, last: i64, row: usize, address: Address) -> bool {
+        if times.is_null(row) || times.value(row) > self.latest {
+            self.taken.refused.push(address);
+            return false;
+        }
+        let newest = self.taken.newest.entry(address.piece()).or_insert(i64::MIN);
+        *newest = (*newest).max(times.value(row));
+        let is_late = self.watermark.is_some_and(|watermark| last <= watermark);
+        self.taken.late += u64::from(is_late);
+        !is_late
+    }
+}

@@ -1,0 +1,71 @@
+//! The times of rows and the windows that they are in.
+
+use std::sync::Arc;
+
+use catchment_core::{Code, Error, Result};
+use catchment_sql::{Planner, WindowShape, query_error};
+use datafusion::arrow::array::{Array, AsArray, Int64Array, RecordBatch};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{
+    DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
+};
+use datafusion::physical_plan::PhysicalExpr;
+
+use super::EventTime;
+use crate::spec::{FlowSpec, InputKind};
+
+impl EventTime {
+    /// The columns that are held back, as a schema in the order of the input's own.
+    pub(crate) fn schema(&self, of: &SchemaRef) -> SchemaRef {
+        let fields = of.fields().iter().filter(|field| self.columns.contains(field.name()));
+        Arc::new(Schema::new(fields.cloned().collect::<Vec<Arc<Field>>>()))
+    }
+
+    /// The columns that are held back, with their types as text.
+    pub(crate) fn typed_columns(&self, spec: &FlowSpec, input: &str) -> Vec<(String, String)> {
+        let source = spec.inputs.iter().find_map(|known| match &known.kind {
+            InputKind::Stream(source, _) if known.name == input => Some(source.schema()),
+            _ => None,
+        });
+        let schema = source.map(|schema| self.schema(&schema)).unwrap_or_else(|| Arc::new(Schema::empty()));
+        schema.fields().iter().map(|field| (field.name().clone(), field.data_type().to_string())).collect()
+    }
+}
+
+/// Computes the times of rows.
+#[derive(Debug, Clone)]
+pub(super) struct RowTimes {
+    time: Arc<dyn PhysicalExpr>,
+    shape: WindowShape,
+}
+
+impl RowTimes {
+    /// Plans it over rows with the columns of a schema.
+    pub(super) fn plan(planner: &Planner, event_time: &EventTime, schema: &SchemaRef) -> Result<Self> {
+        Ok(Self { time: planner.physical_expression(&event_time.time, schema)?, shape: event_time.shape })
+    }
+
+    /// The time of each row in microseconds, null where it has none.
+    pub(super) fn times(&self, rows: &RecordBatch) -> Result<Int64Array> {
+        let wrong = |error| Error::new(Code::INTERNAL, "could not read the times of rows").because(error);
+        let values = self
+            .time
+            .evaluate(rows)
+            .and_then(|value| value.into_array(rows.num_rows()))
+            .map_err(query_error)?;
+        let zone = match values.data_type() {
+            DataType::Timestamp(_, zone) => zone.clone(),
+            _ => None,
+        };
+        let micros = cast(&values, &DataType::Timestamp(TimeUnit::Microsecond, zone)).map_err(wrong)?;
+        let micros = micros.as_primitive::<TimestampMicrosecondType>();
+        Ok(micros.reinterpret_cast::<Int64Type>())
+    }
+
+    /// The ends of the first and of the last window of each row.
+    pub(super) fn ends(&self, times: &Int64Array) -> (Int64Array, Int64Array) {
+        let first = times.unary(|time| self.shape.ends(time).0);
+        let last = times.unary(|time| self.shape.ends(time).1);
+        (first, last)
+    }
+}

@@ -1,0 +1,152 @@
+//! The event time of what a query puts into windows: by which column, how late, and what is said of it.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use catchment_core::{Code, Error, Result};
+use catchment_flows::{EventTime, Input, InputKind};
+use catchment_sql::{BoundQuery, Planner, Relation, SqlText, WindowedScan, columns_read, windowed_scans};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::logical_expr::LogicalPlan;
+
+use crate::config::EventTimeConfig;
+
+/// What is known of a query when its windows are looked for.
+pub(crate) struct Planned<'a> {
+    pub(crate) text: &'a SqlText,
+    pub(crate) query: &'a BoundQuery,
+    /// As written.
+    pub(crate) plan: &'a LogicalPlan,
+    /// As it runs.
+    pub(crate) optimized: &'a LogicalPlan,
+    pub(crate) inputs: &'a [Input],
+    /// The keys of its streams.
+    pub(crate) streams: &'a BTreeSet<String>,
+}
+
+impl Planned<'_> {
+    /// The streams whose rows are put into windows, by their keys.
+    fn scans(&self) -> BTreeMap<String, Vec<WindowedScan>> {
+        let mut scans = windowed_scans(self.plan);
+        scans.retain(|key, _| self.streams.contains(key));
+        scans
+    }
+
+    /// The keys of the streams whose rows are put into windows.
+    pub(crate) fn windowed(&self) -> BTreeSet<String> {
+        self.scans().into_keys().collect()
+    }
+
+    /// The event time of each input whose rows are put into windows, by the input's name.
+    ///
+    /// # Errors
+    /// Returns [`Code::NOT_SUPPORTED`] for what would need several times or windows at once, and
+    /// [`Code::SQL_SYNTAX`] for a watermark of another time than the window's, or one that does nothing.
+    pub(crate) fn event_times(
+        &self,
+        planner: &Planner,
+        config: &EventTimeConfig,
+    ) -> Result<BTreeMap<String, EventTime>> {
+        let scans = self.scans();
+        let mut found: BTreeMap<String, EventTime> = BTreeMap::new();
+        for relation in &self.query.relations {
+            let at = |error: Error| error.at(self.text.place(relation.span));
+            let Some(input) = self.inputs.iter().find(|input| input.key == relation.key) else { continue };
+            let (InputKind::Stream(source, _), Some(scans)) = (&input.kind, scans.get(&relation.key)) else {
+                require_no_watermark(relation).map_err(at)?;
+                continue;
+            };
+            let [scan] = scans.as_slice() else {
+                return Err(at(Error::new(
+                    Code::NOT_SUPPORTED,
+                    format!("putting \"{}\" into windows of several kinds is not supported yet", input.name),
+                )
+                .hint("make it several flows: CREATE FLOW ... AS INSERT INTO ...")));
+            };
+            self.require_time(planner, relation, scan, &source.schema())?;
+            let event_time = self.event_time(relation, scan, &source.schema(), config);
+            match found.get_mut(&input.name) {
+                None => {
+                    found.insert(input.name.clone(), event_time);
+                }
+                Some(known) if known.time == event_time.time && known.shape == event_time.shape => {
+                    let more: Vec<String> = event_time
+                        .columns
+                        .into_iter()
+                        .filter(|column| !known.columns.contains(column))
+                        .collect();
+                    known.columns.extend(more);
+                    known.delay = known.delay.max(event_time.delay);
+                }
+                Some(_) => {
+                    return Err(at(Error::new(
+                        Code::NOT_SUPPORTED,
+                        format!("reading \"{}\" twice in different windows is not supported yet", input.name),
+                    )
+                    .hint("make it several flows: CREATE FLOW ... AS INSERT INTO ...")));
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn event_time(
+        &self,
+        relation: &Relation,
+        scan: &WindowedScan,
+        schema: &SchemaRef,
+        config: &EventTimeConfig,
+    ) -> EventTime {
+        let read = columns_read(self.optimized, &relation.key);
+        let of_time: BTreeSet<String> =
+            scan.time.column_refs().into_iter().map(|column| column.name.clone()).collect();
+        let is_kept = |index: usize, name: &String| {
+            read.as_ref().is_none_or(|read| read.contains(&index)) || of_time.contains(name)
+        };
+        let fields = schema.fields().iter().enumerate();
+        let columns = fields.filter(|(index, field)| is_kept(*index, field.name()));
+        let declared = relation.watermark.as_ref();
+        EventTime {
+            time: scan.time.clone(),
+            shape: scan.shape,
+            delay: declared.map_or(config.delay_micros(), |watermark| watermark.delay),
+            idle: Some(declared.and_then(|watermark| watermark.idle).unwrap_or(config.idle_micros())),
+            ahead: config.ahead_micros(),
+            columns: columns.map(|(_, field)| field.name().clone()).collect(),
+            defaulted: declared.is_none(),
+        }
+    }
+
+    /// Makes sure that a watermark is of the time that decides about windows.
+    fn require_time(
+        &self,
+        planner: &Planner,
+        relation: &Relation,
+        scan: &WindowedScan,
+        schema: &SchemaRef,
+    ) -> Result<()> {
+        let Some(watermark) = &relation.watermark else { return Ok(()) };
+        // The watermark of a view is written over the view's columns, which may not be those of the stream.
+        let Ok(time) = planner.logical_expression(&watermark.time, schema) else { return Ok(()) };
+        if time == scan.time {
+            return Ok(());
+        }
+        Err(Error::new(
+            Code::SQL_SYNTAX,
+            format!("the watermark is of {time}, and the windows are of {}", scan.time),
+        )
+        .at(self.text.place(watermark.span))
+        .hint("take the same column for both"))
+    }
+}
+
+/// A watermark that nothing waits for does nothing.
+fn require_no_watermark(relation: &Relation) -> Result<()> {
+    match &relation.watermark {
+        Some(_) => Err(Error::new(
+            Code::NOT_SUPPORTED,
+            format!("a watermark on \"{}\" without windows is not supported yet", relation.target.display()),
+        )
+        .hint("take WATERMARK away, or put the rows of a stream into windows")),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,253 @@
+//! Resolves what the query of a flow reads, and plans it over empty tables.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use catchment_core::{Code, Error, FlowName, Result, TableName};
+use catchment_flows::{EventTime, FlowKind, Input, InputKind, require_incremental};
+use catchment_ingest::files::{FileSource, ReadFiles};
+use catchment_ingest::streams::StreamSource;
+use catchment_ingest::{Limits, Source, TableSource};
+use catchment_lake::storable_schema;
+use catchment_sql::{Moment, Planner, Relation, Target, kept_columns};
+use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::datasource::empty::EmptyTable;
+use datafusion::logical_expr::LogicalPlan;
+
+use crate::check::{Checker, Draft};
+use crate::event_time::Planned;
+use crate::remembered::{remembered_schema, taken_files};
+use crate::rollback::version_as_of;
+use crate::sources::SourceCall;
+use crate::statement::DatasetKind;
+
+/// Files and bytes of one batch of a table's stream.
+const TABLE_LIMITS: Limits = Limits { files: 1_000, bytes: 8 << 30 };
+
+/// A flow's query, planned.
+pub(crate) struct Resolved {
+    pub(crate) inputs: Vec<Input>,
+    /// The columns of its rows.
+    pub(crate) schema: SchemaRef,
+    pub(crate) windows: BTreeMap<String, EventTime>,
+}
+
+impl Checker<'_> {
+    /// Resolves what a flow reads, and plans its query over empty tables.
+    pub(crate) async fn flow(
+        &self,
+        target: &TableName,
+        draft: &Draft<'_>,
+        inferred: &mut Vec<(FlowName, String, SchemaRef)>,
+        kept: &mut BTreeSet<(FlowName, String, String)>,
+    ) -> Result<Resolved> {
+        let planner = self.sessions.planner(Moment { micros: 0, seed: 0 })?;
+        let mut inputs = Vec::new();
+        let mut errors = Vec::new();
+        let mut streams = BTreeSet::new();
+        errors.extend(same_path_twice(draft));
+        for relation in &draft.query.relations {
+            match self.input(Some(target), draft, relation, inferred).await {
+                Ok((input, schema)) => {
+                    if matches!(input.kind, InputKind::Stream(..)) {
+                        streams.insert(relation.key.clone());
+                    }
+                    planner.bind(&relation.key, Arc::new(EmptyTable::new(schema)))?;
+                    inputs.push(input);
+                }
+                Err(error) => errors.push(error.at(draft.text.place(relation.span))),
+            }
+        }
+        Error::join(errors)?;
+        let at = |error: Error| error.at(draft.text.place(draft.query.span));
+        match draft.kind {
+            FlowKind::Append if streams.is_empty() => {
+                return Err(at(Error::new(Code::NOT_STREAMING, "a streaming table's query reads no stream"))
+                    .hint("write FROM STREAM before a source, or make it a MATERIALIZED VIEW"));
+            }
+            FlowKind::AppendOnce | FlowKind::Replace | FlowKind::ReplaceWhere if !streams.is_empty() => {
+                return Err(at(Error::new(
+                    Code::FLOW_TARGET,
+                    "a query that is run as a whole reads a stream",
+                ))
+                .hint("take STREAM away"));
+            }
+            _ => {}
+        }
+        let (plan, windows) = self.plan(&planner, draft, &inputs, &streams).await?;
+        let schema = storable_schema(plan.schema().as_arrow()).map_err(at)?;
+        for (column, (key, of_input)) in kept_columns(&plan) {
+            let input = inputs.iter().find(|input| input.key == key && column == of_input);
+            kept.extend(input.map(|input| (draft.flow.clone(), input.name.clone(), column)));
+        }
+        Ok(Resolved { inputs, schema, windows })
+    }
+
+    async fn plan(
+        &self,
+        planner: &Planner,
+        draft: &Draft<'_>,
+        inputs: &[Input],
+        streams: &BTreeSet<String>,
+    ) -> Result<(LogicalPlan, BTreeMap<String, EventTime>)> {
+        let plan = planner.plan(draft.text, &draft.query).await?;
+        let optimized = planner.check(draft.text, &draft.query, &plan)?;
+        let planned = Planned {
+            text: draft.text,
+            query: &draft.query,
+            plan: &plan,
+            optimized: &optimized,
+            inputs,
+            streams,
+        };
+        require_incremental(&plan, streams, &planned.windowed())
+            .map_err(|error| error.at(draft.text.place(draft.query.span)))?;
+        let windows = planned.event_times(planner, &self.project.config.config.event_time)?;
+        let mut names = BTreeSet::new();
+        for field in plan.schema().fields() {
+            if !names.insert(field.name()) {
+                return Err(Error::new(
+                    Code::DEFINED_TWICE,
+                    format!("the query has two columns \"{}\"", field.name()),
+                )
+                .at(draft.text.place(draft.query.span))
+                .hint("name one of them with AS"));
+            }
+        }
+        Ok((plan, windows))
+    }
+
+    pub(crate) async fn input(
+        &self,
+        target: Option<&TableName>,
+        draft: &Draft<'_>,
+        relation: &Relation,
+        inferred: &mut Vec<(FlowName, String, SchemaRef)>,
+    ) -> Result<(Input, SchemaRef)> {
+        let input = |name: String, kind| Input { key: relation.key.clone(), name, kind };
+        match &relation.target {
+            Target::Function { name, arguments } => {
+                let call = SourceCall::parse(self.project, name, arguments, draft.text, relation.span)?;
+                let limits = call.limits();
+                let (label, source): (String, Arc<dyn Source>) = match call {
+                    SourceCall::Stream(options) => {
+                        (options.name(), Arc::new(StreamSource::new(options, Arc::clone(self.streams) as _)))
+                    }
+                    SourceCall::Files(options) => {
+                        (options.path.clone(), self.files(target, draft, options, inferred).await?)
+                    }
+                };
+                let schema = source.schema();
+                let kind = if relation.streaming {
+                    InputKind::Stream(source, limits)
+                } else {
+                    InputKind::Everything(source)
+                };
+                Ok((input(label, kind), schema))
+            }
+            Target::Table { parts, as_of } => {
+                let Some(name) = self.project.table_name(parts) else {
+                    return Err(Error::new(
+                        Code::NAME_INVALID,
+                        format!("name \"{}\" has more than two parts", parts.join(".")),
+                    ));
+                };
+                let (label, kind, schema) = match (relation.streaming, as_of) {
+                    (true, Some(as_of)) => {
+                        return Err(Error::new(
+                            Code::NOT_SUPPORTED,
+                            format!("a stream of \"{name}\" has all its rows, and no {as_of}"),
+                        )
+                        .hint("take STREAM away to read one state of the table"));
+                    }
+                    (true, None) => {
+                        let schema = self.table_schema(&name, true).await?;
+                        let source: Arc<dyn Source> =
+                            Arc::new(TableSource::new(self.lake, &name, Arc::clone(&schema)));
+                        (name.to_string(), InputKind::Stream(source, TABLE_LIMITS), schema)
+                    }
+                    (false, Some(as_of)) => {
+                        let version = version_as_of(self.lake, &name, as_of).await?;
+                        let schema = self.lake.table(&name).at(version).await?.schema()?;
+                        (format!("{name} {as_of}"), InputKind::Table(name, Some(version)), schema)
+                    }
+                    (false, None) => {
+                        let schema = self.table_schema(&name, false).await?;
+                        (name.to_string(), InputKind::Table(name, None), schema)
+                    }
+                };
+                Ok((input(label, kind), schema))
+            }
+        }
+    }
+
+    /// Files with the columns that are remembered, or are found in them.
+    async fn files(
+        &self,
+        target: Option<&TableName>,
+        draft: &Draft<'_>,
+        options: ReadFiles,
+        inferred: &mut Vec<(FlowName, String, SchemaRef)>,
+    ) -> Result<Arc<dyn Source>> {
+        let path = options.path.clone();
+        let remembered = remembered_schema(self.lake, &draft.flow, &path).await?;
+        let mut source = FileSource::open(options, remembered)?;
+        if source.grows() {
+            source = source.grown(&taken_files(self.lake, target, &draft.flow).await?)?;
+        }
+        if let Some(schema) = source.inferred() {
+            inferred.push((draft.flow.clone(), path, schema));
+        }
+        Ok(Arc::new(source))
+    }
+
+    async fn table_schema(&self, name: &TableName, streaming: bool) -> Result<SchemaRef> {
+        if let Some(dataset) = self.project.datasets.get(name) {
+            if streaming && dataset.body.kind == DatasetKind::MaterializedView {
+                return Err(Error::new(
+                    Code::NOT_APPEND_ONLY,
+                    format!("\"{name}\" is a materialized view, whose rows change"),
+                )
+                .hint("take STREAM away, or make it a STREAMING TABLE"));
+            }
+            let mut flows = self.project.flows.values();
+            if streaming && flows.any(|flow| flow.body.target.0 == *name && flow.body.replaces.is_some()) {
+                return Err(Error::new(
+                    Code::NOT_APPEND_ONLY,
+                    format!("\"{name}\" has a flow with REPLACE WHERE, whose rows change"),
+                )
+                .hint("take STREAM away, and make it a MATERIALIZED VIEW"));
+            }
+            return self.schemas.get(name).cloned().flatten().ok_or_else(|| {
+                Error::new(Code::INTERNAL, format!("dataset \"{name}\" was not checked before it is read"))
+            });
+        }
+        match self.lake.table(name).latest().await? {
+            Some(snapshot) => snapshot.schema(),
+            None => Err(self.unknown(name)),
+        }
+    }
+}
+
+/// A flow knows its sources by their paths, so one that is read twice must be read alike.
+fn same_path_twice(draft: &Draft<'_>) -> Option<Error> {
+    let mut known: BTreeMap<&str, Vec<(Option<&str>, &str)>> = BTreeMap::new();
+    for relation in draft.query.relations.iter().filter(|relation| relation.streaming) {
+        let Target::Function { arguments, .. } = &relation.target else { continue };
+        let Some(path) = arguments.iter().find(|argument| argument.name.is_none()) else { continue };
+        let options: Vec<_> =
+            arguments.iter().map(|argument| (argument.name.as_deref(), argument.value.as_str())).collect();
+        if known.insert(&path.value, options.clone()).is_some_and(|before| before != options) {
+            let error = Error::new(
+                Code::NOT_SUPPORTED,
+                format!(
+                    "reading {:?} twice with different options is not supported in one query",
+                    path.value
+                ),
+            )
+            .hint("make it two flows: CREATE FLOW ... AS INSERT INTO ...");
+            return Some(error.at(draft.text.place(relation.span)));
+        }
+    }
+    None
+}

@@ -1,0 +1,112 @@
+//! Event time: windows in queries, and watermarks of streams.
+//!
+//! A window is an ordinary pair of columns. `GROUP BY TUMBLE(ts, INTERVAL '1' MINUTE)` reads its relation with the two
+//! columns added, so that a batch query over whole tables needs nothing else. A flow over a stream runs the very same
+//! query, and is asked by [`CLOSED`] which windows belong to its batch.
+
+mod functions;
+mod interval;
+mod rewrite;
+#[cfg(test)]
+mod tests;
+mod trace;
+mod watermark;
+
+pub use functions::{Closed, closed_function};
+pub use trace::{WindowedScan, columns_read, window_bound, windowed_scans};
+pub use watermark::Watermark;
+
+pub(crate) use functions::functions;
+pub(crate) use rewrite::rewrite;
+pub(crate) use watermark::{add_column, take_watermarks};
+
+/// The column that holds where a row's window begins.
+pub const WINDOW_START: &str = "__window_start";
+
+/// The column that holds where a row's window ends: the first microsecond behind it.
+pub const WINDOW_END: &str = "__window_end";
+
+/// The function that tells whether a window, by its end, belongs to the batch.
+pub(crate) const CLOSED: &str = "__window_closed";
+
+/// Windows that a row may belong to at most.
+const MOST_WINDOWS: i64 = 1_000;
+
+/// How windows lie on the time line; all lengths in microseconds, windows aligned to the Unix epoch plus the offset.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WindowShape {
+    /// Windows of one size, side by side: `TUMBLE`.
+    Tumble {
+        /// The length of a window.
+        size: i64,
+        /// What the alignment is moved by.
+        offset: i64,
+    },
+    /// Windows of one size that begin at every slide: `HOP`.
+    Hop {
+        /// From the beginning of one to the next.
+        slide: i64,
+        /// The length of a window.
+        size: i64,
+        /// What the alignment is moved by.
+        offset: i64,
+    },
+    /// Windows that begin together and end a step later each, up to a size: `CUMULATE`.
+    Cumulate {
+        /// From one end to the next.
+        step: i64,
+        /// The length of the longest window.
+        size: i64,
+        /// What the alignment is moved by.
+        offset: i64,
+    },
+}
+
+impl WindowShape {
+    /// The ends of the first and of the last window that an event at `time` belongs to.
+    #[must_use]
+    pub fn ends(&self, time: i64) -> (i64, i64) {
+        match *self {
+            Self::Tumble { size, offset } => {
+                let end = floor(time, size, offset).saturating_add(size);
+                (end, end)
+            }
+            Self::Hop { slide, size, offset } => {
+                // The first window that ends behind the event ends at most a slide behind it; with gaps between
+                // windows there may be none.
+                let first = floor(time.saturating_sub(size), slide, offset).saturating_add(slide + size);
+                (first, floor(time, slide, offset).saturating_add(size).max(first))
+            }
+            Self::Cumulate { step, size, offset } => {
+                let begin = floor(time, size, offset);
+                let first = floor(time.saturating_sub(begin), step, 0).saturating_add(step);
+                (begin.saturating_add(first), begin.saturating_add(size))
+            }
+        }
+    }
+
+    /// The windows that an event at `time` belongs to, as starts and ends, in order.
+    pub(crate) fn windows(self, time: i64) -> impl Iterator<Item = (i64, i64)> {
+        let (first, last) = self.ends(time);
+        let step = match self {
+            Self::Tumble { size, .. } => size,
+            Self::Hop { slide, .. } => slide,
+            Self::Cumulate { step, .. } => step,
+        };
+        (0..MOST_WINDOWS)
+            .map_while(move |index| {
+                let end = first.checked_add(index.checked_mul(step)?)?;
+                (end <= last).then(|| match self {
+                    Self::Tumble { size, .. } | Self::Hop { size, .. } => (end - size, end),
+                    Self::Cumulate { size, .. } => (last - size, end),
+                })
+            })
+            .filter(move |(start, _)| *start <= time)
+    }
+}
+
+/// The last multiple of `size`, moved by `offset`, that is not behind `time`.
+fn floor(time: i64, size: i64, offset: i64) -> i64 {
+    let since = time.saturating_sub(offset);
+    since.saturating_sub(since.rem_euclid(size)).saturating_add(offset)
+}

@@ -1,0 +1,169 @@
+//! Windows in batch queries, and what is found of them in plans.
+
+use catchment_core::Code;
+use datafusion::arrow::util::display::array_value_to_string;
+use proptest::prelude::*;
+
+use super::{WindowShape, windowed_scans};
+use crate::tests::{plan, planner, rows};
+use crate::{SqlText, parse_single_query};
+
+/// The rows of a query as text, columns parted by `|`, in order.
+async fn lines(sql: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    for batch in rows(&planner(1), sql).await {
+        for row in 0..batch.num_rows() {
+            let cells: Vec<String> =
+                batch.columns().iter().map(|column| array_value_to_string(column, row).unwrap()).collect();
+            lines.push(cells.join("|").replace("2024-01-01T", ""));
+        }
+    }
+    lines.sort();
+    lines
+}
+
+const EVENTS: &str = "(VALUES
+    (TIMESTAMP '2024-01-01 10:00:10', 'a'), (TIMESTAMP '2024-01-01 10:00:50', 'b'), (TIMESTAMP '2024-01-01 10:01:00', 'a'),
+    (TIMESTAMP '2024-01-01 10:03:59', 'a'), (CAST(NULL AS TIMESTAMP), 'a')) AS events(ts, kind)";
+
+#[tokio::test]
+async fn tumbling_windows_are_half_open_and_side_by_side() {
+    let sql = format!(
+        "SELECT TUMBLE_START(ts, INTERVAL '1' MINUTE), TUMBLE_END(ts, INTERVAL '1' MINUTE) AS closes, count(*) AS n
+         FROM {EVENTS} GROUP BY TUMBLE(ts, INTERVAL '1' MINUTE) HAVING count(*) > 0 ORDER BY TUMBLE_START(ts, INTERVAL '1' MINUTE)"
+    );
+    assert_eq!(lines(&sql).await, ["10:00:00|10:01:00|2", "10:01:00|10:02:00|1", "10:03:00|10:04:00|1"]);
+}
+
+#[tokio::test]
+async fn hopping_windows_hold_a_row_more_than_once() {
+    let sql = format!(
+        "SELECT HOP_START(ts, INTERVAL '1' MINUTE, INTERVAL '2' MINUTE) AS s, kind, count(*) AS n
+         FROM {EVENTS} WHERE kind = 'a' GROUP BY kind, HOP(ts, INTERVAL '1' MINUTE, INTERVAL '2' MINUTE)"
+    );
+    assert_eq!(
+        lines(&sql).await,
+        ["09:59:00|a|1", "10:00:00|a|2", "10:01:00|a|1", "10:02:00|a|1", "10:03:00|a|1"]
+    );
+}
+
+#[tokio::test]
+async fn cumulating_windows_begin_together() {
+    let sql = format!(
+        "SELECT CUMULATE_START(ts, '1 minute', '3 minutes') AS s, CUMULATE_END(ts, '1 minute', '3 minutes') AS e, count(*) AS n
+         FROM {EVENTS} GROUP BY CUMULATE(ts, '1 minute', '3 minutes')"
+    );
+    assert_eq!(
+        lines(&sql).await,
+        [
+            "10:00:00|10:01:00|2",
+            "10:00:00|10:02:00|3",
+            "10:00:00|10:03:00|3",
+            "10:03:00|10:04:00|1",
+            "10:03:00|10:05:00|1",
+            "10:03:00|10:06:00|1"
+        ]
+    );
+}
+
+#[tokio::test]
+async fn the_window_of_spark_is_a_column_with_a_start_and_an_end() {
+    let sql = format!(
+        "SELECT window.start, window.end AS e, window['start'] AS again, count(*) AS n FROM {EVENTS} GROUP BY window(ts, '1 minute')"
+    );
+    assert_eq!(lines(&sql).await[0], "10:00:00|10:01:00|10:00:00|2");
+    let hop = format!(
+        "SELECT window.start AS s, count(*) AS n FROM {EVENTS} GROUP BY window(ts, '2 minutes', '1 minute')"
+    );
+    assert_eq!(lines(&hop).await.len(), 5);
+}
+
+#[tokio::test]
+async fn the_windows_of_flink_are_relations() {
+    let sql = format!(
+        "WITH e AS (SELECT * FROM {EVENTS}) SELECT window_start, window_end, window_time, count(*) AS n
+         FROM TABLE(TUMBLE(TABLE e, DESCRIPTOR(ts), INTERVAL '1' MINUTE)) GROUP BY window_start, window_end, window_time"
+    );
+    assert_eq!(lines(&sql).await[0], "10:00:00|10:01:00|10:00:59.999|2");
+    let all = format!(
+        "WITH e AS (SELECT * FROM {EVENTS}) SELECT * FROM TABLE(HOP(TABLE e, DESCRIPTOR(ts), '1 minute', '2 minutes')) x"
+    );
+    assert_eq!(lines(&all).await.len(), 8);
+}
+
+#[tokio::test]
+async fn windows_that_cannot_be_are_refused() {
+    for (sql, code) in [
+        ("SELECT TUMBLE_START(ts, '1 minute') AS s FROM t", Code::SQL_SYNTAX),
+        ("SELECT TUMBLE_END(ts, '2 minutes') AS s FROM t GROUP BY TUMBLE(ts, '1 minute')", Code::SQL_SYNTAX),
+        ("SELECT count(*) FROM t GROUP BY TUMBLE(ts, INTERVAL '1' MONTH)", Code::SQL_SYNTAX),
+        ("SELECT count(*) FROM t GROUP BY TUMBLE(ts, INTERVAL '0' DAY)", Code::SQL_SYNTAX),
+        ("SELECT count(*) FROM t GROUP BY HOP(ts, '1 second', '1 hour')", Code::NOT_SUPPORTED),
+        ("SELECT count(*) FROM t GROUP BY SESSION(ts, '1 minute')", Code::NOT_SUPPORTED),
+        (
+            "SELECT count(*) FROM t GROUP BY TUMBLE(ts, '1 minute'), HOP(ts, '1 minute', '2 minutes')",
+            Code::NOT_SUPPORTED,
+        ),
+        ("SELECT count(*) FROM t JOIN u ON true GROUP BY TUMBLE(ts, '1 minute')", Code::SQL_SYNTAX),
+        ("SELECT count(*) FROM STREAM t WATERMARK ts DELAY OF INTERVAL '-1' MINUTE", Code::SQL_SYNTAX),
+    ] {
+        let text = SqlText::new("q.sql", sql);
+        let error = parse_single_query(&text).unwrap_err();
+        assert_eq!(error.code(), code, "{sql}: {error:?}");
+        assert!(error.place().is_some(), "{sql}: {error:?}");
+    }
+    // Types are known only once it is planned.
+    let error =
+        plan(&planner(1), "SELECT count(*) FROM t GROUP BY TUMBLE(name, '1 minute')").await.unwrap_err();
+    assert!(format!("{error:?}").contains("cast it to TIMESTAMP"), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_plan_tells_whose_rows_are_in_which_windows() {
+    let sql = "SELECT kind, TUMBLE_START(at, '1 minute') AS s, count(*) AS n
+        FROM (SELECT upper(c.name) AS kind, to_timestamp(c.amount) AS at FROM STREAM clicks c WATERMARK to_timestamp(amount) DELAY OF INTERVAL 5 SECONDS IDLE AFTER '1 minute'
+              JOIN t ON t.id = c.id WHERE c.id > 3) x GROUP BY kind, TUMBLE(at, '1 minute')";
+    let text = SqlText::new("q.sql", sql);
+    let query = parse_single_query(&text).unwrap().bind(&text, &|_| None).unwrap();
+    let watermark = query.relations[0].watermark.clone().unwrap();
+    assert_eq!((watermark.delay, watermark.idle), (5_000_000, Some(60_000_000)));
+    assert!(query.relations[0].streaming && query.relations[1].watermark.is_none());
+    let found = windowed_scans(&plan(&planner(1), sql).await.unwrap());
+    let (key, scans) = found.iter().next().unwrap();
+    assert_eq!((key.as_str(), scans.len(), found.len()), ("$0", 1, 1));
+    assert_eq!(scans[0].time.to_string(), "to_timestamp(amount)");
+    assert_eq!(scans[0].shape, WindowShape::Tumble { size: 60_000_000, offset: 0 });
+}
+
+fn shapes() -> impl Strategy<Value = WindowShape> {
+    (1_i64..40, 1_i64..200, -50_i64..50, 0..3).prop_map(|(step, size, offset, kind)| match kind {
+        0 => WindowShape::Tumble { size, offset },
+        1 => WindowShape::Hop { slide: step, size, offset },
+        _ => WindowShape::Cumulate { step, size: step * (size % 20 + 1), offset },
+    })
+}
+
+proptest! {
+    /// Against all windows that there are, looked through one by one.
+    #[test]
+    fn a_row_belongs_to_the_windows_that_its_time_lies_in(shape in shapes(), time in -1_000_i64..1_000) {
+        let mut all = Vec::new();
+        for k in -2_500_i64..2_500 {
+            match shape {
+                WindowShape::Tumble { size, offset } => all.push((k * size + offset, (k + 1) * size + offset)),
+                WindowShape::Hop { slide, size, offset } => all.push((k * slide + offset, k * slide + offset + size)),
+                WindowShape::Cumulate { step, size, offset } => {
+                    let begin = k * size + offset;
+                    all.extend((1..=size / step).map(|n| (begin, begin + n * step)));
+                }
+            }
+        }
+        let mut wanted: Vec<_> = all.into_iter().filter(|(start, end)| *start <= time && time < *end).collect();
+        wanted.sort_unstable();
+        let found: Vec<_> = shape.windows(time).collect();
+        prop_assert_eq!(&found, &wanted);
+        if let (Some(first), Some(last)) = (found.first(), found.last()) {
+            prop_assert_eq!(shape.ends(time), (first.1, last.1));
+        }
+    }
+}

@@ -1,0 +1,199 @@
+//! Finds the windows in a logical plan: whose rows they split, by which time, and whether a query keeps them apart.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, DFSchema};
+use datafusion::logical_expr::{Expr, JoinType, LogicalPlan};
+use datafusion::scalar::ScalarValue;
+
+use super::{WINDOW_END, WINDOW_START, WindowShape};
+
+/// A relation whose rows a query puts into windows.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WindowedScan {
+    /// The time of an event, over the columns of the relation.
+    pub time: Expr,
+    /// How the windows lie.
+    pub shape: WindowShape,
+}
+
+/// The windows of each relation that has some, by its key; those of computed rows are left out.
+#[must_use]
+pub fn windowed_scans(plan: &LogicalPlan) -> BTreeMap<String, Vec<WindowedScan>> {
+    let mut found: BTreeMap<String, Vec<WindowedScan>> = BTreeMap::new();
+    // The walk cannot fail.
+    let _ = plan.apply_with_subqueries(|node| {
+        let Some(input) = node.inputs().first().copied() else { return Ok(TreeNodeRecursion::Continue) };
+        for expr in node.expressions() {
+            let _ = expr.apply(|part| {
+                if let Some((time, shape)) = window_of(part)
+                    && let Some((key, time)) = resolve(time, input)
+                {
+                    let scan = WindowedScan { time, shape };
+                    let known = found.entry(key).or_default();
+                    if !known.contains(&scan) {
+                        known.push(scan);
+                    }
+                }
+                Ok(TreeNodeRecursion::Continue)
+            });
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
+}
+
+fn window_of(expr: &Expr) -> Option<(Expr, WindowShape)> {
+    let Expr::ScalarFunction(call) = expr else { return None };
+    let (time, lengths) = call.args.split_first()?;
+    let lengths: Vec<i64> = lengths
+        .iter()
+        .map(|length| match length {
+            Expr::Literal(ScalarValue::Int64(Some(number)), _) => Some(*number),
+            _ => None,
+        })
+        .collect::<Option<_>>()?;
+    let shape = match (call.func.name(), lengths.as_slice()) {
+        ("__window_tumble", [size, offset]) => WindowShape::Tumble { size: *size, offset: *offset },
+        ("__window_hop", [slide, size, offset]) => {
+            WindowShape::Hop { slide: *slide, size: *size, offset: *offset }
+        }
+        ("__window_cumulate", [step, size, offset]) => {
+            WindowShape::Cumulate { step: *step, size: *size, offset: *offset }
+        }
+        _ => return None,
+    };
+    Some((time.clone(), shape))
+}
+
+/// Follows an expression down to the one relation that its columns are of; there it has no qualifiers.
+fn resolve(mut expr: Expr, mut plan: &LogicalPlan) -> Option<(String, Expr)> {
+    loop {
+        match plan {
+            LogicalPlan::TableScan(scan) => {
+                let bare = replace_columns(expr, &|column| {
+                    Some(Expr::Column(Column::new_unqualified(&column.name)))
+                })?;
+                return Some((scan.table_name.table().to_owned(), bare));
+            }
+            LogicalPlan::Projection(node) => {
+                let schema: &DFSchema = &node.schema;
+                expr = replace_columns(expr, &|column| {
+                    let index = schema.maybe_index_of_column(column)?;
+                    Some(node.expr.get(index)?.clone().unalias())
+                })?;
+                plan = &node.input;
+            }
+            LogicalPlan::SubqueryAlias(node) => {
+                let (outer, inner): (&DFSchema, &DFSchema) = (&node.schema, node.input.schema());
+                expr = replace_columns(expr, &|column| {
+                    let index = outer.maybe_index_of_column(column)?;
+                    Some(Expr::Column(Column::from(inner.qualified_field(index))))
+                })?;
+                plan = &node.input;
+            }
+            LogicalPlan::Join(node) => {
+                let is_of = |schema: &DFSchema| {
+                    expr.column_refs().iter().all(|column| schema.maybe_index_of_column(column).is_some())
+                };
+                plan = if is_of(node.left.schema()) { &node.left } else { &node.right };
+                if !is_of(plan.schema()) {
+                    return None;
+                }
+            }
+            LogicalPlan::Filter(_) | LogicalPlan::Sort(_) | LogicalPlan::Repartition(_) => {
+                plan = plan.inputs().first().copied()?;
+            }
+            _ => return None,
+        }
+    }
+}
+
+fn replace_columns(expr: Expr, with: &dyn Fn(&Column) -> Option<Expr>) -> Option<Expr> {
+    let mut lost = false;
+    let replaced = expr
+        .transform(|part| {
+            let Expr::Column(column) = &part else { return Ok(Transformed::no(part)) };
+            match with(column) {
+                // What takes its place is of another plan, and must not be looked at again.
+                Some(found) => Ok(Transformed::new(found, true, TreeNodeRecursion::Jump)),
+                None => {
+                    lost = true;
+                    Ok(Transformed::no(part))
+                }
+            }
+        })
+        .ok()?
+        .data;
+    (!lost).then_some(replaced)
+}
+
+/// The bound of a window that a column of a plan is, passed on as it is: [`WINDOW_START`] or [`WINDOW_END`].
+#[must_use]
+pub fn window_bound(plan: &LogicalPlan, column: &Column) -> Option<&'static str> {
+    let schema: &DFSchema = plan.schema();
+    bound_at(plan, schema.maybe_index_of_column(column)?)
+}
+
+fn bound_at(plan: &LogicalPlan, index: usize) -> Option<&'static str> {
+    let name = plan.schema().field(index).name();
+    if let Some(bound) = [WINDOW_START, WINDOW_END].into_iter().find(|bound| bound == name) {
+        return Some(bound);
+    }
+    match plan {
+        LogicalPlan::Projection(node) => match node.expr.get(index)?.clone().unalias() {
+            Expr::Column(column) => window_bound(&node.input, &column),
+            _ => None,
+        },
+        LogicalPlan::Aggregate(node) => match node.group_expr.get(index)? {
+            Expr::Column(column) => window_bound(&node.input, column),
+            _ => None,
+        },
+        LogicalPlan::Join(node) => {
+            let left = node.left.schema().fields().len();
+            match node.join_type {
+                JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => {
+                    bound_at(&node.right, index)
+                }
+                _ if index < left => bound_at(&node.left, index),
+                _ => bound_at(&node.right, index - left),
+            }
+        }
+        LogicalPlan::Window(node) => {
+            (index < node.input.schema().fields().len()).then(|| bound_at(&node.input, index))?
+        }
+        LogicalPlan::Union(node) => {
+            let mut bounds = node.inputs.iter().map(|input| bound_at(input, index));
+            let first = bounds.next()??;
+            bounds.all(|bound| bound == Some(first)).then_some(first)
+        }
+        LogicalPlan::Unnest(node) => bound_at(&node.input, *node.dependency_indices.get(index)?),
+        LogicalPlan::Filter(_)
+        | LogicalPlan::Sort(_)
+        | LogicalPlan::Limit(_)
+        | LogicalPlan::Repartition(_)
+        | LogicalPlan::SubqueryAlias(_)
+        | LogicalPlan::Distinct(_) => bound_at(plan.inputs().first()?, index),
+        _ => None,
+    }
+}
+
+/// The columns of a relation that an optimised plan reads, by their indexes; `None` for all of them.
+#[must_use]
+pub fn columns_read(plan: &LogicalPlan, key: &str) -> Option<BTreeSet<usize>> {
+    let mut found = Some(BTreeSet::new());
+    // The walk cannot fail.
+    let _ = plan.apply_with_subqueries(|node| {
+        if let LogicalPlan::TableScan(scan) = node
+            && scan.table_name.table() == key
+        {
+            match (&mut found, &scan.projection) {
+                (Some(found), Some(columns)) => found.extend(columns),
+                _ => found = None,
+            }
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
+}
