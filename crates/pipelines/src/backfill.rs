@@ -409,6 +409,16 @@ impl Workspace {
 /// Refuses a dataset with a flow that replaces partitions: which rows it made of those that its condition has left
 /// by now, nothing tells.
 fn require_fillable(dataset: &Dataset) -> Result<()> {
+    if let Some(flow) = dataset.flows.iter().find(|flow| !flow.windows.is_empty()) {
+        return Err(Error::new(
+            Code::NOT_SUPPORTED,
+            format!(
+                "partitions of \"{}\" cannot be computed anew: the windows of its flow \"{}\" are closed",
+                dataset.name, flow.name
+            ),
+        )
+        .hint("`catchment run --full-refresh` builds the dataset anew from its sources"));
+    }
     match dataset.flows.iter().find(|flow| flow.replaces.is_some()) {
         None => Ok(()),
         Some(flow) => Err(Error::new(

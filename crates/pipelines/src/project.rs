@@ -8,7 +8,9 @@ use catchment_core::{Code, Error, Result, TableName};
 use catchment_sql::{ParsedQuery, Relation, SqlText, Target};
 
 use crate::config::LoadedConfig;
-use crate::statement::{Body, DatasetStatement, FlowStatement, Statement, ViewStatement, parse_statements};
+use crate::statement::{
+    Body, DatasetStatement, FlowStatement, Statement, StreamStatement, ViewStatement, parse_statements,
+};
 
 /// A project as its files describe it.
 #[derive(Debug, Clone)]
@@ -19,6 +21,8 @@ pub struct Project {
     pub datasets: BTreeMap<TableName, Declared<DatasetStatement>>,
     /// Views, by name.
     pub views: BTreeMap<TableName, Declared<ViewStatement>>,
+    /// Streams, by name.
+    pub streams: BTreeMap<TableName, Declared<StreamStatement>>,
     /// Flows declared on their own, by name.
     pub flows: BTreeMap<String, Declared<FlowStatement>>,
     /// Errors of syntax and of names defined twice.
@@ -47,6 +51,7 @@ impl Project {
             config,
             datasets: BTreeMap::new(),
             views: BTreeMap::new(),
+            streams: BTreeMap::new(),
             flows: BTreeMap::new(),
             errors: Vec::new(),
         };
@@ -101,6 +106,13 @@ impl Project {
                     None => self.views.insert(name, Declared { text, span, body }),
                 };
             }
+            Body::Stream(body) => {
+                let (name, at) = body.name.clone();
+                match self.defined_at(&name) {
+                    Some(first) => return twice(&name.to_string(), at, first),
+                    None => self.streams.insert(name, Declared { text, span, body }),
+                };
+            }
             Body::Flow(body) => {
                 let (name, at) = body.name.clone();
                 if !TableName::new("flow", name.clone()).is_storable() {
@@ -121,8 +133,10 @@ impl Project {
     }
 
     fn defined_at(&self, name: &TableName) -> Option<String> {
-        let dataset = self.datasets.get(name).map(|known| known.text.place(known.body.name.1).to_string());
-        dataset.or_else(|| self.views.get(name).map(|known| known.text.place(known.body.name.1).to_string()))
+        let dataset = self.datasets.get(name).map(|known| known.text.place(known.body.name.1));
+        let view = self.views.get(name).map(|known| known.text.place(known.body.name.1));
+        let stream = self.streams.get(name).map(|known| known.text.place(known.body.name.1));
+        dataset.or(view).or(stream).map(|place| place.to_string())
     }
 
     /// The name that the parts of a relation stand for, `None` when there are too many.
@@ -135,11 +149,16 @@ impl Project {
         }
     }
 
-    /// The view that a relation names; temporary ones only where `temporary` is set.
+    /// The view or the declared stream that a relation names; temporary views only where `temporary` is set.
     #[must_use]
     pub fn view(&self, relation: &Relation, temporary: bool) -> Option<ParsedQuery> {
         let Target::Table { parts, .. } = &relation.target else { return None };
-        let view = self.views.get(&self.table_name(parts)?)?;
+        let name = self.table_name(parts)?;
+        if let Some(stream) = self.streams.get(&name) {
+            let read = if relation.streaming { &stream.body.streaming } else { &stream.body.whole };
+            return Some(read.clone());
+        }
+        let view = self.views.get(&name)?;
         (temporary || !view.body.temporary).then(|| view.body.query.clone())
     }
 }

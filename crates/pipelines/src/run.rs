@@ -152,6 +152,17 @@ impl Workspace {
             )
             .hint("mend what it reads and run it"));
         }
+        let mut flows = datasets.iter().flat_map(|dataset| &dataset.flows);
+        if let Some(flow) = flows.find(|flow| !flow.windows.is_empty()) {
+            return Err(Error::new(
+                Code::NOT_SUPPORTED,
+                format!(
+                    "flow \"{}\" puts rows into windows, for which those in quarantine are late",
+                    flow.name
+                ),
+            )
+            .hint("`catchment run --full-refresh` builds the dataset anew from its sources"));
+        }
         let (owner, _heartbeat) = self.own().await?;
         self.finish_backfill(&owner, &checked.datasets, &progress).await?;
         let report = self.run_datasets(datasets, Mode::Replay, &owner, progress).await;
@@ -167,6 +178,7 @@ impl Workspace {
         progress: Arc<dyn Progress>,
     ) -> Result<RunReport> {
         finish_rollback(owner, self.store.as_ref()).await?;
+        self.declare_streams()?;
         let mut run = RunRecord {
             id: uuid::Uuid::now_v7().to_string(),
             status: RunStatus::Running,

@@ -32,6 +32,8 @@ pub enum Body {
     View(ViewStatement),
     /// `CREATE FLOW`.
     Flow(FlowStatement),
+    /// `CREATE STREAM` without a query.
+    Stream(StreamStatement),
 }
 
 /// The two kinds of datasets.
@@ -92,6 +94,8 @@ pub struct FlowStatement {
     pub query: ParsedQuery,
 }
 
+pub(crate) use crate::declare_stream::StreamStatement;
+
 /// Parses all statements of a file. After an error it goes on behind the next semicolon.
 ///
 /// # Errors
@@ -149,10 +153,10 @@ fn next_statement(tokens: &Tokens) -> Option<(&Tokens, &Tokens)> {
 /// Declared columns and expectations.
 type Columns = (Option<SchemaRef>, Vec<(Expectation, Span)>);
 
-struct Reader<'a> {
-    parser: Parser<'static>,
+pub(crate) struct Reader<'a> {
+    pub(crate) parser: Parser<'static>,
     words: RelationWords,
-    text: &'a Arc<SqlText>,
+    pub(crate) text: &'a Arc<SqlText>,
     default_schema: &'a str,
 }
 
@@ -199,8 +203,10 @@ impl Reader<'_> {
         if self.word("flow") {
             return self.flow();
         }
+        if self.word("stream") {
+            return self.stream();
+        }
         for (word, what) in [
-            ("stream", "CREATE STREAM"),
             ("serving", "CREATE SERVING TABLE"),
             ("alert", "CREATE ALERT"),
             ("model", "CREATE MODEL"),
@@ -210,7 +216,7 @@ impl Reader<'_> {
                 return Err(self.not_yet(what));
             }
         }
-        Err(self.unexpected("STREAMING TABLE, MATERIALIZED VIEW, VIEW or FLOW"))
+        Err(self.unexpected("STREAMING TABLE, MATERIALIZED VIEW, VIEW, FLOW or STREAM"))
     }
 
     fn view(&mut self, temporary: bool) -> Result<Body> {
@@ -223,9 +229,14 @@ impl Reader<'_> {
         Ok(Body::View(ViewStatement { name, temporary, query: self.query()? }))
     }
 
-    fn dataset(&mut self, kind: DatasetKind) -> Result<Body> {
+    pub(crate) fn dataset(&mut self, kind: DatasetKind) -> Result<Body> {
         self.if_not_exists()?;
         let name = self.name()?;
+        self.named_dataset(kind, name)
+    }
+
+    /// What follows the name of a dataset.
+    pub(crate) fn named_dataset(&mut self, kind: DatasetKind, name: (TableName, Span)) -> Result<Body> {
         let mut dataset = DatasetStatement {
             kind,
             name,
@@ -330,7 +341,7 @@ impl Reader<'_> {
         Ok(Some((condition, Span::new(start, end))))
     }
 
-    fn query(&mut self) -> Result<ParsedQuery> {
+    pub(crate) fn query(&mut self) -> Result<ParsedQuery> {
         let query = parse_query(&mut self.parser, &self.words, self.text)?;
         for (word, what) in [("late", "LATE ROWS"), ("emit", "EMIT")] {
             if self.peek_word(word) {
@@ -421,7 +432,7 @@ impl Reader<'_> {
         Err(self.unexpected("WARN, DROP ROW, FAIL UPDATE or QUARANTINE"))
     }
 
-    fn column(&mut self, fields: &mut Vec<Field>) -> Result<()> {
+    pub(crate) fn column(&mut self, fields: &mut Vec<Field>) -> Result<()> {
         let span = self.parser.peek_token_ref().span;
         let name = normal(&self.parser.parse_identifier().map_err(|error| self.syntax(&error))?);
         let at = self.parser.peek_token_ref().span;
@@ -484,7 +495,7 @@ impl Reader<'_> {
         }
     }
 
-    fn name(&mut self) -> Result<(TableName, Span)> {
+    pub(crate) fn name(&mut self) -> Result<(TableName, Span)> {
         let start = self.parser.peek_token_ref().span;
         let object = self.parser.parse_object_name(false).map_err(|error| self.syntax(&error))?;
         let parts: Vec<String> = object.0.iter().filter_map(ObjectNamePart::as_ident).map(normal).collect();
@@ -508,7 +519,7 @@ impl Reader<'_> {
         Ok((name, span))
     }
 
-    fn if_not_exists(&mut self) -> Result<()> {
+    pub(crate) fn if_not_exists(&mut self) -> Result<()> {
         if self.parser.parse_keyword(Keyword::IF) {
             self.parser
                 .expect_keywords(&[Keyword::NOT, Keyword::EXISTS])
@@ -517,7 +528,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn end(&mut self) -> Result<()> {
+    pub(crate) fn end(&mut self) -> Result<()> {
         if self.parser.peek_token_ref().token == Token::EOF {
             Ok(())
         } else {
@@ -525,12 +536,12 @@ impl Reader<'_> {
         }
     }
 
-    fn peek_word(&self, word: &str) -> bool {
+    pub(crate) fn peek_word(&self, word: &str) -> bool {
         matches!(&self.parser.peek_token_ref().token,
             Token::Word(found) if found.quote_style.is_none() && found.value.eq_ignore_ascii_case(word))
     }
 
-    fn word(&mut self, word: &str) -> bool {
+    pub(crate) fn word(&mut self, word: &str) -> bool {
         let found = self.peek_word(word);
         if found {
             self.parser.advance_token();
@@ -538,11 +549,11 @@ impl Reader<'_> {
         found
     }
 
-    fn syntax(&self, error: &ParserError) -> Error {
+    pub(crate) fn syntax(&self, error: &ParserError) -> Error {
         self.text.syntax_error(error, self.parser.peek_token_ref().span)
     }
 
-    fn unexpected(&self, wanted: &str) -> Error {
+    pub(crate) fn unexpected(&self, wanted: &str) -> Error {
         let found = self.parser.peek_token_ref();
         let error = Error::new(Code::SQL_SYNTAX, format!("expected {wanted}, found {}", found.token))
             .at(self.text.place(found.span));
@@ -563,7 +574,7 @@ impl Reader<'_> {
         }
     }
 
-    fn not_yet(&self, what: &str) -> Error {
+    pub(crate) fn not_yet(&self, what: &str) -> Error {
         let found = self.parser.peek_token_ref();
         Error::new(Code::NOT_SUPPORTED, format!("{what} is not supported yet"))
             .at(self.text.place(found.span))

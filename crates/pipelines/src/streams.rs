@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use catchment_catalog::{AccessKey, MasterKey};
-use catchment_core::{Clock, Faults, Result};
+use catchment_core::{Clock, Code, Faults, Result};
 use catchment_ingest::streams::{Connections, OpenLog};
-use catchment_log::{Log, LogOptions};
+use catchment_log::{Log, LogOptions, StreamName};
 
 use crate::config::LoadedConfig;
 use crate::place::Machine;
@@ -83,6 +83,24 @@ fn open(config: &LoadedConfig, clock: Arc<dyn Clock>, faults: Arc<dyn Faults>) -
 }
 
 impl Workspace {
+    /// Makes the streams that the project declares and that are not there yet.
+    ///
+    /// # Errors
+    /// As [`open_log`], and of a name that no stream can have.
+    pub(crate) fn declare_streams(&self) -> Result<()> {
+        for stream in self.project.streams.values().filter_map(|stream| stream.body.own.as_ref()) {
+            let (log, name) = (self.streams.log()?, StreamName::new(&stream.name)?);
+            let made = log.create(&name, stream.shards, |state| {
+                state.retention_hours = stream.retention_hours.unwrap_or(state.retention_hours);
+            });
+            match made {
+                Err(error) if error.code() != Code::STREAM_EXISTS => return Err(error),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
     /// The key under which the secrets of this project's access keys are sealed.
     ///
     /// # Errors

@@ -28,6 +28,23 @@ impl Checker<'_> {
                 self.errors.extend(error.split());
             }
         }
+        for (name, stream) in &project.streams {
+            let Some(query) = self.bind(&stream.text, &stream.body.streaming) else { continue };
+            let draft = Draft {
+                flow: FlowName::new(name.to_string()),
+                kind: FlowKind::Append,
+                text: &stream.text,
+                query,
+                replaces: None,
+                definition: String::new(),
+                distinct: None,
+            };
+            if let Err(error) = self.view(&draft, true).await {
+                // Its query is not in the text: what is wrong is with the declaration.
+                let at = stream.text.place(stream.body.name.1);
+                self.errors.extend(error.split().into_iter().map(|error| error.at(at.clone())));
+            }
+        }
     }
 
     async fn view(&self, draft: &Draft<'_>, temporary: bool) -> Result<()> {

@@ -31,6 +31,6 @@ pub use text::{SqlText, nearest};
 pub use time_travel::AsOf;
 pub use windows::{
     Closed, WINDOW_END, WINDOW_START, Watermark, WindowShape, WindowedScan, closed_function, columns_read,
-    window_bound, windowed_scans,
+    interval_micros, window_bound, windowed_scans,
 };
 pub use zorder::{ZORDER_FUNCTION, ZOrder};

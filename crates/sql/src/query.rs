@@ -221,7 +221,8 @@ impl ParsedQuery {
     ) -> Result<BoundQuery> {
         let mut query = self.query.clone();
         let mut relations = Vec::new();
-        let scope = Scope { text, inline, watermarks: &self.watermarks, inherited: None, depth: 0 };
+        let scope =
+            Scope { text, inline, watermarks: &self.watermarks, inherited: None, view: None, depth: 0 };
         bind_into(&mut query, scope, &mut relations)?;
         Ok(BoundQuery { query, relations, span: self.span })
     }
@@ -238,6 +239,8 @@ struct Scope<'a> {
     watermarks: &'a HashMap<Location, Watermark>,
     /// The watermark of the view that the query is of, for streams in it that have none.
     inherited: Option<&'a Watermark>,
+    /// Where the view stands that the query is of: the query itself may stand in another text.
+    view: Option<Span>,
     depth: usize,
 }
 
@@ -333,7 +336,7 @@ impl Binder<'_> {
             // A function of the engine, such as generate_series.
             return Ok(None);
         }
-        let span = Span::new(first.span.start, last.span.end);
+        let span = self.scope.view.unwrap_or(Span::new(first.span.start, last.span.end));
         let refuse = |what: &str| {
             Err(Error::new(Code::NOT_SUPPORTED, format!("{what} is not supported yet"))
                 .at(self.scope.text.place(span)))
@@ -358,8 +361,10 @@ impl Binder<'_> {
                 Target::Table { parts: parts.clone(), as_of: as_of(version.as_ref(), self.scope.text, span)? }
             }
         };
+        let is_in_view = self.scope.view.is_some();
         let own = self.scope.watermarks.get(&first.span.start);
-        let watermark = own.or(self.scope.inherited.filter(|_| streaming)).cloned();
+        let own = own.map(|own| Watermark { declared: is_in_view, ..own.clone() });
+        let watermark = own.or_else(|| self.scope.inherited.filter(|_| streaming).cloned());
         let key = format!("${}", self.relations.len());
         let relation = Relation { key, target, streaming, watermark, span };
         let alias = alias.clone().unwrap_or_else(|| {
@@ -371,6 +376,7 @@ impl Binder<'_> {
             let scope = Scope {
                 watermarks: &view.watermarks,
                 inherited: relation.watermark.as_ref(),
+                view: Some(relation.span),
                 depth: self.scope.depth + 1,
                 ..self.scope
             };

@@ -31,3 +31,4 @@ mod traces;
 mod unique;
 mod upkeep;
 mod windows;
+mod windows_of_streams;

@@ -18,7 +18,7 @@ const UNITS: &[(&str, i64)] = &[
 ///
 /// # Errors
 /// Returns [`Code::SQL_SYNTAX`] for anything else, and for months and years, whose lengths differ.
-pub(crate) fn micros(expr: &Expr) -> Result<i64> {
+pub fn micros(expr: &Expr) -> Result<i64> {
     let wrong = |what: &str| {
         Error::new(Code::SQL_SYNTAX, format!("{expr} is not a length of time{what}"))
             .hint("write INTERVAL '1' MINUTE; units from microseconds to weeks")

@@ -16,6 +16,8 @@ pub use functions::{Closed, closed_function};
 pub use trace::{WindowedScan, columns_read, window_bound, windowed_scans};
 pub use watermark::Watermark;
 
+pub use interval::micros as interval_micros;
+
 pub(crate) use functions::functions;
 pub(crate) use rewrite::rewrite;
 pub(crate) use watermark::{add_column, take_watermarks};

@@ -23,6 +23,8 @@ pub struct Watermark {
     pub delay: i64,
     /// After how many microseconds without an event a partition holds nothing back.
     pub idle: Option<i64>,
+    /// Whether it was said where the relation was declared, and not where it is read.
+    pub declared: bool,
     /// Where the clause stands.
     pub span: Span,
 }
@@ -144,7 +146,7 @@ fn parse(clause: &[TokenWithSpan]) -> Result<Watermark> {
     if delay < 0 || idle.is_some_and(|idle| idle <= 0) {
         return Err(wrong(&"a length of time is negative"));
     }
-    Ok(Watermark { time, column, delay, idle, span })
+    Ok(Watermark { time, column, delay, idle, declared: false, span })
 }
 
 /// Adds the column that a watermark names to its relation.

@@ -1,0 +1,184 @@
+//! Windows over sharded streams: declared in SQL, resharded, idle.
+
+use std::io::Write;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::json;
+
+use crate::project::{Done, Project};
+
+/// The statement of the brief's first scenario, as it stands there.
+const BRIEF: &str = "
+CREATE STREAM pageview_aggregates AS
+SELECT STREAM
+page_id,
+TUMBLE_START(event_time, INTERVAL '1' MINUTE) as window_start,
+COUNT(*) as views,
+COUNT(DISTINCT user_id) as unique_users
+FROM clickstream
+GROUP BY page_id, TUMBLE(event_time, INTERVAL '1' MINUTE);
+";
+
+const DECLARATION: &str = "
+CREATE STREAM clickstream (page_id STRING, user_id BIGINT, event_time TIMESTAMP,
+  WATERMARK event_time DELAY OF INTERVAL '5' SECONDS IDLE AFTER INTERVAL '1' HOUR) SHARDS 2 RETENTION INTERVAL '2' DAYS;
+";
+
+fn put(project: &Project, lines: &[String]) {
+    let mut command = project.command(&["stream", "put", "clickstream", "--key", "page_id"]);
+    let mut child =
+        command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(lines.join("\n").as_bytes()).unwrap();
+    let done: Done = child.wait_with_output().unwrap().into();
+    done.exits(0);
+}
+
+fn event(page: u64, user: u64, seconds: i64) -> String {
+    let time = chrono::DateTime::from_timestamp(1_767_225_600 + seconds, 0).unwrap();
+    json!({ "page_id": format!("p{page}"), "user_id": user, "event_time": time.format("%Y-%m-%d %H:%M:%S").to_string() })
+        .to_string()
+}
+
+/// Every page has an event at this second, so that every shard has one.
+fn beat(seconds: i64) -> Vec<String> {
+    (0..40).map(|page| event(page, 0, seconds)).collect()
+}
+
+#[test]
+fn the_statement_of_the_brief_counts_through_reshards_and_kills() {
+    let whole = BRIEF
+        .replace("CREATE STREAM pageview_aggregates", "CREATE MATERIALIZED VIEW expected")
+        .replace("SELECT STREAM", "SELECT");
+    let project = Project::new(&format!("{DECLARATION}{BRIEF}{whole}"));
+    project.write("catchment.toml", "[engine]\nthreads = 2\n[maintenance]\nkept_plans = 2\n");
+    project.run();
+    let described = project.call(&["stream", "describe", "clickstream", "--json"]).exits(0).json();
+    assert_eq!(described["retention_hours"], 48, "{described}");
+    let mut chance = StdRng::seed_from_u64(5);
+    for step in 0..8_i64 {
+        let mut lines = Vec::new();
+        for second in step * 40..step * 40 + 40 {
+            // Out of order by less than the delay.
+            let late = chance.random_range(0..5);
+            lines.extend(
+                (0..10).map(|_| event(chance.random_range(0..40), chance.random_range(0..20), second - late)),
+            );
+        }
+        lines.extend(beat(step * 40 + 39));
+        put(&project, &lines);
+        let fault = ["plan-written", "files-written", "staged-written", "commit-written"][step as usize % 4];
+        let killed =
+            project.command(&["run"]).env("CATCHMENT_FAULT", format!("{fault}:1:abort")).output().unwrap();
+        assert_eq!(killed.status.code(), None, "{}", String::from_utf8_lossy(&killed.stderr));
+        project.run();
+        let shards = ["4", "3", "5", "1"][step as usize % 4];
+        project.call(&["stream", "reshard", "clickstream", "--to", shards]).exits(0);
+    }
+    put(&project, &beat(8 * 40 + 200));
+    project.run();
+    let rows = |table: &str| {
+        let until = "window_start < TIMESTAMP '2026-01-01 00:06:00'";
+        project.query(&format!("SELECT page_id, CAST(window_start AS STRING) AS s, views, unique_users FROM {table} WHERE {until} ORDER BY 1, 2"))
+    };
+    let (streamed, expected) = (rows("pageview_aggregates"), rows("expected"));
+    assert!(expected.as_array().unwrap().len() > 200, "{expected}");
+    assert_eq!(streamed, expected);
+    let late = project.query("SELECT DISTINCT late_rows FROM system.windows");
+    assert_eq!(late, json!([{ "late_rows": 0 }]));
+}
+
+#[test]
+fn a_silent_shard_holds_windows_open_until_it_is_idle_and_it_is_told() {
+    let project =
+        Project::new(&format!("{}{BRIEF}", DECLARATION.replace("INTERVAL '1' HOUR", "INTERVAL '3' SECONDS")));
+    project.run();
+    put(&project, &[event(0, 1, 10), event(0, 2, 20)]);
+    put(&project, &[event(0, 1, 90)]);
+    project.run();
+    let counts = || project.query("SELECT views, unique_users FROM pageview_aggregates");
+    if counts() == json!([]) {
+        let told =
+            project.query("SELECT reason FROM system.windows WHERE holds_back AND newest_event IS NULL");
+        let reason = told[0]["reason"].as_str().unwrap_or_default();
+        assert!(
+            reason.starts_with("no event yet; it counts as idle after 3 s") || told == json!([]),
+            "{told}"
+        );
+    }
+    // Nothing more comes; only time passes.
+    let begun = Instant::now();
+    while counts() == json!([]) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "the window never closed");
+        project.run();
+    }
+    assert_eq!(counts(), json!([{ "views": 2, "unique_users": 2 }]));
+}
+
+#[test]
+fn declarations_that_cannot_be_are_refused() {
+    for (declaration, why) in [
+        ("CREATE STREAM s (id BIGINT, WATERMARK id DELAY OF INTERVAL '1' SECOND);", ""),
+        ("CREATE STREAM s (WATERMARK ts DELAY OF INTERVAL '1' SECOND, id BIGINT);", "C2005"),
+        ("CREATE STREAM s (id BIGINT) SHARDS 0;", "between 1 and 10000 shards"),
+        ("CREATE STREAM s (id BIGINT) RETENTION INTERVAL '1' HOUR;", "between 24 hours and 365 days"),
+        (
+            "CREATE STREAM s (id BIGINT) FROM read_kafka(subscribe => 'x', bootstrapServers => 'h:1') SHARDS 2;",
+            "without FROM",
+        ),
+        ("CREATE STREAM s (id BIGINT) FROM read_nothing('x');", "read_nothing"),
+        ("CREATE STREAM s (id BIGINT) SCHEMA 'x.json' ON VIOLATION REJECT;", "not supported yet"),
+        ("CREATE STREAM s (id BIGINT); CREATE STREAM s (id BIGINT);", "defined twice"),
+        ("CREATE STREAM s (id NOTHING);", "no type"),
+    ] {
+        let project = Project::new(&format!("{declaration}\nCREATE MATERIALIZED VIEW v AS SELECT 1 AS one;"));
+        let done = project.call(&["check"]);
+        assert_eq!(done.code, Some(i32::from(!why.is_empty())), "{declaration}: {}", done.err);
+        assert!(done.err.contains(why), "{declaration}: {}", done.err);
+    }
+}
+
+#[test]
+fn queries_that_windows_cannot_bound_are_refused() {
+    let declared = "CREATE STREAM s (id BIGINT, ts TIMESTAMP, other TIMESTAMP, WATERMARK ts DELAY OF INTERVAL '1' SECOND);";
+    for (query, why) in [
+        ("SELECT count(*) AS n FROM STREAM s", "would have to remember all of it"),
+        (
+            "SELECT id, count(*) AS n FROM TABLE(TUMBLE(STREAM s, DESCRIPTOR(ts), '1 minute')) GROUP BY id",
+            "without the window",
+        ),
+        (
+            "SELECT DISTINCT id FROM TABLE(TUMBLE(STREAM s, DESCRIPTOR(ts), '1 minute'))",
+            "without a bound of the window",
+        ),
+        (
+            "SELECT id, row_number() OVER (PARTITION BY id ORDER BY ts) AS n FROM TABLE(TUMBLE(STREAM s, DESCRIPTOR(ts), '1 minute'))",
+            "PARTITION BY",
+        ),
+        ("SELECT count(*) AS n FROM STREAM s GROUP BY TUMBLE(other, '1 minute')", "the watermark is of ts"),
+        (
+            "SELECT id FROM STREAM read_stream('s', schema => 'id BIGINT') WATERMARK id DELAY OF INTERVAL '1' SECOND",
+            "without windows",
+        ),
+        (
+            "SELECT a.id FROM TABLE(TUMBLE(STREAM s, DESCRIPTOR(ts), '1 minute')) a JOIN TABLE(TUMBLE(STREAM s, DESCRIPTOR(ts), '1 minute')) b ON a.id = b.id",
+            "without their windows being equal",
+        ),
+        (
+            "SELECT count(*) AS n FROM STREAM s GROUP BY TUMBLE(ts, '1 minute') UNION ALL SELECT count(*) AS n FROM STREAM s GROUP BY TUMBLE(ts, '2 minutes')",
+            "different windows",
+        ),
+        ("SELECT count(*) AS n FROM STREAM s GROUP BY TUMBLE(ts, '1 minute') ORDER BY n", "ORDER BY"),
+    ] {
+        let project = Project::new(&format!("{declared}\nCREATE STREAMING TABLE t AS {query};"));
+        let done = project.call(&["check"]).exits(1);
+        assert!(done.err.contains(why), "{query}: {}", done.err);
+    }
+    let fine = "SELECT a.id, b.id AS other FROM TABLE(TUMBLE(STREAM s, DESCRIPTOR(ts), '1 minute')) a
+        JOIN TABLE(TUMBLE(STREAM s, DESCRIPTOR(ts), '1 minute')) b ON a.id = b.id + 1 AND a.window_start = b.window_start";
+    for fine in [fine, "SELECT id FROM STREAM s", "SELECT STREAM id, ts FROM s"] {
+        Project::new(&format!("{declared}\nCREATE STREAMING TABLE t AS {fine};")).call(&["check"]).exits(0);
+    }
+}

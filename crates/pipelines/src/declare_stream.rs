@@ -1,0 +1,225 @@
+//! `CREATE STREAM`: a stream with its columns, its time and, when it is the project's own, its shards.
+//!
+//! A declared stream is read through two queries, as a view is: one that reads it as a stream, with its watermark, and one
+//! that reads all of it.
+
+use catchment_core::{Code, Error, Result, TableName};
+use catchment_sql::{ParsedQuery, SqlText, parse_single_query};
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token};
+
+use crate::statement::{Body, DatasetKind, Reader};
+
+/// A stream that a project reads.
+#[derive(Debug, Clone)]
+pub struct StreamStatement {
+    /// Its name, and where that stands.
+    pub name: (TableName, Span),
+    /// What reads it as a stream.
+    pub streaming: ParsedQuery,
+    /// What reads all of it.
+    pub whole: ParsedQuery,
+    /// How it is made, when it is the project's own and is not there yet.
+    pub own: Option<OwnStream>,
+}
+
+/// A stream of the project's own log.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OwnStream {
+    /// Its name there.
+    pub name: String,
+    /// Its shards.
+    pub shards: u32,
+    /// How long its records are kept; `None` for as long as a stream's that says nothing.
+    pub retention_hours: Option<u32>,
+}
+
+/// What stands in the parentheses behind a stream's name.
+#[derive(Default)]
+struct Columns {
+    /// As the option `schema` of a source has them.
+    text: Vec<String>,
+    /// The watermark's clause.
+    watermark: Option<String>,
+}
+
+/// Shards that a stream may be declared with.
+const MOST_SHARDS: u32 = 10_000;
+
+impl Reader<'_> {
+    /// What follows `CREATE STREAM`: a declaration, or `AS` and a query for a streaming table.
+    pub(crate) fn stream(&mut self) -> Result<Body> {
+        self.if_not_exists()?;
+        let name = self.name()?;
+        if self.parser.peek_token_ref().token != Token::LParen {
+            return self.named_dataset(DatasetKind::StreamingTable, name);
+        }
+        self.parser.next_token();
+        let columns = self.stream_columns()?;
+        let source = match self.parser.parse_keyword(Keyword::FROM) {
+            true => Some(self.source_function()?),
+            false => None,
+        };
+        let mut own = OwnStream { name: name.0.table.clone(), shards: 1, retention_hours: None };
+        let mut schema_file = None;
+        let options = self.parser.peek_token_ref().span;
+        loop {
+            if self.word("retention") {
+                own.retention_hours = Some(self.hours()?);
+            } else if self.word("shards") {
+                let shards = self.parser.parse_literal_uint().map_err(|error| self.syntax(&error))?;
+                own.shards = u32::try_from(shards)
+                    .ok()
+                    .filter(|shards| (1..=MOST_SHARDS).contains(shards))
+                    .ok_or_else(|| {
+                    self.wrong(
+                        options,
+                        format!("a stream has between 1 and {MOST_SHARDS} shards, not {shards}"),
+                    )
+                })?;
+            } else if self.parser.parse_keyword(Keyword::SCHEMA) {
+                schema_file = Some(self.parser.parse_literal_string().map_err(|error| self.syntax(&error))?);
+                self.violation()?;
+            } else {
+                break;
+            }
+        }
+        if source.is_some() && own != (OwnStream { name: own.name.clone(), shards: 1, retention_hours: None })
+        {
+            return Err(self.wrong(
+                options,
+                "SHARDS and RETENTION are of a stream of the project's own, without FROM".to_owned(),
+            ));
+        }
+        self.end()?;
+        let call = call(source.as_deref(), &own.name, &columns, schema_file.as_deref());
+        let watermark = columns.watermark.map_or_else(String::new, |clause| format!(" {clause}"));
+        Ok(Body::Stream(StreamStatement {
+            name,
+            streaming: self.reading(&format!("SELECT * FROM STREAM {call}{watermark}"))?,
+            whole: self.reading(&format!("SELECT * FROM {call}"))?,
+            own: source.is_none().then_some(own),
+        }))
+    }
+
+    fn wrong(&self, at: Span, what: String) -> Error {
+        Error::new(Code::SQL_SYNTAX, what).at(self.text.place(at))
+    }
+
+    /// A query that stands for the declaration.
+    fn reading(&self, query: &str) -> Result<ParsedQuery> {
+        parse_single_query(&SqlText::new(self.text.file(), query))
+    }
+
+    fn stream_columns(&mut self) -> Result<Columns> {
+        let (mut columns, mut fields) = (Columns::default(), Vec::new());
+        loop {
+            let start = self.parser.peek_token_ref().span.start;
+            if self.peek_word("watermark") && columns.watermark.is_none() && !fields.is_empty() {
+                self.watermark_clause()?;
+                columns.watermark = Some(self.since(start));
+            } else {
+                self.column(&mut fields)?;
+                columns.text.push(self.since(start));
+            }
+            if self.parser.consume_token(&Token::RParen) {
+                return Ok(columns);
+            }
+            self.parser.expect_token(&Token::Comma).map_err(|error| self.syntax(&error))?;
+        }
+    }
+
+    /// The text from a place to the last token that was taken.
+    fn since(&self, start: Location) -> String {
+        let end = match self.parser.index().checked_sub(1) {
+            Some(last) => self.parser.token_at(last).span.end,
+            None => start,
+        };
+        self.text.slice(start, end)
+    }
+
+    /// `WATERMARK expr [AS column] DELAY OF interval [IDLE AFTER interval]`, to be read again with its query.
+    fn watermark_clause(&mut self) -> Result<()> {
+        self.word("watermark");
+        self.parser.parse_expr().map_err(|error| self.syntax(&error))?;
+        if self.parser.parse_keyword(Keyword::AS) {
+            self.parser.parse_identifier().map_err(|error| self.syntax(&error))?;
+        }
+        if !self.word("delay") || !self.word("of") {
+            return Err(self.unexpected("DELAY OF"));
+        }
+        self.parser.parse_expr().map_err(|error| self.syntax(&error))?;
+        if self.word("idle") {
+            if !self.word("after") {
+                return Err(self.unexpected("AFTER"));
+            }
+            self.parser.parse_expr().map_err(|error| self.syntax(&error))?;
+        }
+        Ok(())
+    }
+
+    /// A call such as `read_kinesis(streamName => 'clicks')`, without its last parenthesis.
+    fn source_function(&mut self) -> Result<String> {
+        let start = self.parser.peek_token_ref().span.start;
+        self.parser.parse_identifier().map_err(|error| self.syntax(&error))?;
+        if self.parser.peek_token_ref().token != Token::LParen {
+            return Err(self.unexpected("a call such as read_kinesis(streamName => 'clicks')"));
+        }
+        let mut depth = 0_usize;
+        loop {
+            match self.parser.next_token().token {
+                Token::LParen => depth += 1,
+                Token::RParen if depth == 1 => break,
+                Token::RParen => depth -= 1,
+                Token::EOF => return Err(self.unexpected(")")),
+                _ => {}
+            }
+        }
+        let call = self.since(start);
+        Ok(call.strip_suffix(')').unwrap_or(&call).to_owned())
+    }
+
+    /// A length of time in whole hours.
+    fn hours(&mut self) -> Result<u32> {
+        let at = self.parser.peek_token_ref().span;
+        let interval = self.parser.parse_expr().map_err(|error| self.syntax(&error))?;
+        let micros =
+            catchment_sql::interval_micros(&interval).map_err(|error| error.at(self.text.place(at)))?;
+        let hours = micros / 3_600_000_000;
+        u32::try_from(hours).ok().filter(|hours| (24..=8_760).contains(hours)).ok_or_else(|| {
+            self.wrong(at, format!("records are kept for between 24 hours and 365 days, not {hours} hours"))
+        })
+    }
+
+    /// `[ON VIOLATION QUARANTINE]`
+    fn violation(&mut self) -> Result<()> {
+        if !self.parser.parse_keyword(Keyword::ON) {
+            return Ok(());
+        }
+        if !self.word("violation") {
+            return Err(self.unexpected("VIOLATION"));
+        }
+        match self.word("quarantine") {
+            true => Ok(()),
+            false => Err(self.not_yet("ON VIOLATION other than QUARANTINE for a stream")),
+        }
+    }
+}
+
+/// The call of the source function that reads a stream.
+fn call(source: Option<&str>, name: &str, columns: &Columns, schema_file: Option<&str>) -> String {
+    let quoted = |text: &str| text.replace('\'', "''");
+    let mut call = match source {
+        Some(source) => source.trim_end().to_owned(),
+        None => format!("read_stream('{}'", quoted(name)),
+    };
+    let mut option = |name: &str, value: &str| {
+        let comma = if call.ends_with('(') { "" } else { ", " };
+        call.push_str(&format!("{comma}{name} => '{}'", quoted(value)));
+    };
+    option("schema", &columns.text.join(", "));
+    if let Some(file) = schema_file {
+        option("jsonSchema", file);
+    }
+    format!("{call})")
+}
