@@ -195,4 +195,5 @@ def agree(project, folder, peer):
     print(f"agrees with {peer}: {sums[0][0]} rows, {counts[0]} bad", flush=True)
 
 
-main()
+if __name__ == "__main__":
+    main()

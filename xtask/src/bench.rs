@@ -15,6 +15,12 @@ pub(crate) fn lakehouse(rows: u64, peers: &str) -> Outcome {
     python("lakehouse.py", &[program.to_string_lossy().as_ref(), &rows.to_string(), peers])
 }
 
+/// Windows over a stream of generated events, beside the peers that are named.
+pub(crate) fn streams(rows: u64, peers: &str) -> Outcome {
+    let program = program(true)?;
+    python("streams.py", &[program.to_string_lossy().as_ref(), &rows.to_string(), peers])
+}
+
 /// Layouts of one table: what they cost, and how little is read then.
 pub(crate) fn layout(rows: u64) -> Outcome {
     let program = program(true)?;

@@ -5,6 +5,7 @@
 
 mod dialect;
 mod distinct;
+mod distinct_first;
 mod functions;
 mod lineage;
 mod query;

@@ -29,6 +29,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use object_store::ObjectStore;
 use url::Url;
 
+use crate::distinct_first::DistinctFirst;
 use crate::functions;
 use crate::query::BoundQuery;
 use crate::text::SqlText;
@@ -126,6 +127,7 @@ impl Sessions {
             .with_config(config)
             .with_runtime_env(Arc::clone(&self.runtime))
             .with_default_features()
+            .with_optimizer_rule(Arc::new(DistinctFirst))
             .build();
         state.catalog_list().register_catalog(CATALOG.to_owned(), Arc::new(catalog));
         for function in functions::of_moment(moment.seed).into_iter().chain(windows::functions()) {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use catchment_core::{Error, Result};
+use catchment_flows::EventTime;
 use catchment_pipelines::{Dataset, DatasetKind};
 use serde_json::{Value, json};
 
@@ -36,9 +37,33 @@ pub(crate) async fn run(
             .collect();
         screen.line(screen.table(&["DATASET", "KIND", "READS"], &rows, &[]));
         screen.line(format!("\n{} datasets, no errors", rows.len()));
+        for (flow, (input, event_time)) in checked
+            .datasets
+            .iter()
+            .flat_map(|dataset| &dataset.flows)
+            .flat_map(|flow| flow.windows.iter().map(move |window| (flow, window)))
+        {
+            screen.line(format!("{}: {}", flow.name, windows_text(input, event_time)));
+        }
     }
     Error::join(checked.errors)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What a flow waits for.
+fn windows_text(input: &str, event_time: &EventTime) -> String {
+    let seconds = |micros: i64| format!("{} s", micros as f64 / 1e6);
+    let idle = match event_time.idle {
+        Some(idle) => format!(", a silent shard is idle after {}", seconds(idle)),
+        None => String::new(),
+    };
+    let default = if event_time.defaulted { " (say otherwise with WATERMARK ... DELAY OF)" } else { "" };
+    format!(
+        "{} over {} of {input}; events may be {} late{idle}{default}",
+        event_time.shape,
+        event_time.time,
+        seconds(event_time.delay)
+    )
 }
 
 fn kind(dataset: &Dataset) -> &'static str {
@@ -52,7 +77,14 @@ fn dataset_json(dataset: &Dataset) -> Value {
     let flows: Vec<Value> = dataset
         .flows
         .iter()
-        .map(|flow| json!({ "flow": flow.name, "reads": flow.inputs.iter().map(|input| &input.name).collect::<Vec<_>>() }))
+        .map(|flow| {
+            let reads: Vec<_> = flow.inputs.iter().map(|input| &input.name).collect();
+            let windows = flow.windows.iter().map(|(input, event_time)| {
+                let delay = event_time.delay / 1_000;
+                json!({ "input": input, "time": event_time.time.to_string(), "windows": event_time.shape.to_string(), "delay_milliseconds": delay })
+            });
+            json!({ "flow": flow.name, "reads": reads, "windows": windows.collect::<Vec<_>>() })
+        })
         .collect();
     let columns: Vec<Value> = dataset
         .table

@@ -107,6 +107,38 @@ impl WindowShape {
     }
 }
 
+impl std::fmt::Display for WindowShape {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (what, offset) = match *self {
+            Self::Tumble { size, offset } => (format!("windows of {}", length(size)), offset),
+            Self::Hop { slide, size, offset } => {
+                (format!("windows of {} every {}", length(size), length(slide)), offset)
+            }
+            Self::Cumulate { step, size, offset } => {
+                (format!("windows of up to {} by steps of {}", length(size), length(step)), offset)
+            }
+        };
+        match offset {
+            0 => f.write_str(&what),
+            offset => write!(f, "{what}, moved by {}", length(offset)),
+        }
+    }
+}
+
+/// A length of time for people, in the largest unit that leaves nothing over.
+fn length(micros: i64) -> String {
+    const UNITS: &[(&str, i64)] = &[
+        ("day", 86_400_000_000),
+        ("hour", 3_600_000_000),
+        ("minute", 60_000_000),
+        ("second", 1_000_000),
+        ("millisecond", 1_000),
+    ];
+    let unit = UNITS.iter().find(|(_, unit)| micros % unit == 0).unwrap_or(&("microsecond", 1));
+    let count = micros / unit.1;
+    format!("{count} {}{}", unit.0, if count.abs() == 1 { "" } else { "s" })
+}
+
 /// The last multiple of `size`, moved by `offset`, that is not behind `time`.
 fn floor(time: i64, size: i64, offset: i64) -> i64 {
     let since = time.saturating_sub(offset);

@@ -432,6 +432,12 @@ fn is_stream(factor: &TableFactor) -> bool {
 /// The name that a relation has in its query.
 fn alias_of(factor: &TableFactor) -> Option<TableAlias> {
     match factor {
+        TableFactor::Derived { alias: None, .. } => Some(TableAlias {
+            explicit: true,
+            name: Ident::with_quote('"', "$unnamed"),
+            columns: Vec::new(),
+            at: None,
+        }),
         TableFactor::Derived { alias, .. } => alias.clone(),
         TableFactor::Table { alias: Some(alias), .. } => Some(alias.clone()),
         TableFactor::Table { name, .. } => {

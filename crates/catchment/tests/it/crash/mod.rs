@@ -8,7 +8,7 @@ use serde_json::json;
 use crate::crash::disk::Disk;
 use crate::project::Project;
 
-/// Streams, duplicates, quarantine of records and of rows, a view, and upkeep after every few versions.
+/// Streams, duplicates, quarantine of records and of rows, windows, a view, and upkeep after every few versions.
 const PIPELINE: &str = "
 CREATE STREAMING TABLE raw.events AS
   SELECT id, amount, _metadata.file_name AS file
@@ -18,6 +18,10 @@ CREATE STREAMING TABLE curated.events (
   CONSTRAINT odd_amount EXPECT (amount % 5 <> 0) ON VIOLATION QUARANTINE
 ) PARTITIONED BY (odd) AS
   SELECT id, amount, id % 2 = 1 AS odd FROM STREAM raw.events;
+CREATE STREAMING TABLE curated.windows AS
+  SELECT TUMBLE_START(at, INTERVAL '6' SECONDS) AS begins, count(*) AS events, sum(id) AS ids
+  FROM (SELECT id, to_timestamp(id) AS at FROM STREAM raw.events WATERMARK to_timestamp(id) DELAY OF INTERVAL '3' SECONDS)
+  WHERE id <> 1 GROUP BY TUMBLE(at, INTERVAL '6' SECONDS);
 CREATE MATERIALIZED VIEW enriched.totals AS
   SELECT odd, count(*) AS events, sum(amount) AS amount FROM curated.events GROUP BY odd;
 ";
@@ -113,7 +117,12 @@ impl Victim {
         let raw = ids + self.files;
         let kept: Vec<u64> = (0..ids).filter(|id| id % 5 != 0).collect();
         let (rows, sum) = (kept.len() as u64, kept.iter().sum::<u64>() * 7);
+        // The newest event is of second `ids - 1`, and windows wait three seconds for it; number 1 is in none.
+        let closed = ids.saturating_sub(4) / 6 * 6;
         let all = "SELECT
+            (SELECT count(*) FROM curated.windows) AS windows,
+            (SELECT CAST(coalesce(sum(events), 0) AS BIGINT) FROM curated.windows) AS in_windows,
+            (SELECT CAST(coalesce(sum(ids), 0) AS BIGINT) FROM curated.windows) AS ids_in_windows,
             (SELECT count(*) FROM raw.events) AS raw, (SELECT count(DISTINCT id) FROM raw.events) AS ids,
             (SELECT count(*) FROM curated.events) AS curated, (SELECT sum(amount) FROM curated.events) AS amount,
             (SELECT CAST(sum(events) AS BIGINT) FROM enriched.totals) AS events,
@@ -125,6 +134,8 @@ impl Victim {
             (SELECT count(*) FROM system.files) AS files,
             (SELECT CAST(sum(rows_out) AS BIGINT) FROM system.flows WHERE flow = 'curated.events' AND NOT undone) AS books";
         let expected = json!([{
+            "windows": closed / 6, "in_windows": closed.saturating_sub(1),
+            "ids_in_windows": (2..closed).sum::<u64>(),
             "raw": raw, "ids": ids, "curated": rows, "amount": sum, "events": rows,
             "apart": ids - rows, "apart_once": ids - rows, "again": self.files,
             "bad": self.files, "bad_files": self.files, "files": self.files, "books": rows,
