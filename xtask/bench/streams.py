@@ -56,7 +56,7 @@ def agree(folder, mine, theirs, name):
     columns = "page_id, epoch_us(window_start) AS at, events::BIGINT AS events, users::BIGINT AS users"
     until = con.sql(f"SELECT max(epoch_us(window_start)) FROM read_parquet('{mine}')").fetchone()[0]
     sums = [
-        con.sql(f"SELECT count(*), sum(events), sum(users), bit_xor(hash(r)) FROM (SELECT {columns} FROM read_parquet('{path}')) r WHERE at <= {until}").fetchone()
+        con.sql(f"SELECT count(*), sum(events), sum(users), bit_xor(hash(r)) FROM (SELECT {columns} FROM read_parquet('{path}')) r WHERE \"at\" <= {until}").fetchone()
         for path in (mine, theirs)
     ]
     if sums[0] != sums[1]:

@@ -65,12 +65,9 @@ impl Judge {
         }
     }
 
-    /// The rule that keys are unique: its index, its columns, and what becomes of rows that break it.
-    pub(crate) fn unique(&self) -> Option<(usize, &[String], Action)> {
-        self.expectations.iter().enumerate().find_map(|(index, expectation)| match &expectation.rule {
-            Rule::Unique(columns) => Some((index, columns.as_slice(), expectation.action)),
-            Rule::Condition(_) => None,
-        })
+    /// The rule that keys are unique: its index, and what becomes of rows that break it.
+    pub(crate) fn unique(&self) -> Option<(usize, &Expectation)> {
+        self.expectations.iter().enumerate().find(|(_, expectation)| expectation.rule.unique().is_some())
     }
 
     /// Holds rows to the conditions.
@@ -93,7 +90,9 @@ impl Judge {
     pub(crate) fn duplicates(&self, rows: RecordBatch, duplicate: &BooleanArray) -> Result<Judged> {
         self.compared.fetch_add(rows.num_rows() as u64, Ordering::Relaxed);
         let count = duplicate.true_count() as u64;
-        let Some((index, _, action)) = self.unique().filter(|_| count > 0) else {
+        let Some((index, action)) =
+            self.unique().filter(|_| count > 0).map(|(index, rule)| (index, rule.action))
+        else {
             return Ok(Judged { kept: rows, bad: Vec::new() });
         };
         self.failed[index].fetch_add(count, Ordering::Relaxed);
@@ -193,7 +192,7 @@ impl Judge {
                 let rows = match &expectation.rule {
                     Rule::Condition(_) => rows,
                     // Rows that a condition took out are not compared.
-                    Rule::Unique(_) => self.compared.load(Ordering::Relaxed),
+                    Rule::Unique(_) | Rule::UniqueWithin(..) => self.compared.load(Ordering::Relaxed),
                 };
                 ExpectationCount {
                     name: expectation.name.clone(),

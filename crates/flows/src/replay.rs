@@ -193,7 +193,7 @@ impl Runtime {
         let (staged, known) = self.compute(&replayed, &plan, None).await?;
         let staged = self.put_back(spec, staged, chunk.files, &chunk.others).await?;
         let staged = records.write_staged(&self.owner, staged).await?;
-        self.keep_known_keys(&spec.target, known);
+        self.keys.keep(&spec.target, known);
         self.owner.lake().faults().reach(FaultPoint::StagedWritten)?;
         self.publish(&replayed, &plan, &staged, Stopwatch::start(), progress, report).await?;
         // A rollback needs those that are kept, and that which opens the epoch: it says what that goes on from.

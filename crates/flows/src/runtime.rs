@@ -1,7 +1,7 @@
 //! Runs a flow until it has caught up: recover, then plan, compute, stage and publish, batch by batch.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 
 use catchment_catalog::{BatchRecord, Store};
 use catchment_core::{Backoff, Clock, Error, FaultPoint, FlowName, Position, Result, Retry, TableName};
@@ -12,13 +12,13 @@ use rand::Rng;
 use serde_json::json;
 
 use crate::bookmarks::{Taken, compact, files_passed_over, taken};
+use crate::finder::KeyCache;
 use crate::passed::{Passed, same_rows};
 use crate::quarantine::quarantine_spec;
 use crate::records::{BatchPlan, BatchSummary, Records, StagedBatch, StagedOutput};
 use crate::report::{FlowReport, Phase, Phases, Stopwatch};
 use crate::resume::{Resume, resume};
 use crate::spec::{FlowKind, FlowSpec, Input, InputKind};
-use crate::unique::KnownKeys;
 use crate::windows::require_state;
 
 /// Is told what flows do while they run.
@@ -68,34 +68,21 @@ pub struct Runtime {
     clock: Arc<dyn Clock>,
     run: String,
     options: RuntimeOptions,
-    /// Keys of tables, as far as batches staged by this process have seen them.
-    known_keys: Mutex<BTreeMap<TableName, KnownKeys>>,
+    pub(crate) keys: Arc<KeyCache>,
 }
 
 impl Runtime {
-    /// Makes a runtime for one run, whose id is `run`.
+    /// Makes a runtime for one run, whose id is `run`. The keys may outlive it.
     #[must_use]
     pub fn new(
         owner: Arc<Owner>,
         sessions: Sessions,
         store: Arc<dyn Store>,
-        run: String,
+        (run, keys): (String, Arc<KeyCache>),
         options: RuntimeOptions,
     ) -> Self {
         let clock = Arc::clone(owner.lake().clock());
-        Self { owner, sessions, store, clock, run, options, known_keys: Mutex::default() }
-    }
-
-    /// Takes the keys that are known of a table; whoever does not put them back has them forgotten.
-    pub(crate) fn take_known_keys(&self, table: &TableName) -> Option<KnownKeys> {
-        self.known_keys.lock().unwrap_or_else(PoisonError::into_inner).remove(table)
-    }
-
-    /// Keeps the keys of a table once the batch that added some is staged.
-    pub(crate) fn keep_known_keys(&self, table: &TableName, known: Option<KnownKeys>) {
-        if let Some(known) = known {
-            self.known_keys.lock().unwrap_or_else(PoisonError::into_inner).insert(table.clone(), known);
-        }
+        Self { owner, sessions, store, clock, run, options, keys }
     }
 
     pub(crate) fn spill_folder(&self) -> std::path::PathBuf {
@@ -346,7 +333,7 @@ impl Runtime {
 
     async fn stage(&self, spec: &FlowSpec, records: &Records<'_>, plan: &BatchPlan) -> Result<StagedBatch> {
         let (staged, known) = if plan.is_reset() {
-            self.take_known_keys(&spec.target);
+            self.keys.take(&spec.target);
             (self.reset(spec, plan).await?, None)
         } else if let Some(condition) = &spec.replaces {
             (self.compute_where(spec, plan, condition).await?, None)
@@ -354,7 +341,7 @@ impl Runtime {
             self.compute(spec, plan, None).await?
         };
         let staged = records.write_staged(&self.owner, staged).await?;
-        self.keep_known_keys(&spec.target, known);
+        self.keys.keep(&spec.target, known);
         self.lake().faults().reach(FaultPoint::StagedWritten)?;
         Ok(staged)
     }

@@ -7,13 +7,14 @@ use catchment_catalog::{ColumnSource, ExpectationCount, InputVersion};
 use catchment_core::{Code, Error, FaultPoint, Result};
 use catchment_ingest::{ADDRESS_COLUMN, BrokenFile, Range, Rejects, TableSource, first_piece};
 use catchment_lake::{FileOptions, FileWriter, WrittenFiles};
-use catchment_quality::{RowRules, RuleOutcome};
+use catchment_quality::{Action, RowRules, RuleOutcome};
 use catchment_sql::{Moment, Planner, closed_function, column_origins};
 use datafusion::logical_expr::LogicalPlan;
 use tokio::sync::mpsc;
 
 use crate::backfill::Replacing;
 use crate::carry::{carry_addresses, in_source_order};
+use crate::finder::{Finder, Known};
 use crate::judge::{self, BadRows, Judge, names};
 use crate::quarantine::{Quarantine, finish, look_up, quarantine_spec};
 use crate::records::{BatchPlan, BatchSummary, StagedBatch, StagedOutput};
@@ -23,6 +24,7 @@ use crate::spec::{FlowKind, FlowSpec, Input, InputKind};
 use crate::steps::Steps;
 use crate::unique::{KnownKeys, Uniqueness};
 use crate::windows::WindowState;
+use crate::within::{KnownTimes, Within};
 
 /// The size of a data file, in bytes.
 pub(crate) const TARGET_BYTES: usize = 128 << 20;
@@ -40,7 +42,7 @@ impl Runtime {
         spec: &FlowSpec,
         plan: &BatchPlan,
         replacing: Option<&Arc<Replacing>>,
-    ) -> Result<(StagedBatch, Option<KnownKeys>)> {
+    ) -> Result<(StagedBatch, Option<Known>)> {
         let mut broken: Vec<BrokenFile> = Vec::new();
         for _ in 0..ATTEMPTS {
             let attempt = self.attempt(spec, plan, &broken, replacing).await?;
@@ -210,21 +212,34 @@ impl Runtime {
         spec: &FlowSpec,
         judge: &Judge,
         replacing: Option<&Arc<Replacing>>,
-    ) -> Result<Option<Uniqueness>> {
-        let Some((_, key, _)) = judge.unique() else { return Ok(None) };
+    ) -> Result<Option<Finder>> {
+        let Some((_, expectation)) = judge.unique() else { return Ok(None) };
+        let Some((key, horizon)) = expectation.rule.unique() else { return Ok(None) };
         let schema = &spec.table.schema;
-        let (folder, budget) = (self.spill_folder(), self.key_bytes());
-        let known = match self.take_known_keys(&spec.target).filter(|known| known.is_of(schema, key)) {
-            Some(known) if spec.kind != FlowKind::Replace => known,
-            _ => KnownKeys::new(schema, key, folder, budget)?,
-        };
+        let place = (self.spill_folder(), self.key_bytes());
+        let known = self.keys.take(&spec.target).filter(|_| spec.kind != FlowKind::Replace);
         let files = match (replacing, self.owner.lake().table(&spec.target).latest().await?) {
             (Some(replacing), _) => replacing.beside(),
             (None, Some(snapshot)) if spec.kind != FlowKind::Replace => snapshot.files()?,
             _ => Vec::new(),
         };
         let source = TableSource::new(self.owner.lake(), &spec.target, Arc::clone(schema));
-        Ok(Some(Uniqueness::new(known, source, files)))
+        Ok(Some(match horizon {
+            None => {
+                let known = match known {
+                    Some(Known::Keys(known)) if known.is_of(schema, key) => known,
+                    _ => KnownKeys::new(schema, key, place.0, place.1)?,
+                };
+                Finder::Ever(Uniqueness::new(known, source, files))
+            }
+            Some(horizon) => {
+                let known = match known {
+                    Some(Known::Times(known)) if known.is_of(schema, key, horizon) => known,
+                    _ => KnownTimes::new(schema, key, horizon, place)?,
+                };
+                Finder::Within(Within::new(known, source, files, expectation.action == Action::Warn))
+            }
+        }))
     }
 
     async fn bind(
@@ -281,7 +296,7 @@ impl Runtime {
         plan: &BatchPlan,
         attempt: Attempt,
         broken: Vec<BrokenFile>,
-    ) -> Result<(StagedBatch, Option<KnownKeys>)> {
+    ) -> Result<(StagedBatch, Option<Known>)> {
         let mut quarantine = self.quarantine_files(spec)?;
         let quarantined = finish(attempt.quarantine, &mut quarantine, &broken, plan).await?;
         self.owner.lake().faults().reach(FaultPoint::FilesWritten)?;
@@ -348,7 +363,7 @@ pub(crate) struct Computed {
     /// The address of the first row that makes the batch fail, and the rules it breaks.
     pub(crate) failure: Option<(u64, u64)>,
     pub(crate) outcomes: Vec<RuleOutcome>,
-    pub(crate) known: Option<KnownKeys>,
+    pub(crate) known: Option<Known>,
     pub(crate) windows: Option<WindowState>,
 }
 

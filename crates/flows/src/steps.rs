@@ -18,13 +18,14 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use crate::backfill::Replacing;
+use crate::finder::{Finder, Known};
 use crate::judge::{BadRows, Judge, without_addresses};
 use crate::ordered::Ordered;
 use crate::rules::BatchRules;
 use crate::runtime::Runtime;
 use crate::spec::FlowSpec;
 use crate::stage::{Computed, TARGET_BYTES};
-use crate::unique::{KnownKeys, Looked, Uniqueness};
+use crate::unique::Looked;
 
 /// What the rows of a batch go through.
 pub(crate) struct Steps<'a> {
@@ -69,7 +70,7 @@ impl Steps<'_> {
         self,
         runtime: &Runtime,
         streams: Vec<SendableRecordBatchStream>,
-        unique: Option<Uniqueness>,
+        unique: Option<Finder>,
     ) -> Result<(Computed, Vec<RulesetState>)> {
         let Self { spec, replacing, judge, rules, bad, .. } = self;
         let sorting = Sorting::of(spec, self.planner);
@@ -184,11 +185,11 @@ impl Judging {
 /// Takes duplicates out of rows that come in source order, and hands the others to the writers in turn.
 fn find_duplicates(
     mut rows: Ordered,
-    mut unique: Uniqueness,
+    mut unique: Finder,
     judge: &Judge,
     bad: &mpsc::Sender<BadRows>,
     writers: Vec<mpsc::Sender<RecordBatch>>,
-) -> Result<(KnownKeys, u64)> {
+) -> Result<(Known, u64)> {
     let mut next = 0;
     let mut pass_on = |looked: Looked| {
         let judged = judge.duplicates(looked.rows, &looked.duplicate)?;
@@ -205,9 +206,7 @@ fn find_duplicates(
     while let Some(batch) = rows.next()? {
         pass_on(unique.look(batch)?)?;
     }
-    let (known, waiting) = unique.finish(&mut pass_on)?;
-    let spilled = waiting + Uniqueness::spilled_keys(&known);
-    Ok((known, spilled))
+    unique.finish(&mut pass_on)
 }
 
 /// Writes the rows of one stream.

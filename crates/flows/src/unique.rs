@@ -6,8 +6,6 @@
 //! memory up to a bound and go to disk beyond it.
 
 use std::collections::{BTreeSet, HashMap};
-use std::fs::File;
-use std::io::{BufReader, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -19,10 +17,9 @@ use datafusion::arrow::array::{ArrayRef, BooleanArray, RecordBatch};
 use datafusion::arrow::compute::{SortOptions, concat, filter_record_batch, sort_to_indices, take};
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::arrow::error::ArrowError;
-use datafusion::arrow::ipc::reader::StreamReader;
-use datafusion::arrow::ipc::writer::StreamWriter;
 
 use crate::ordered::addresses;
+use crate::spool::{Spool, Spooled};
 
 /// Bytes of waiting rows in memory.
 const WAITING_BYTES: usize = 64 << 20;
@@ -77,7 +74,7 @@ pub(crate) struct Uniqueness {
     /// Data files of the table whose keys are not known.
     unknown_files: Vec<Add>,
     ranges: Vec<ColumnRange>,
-    waiting: Waiting,
+    waiting: Spool,
 }
 
 /// What is known of some rows at once.
@@ -91,7 +88,7 @@ pub(crate) struct Looked {
 impl Uniqueness {
     pub(crate) fn new(known: KnownKeys, source: TableSource, files: Vec<Add>) -> Self {
         let unknown_files = files.into_iter().filter(|file| !known.loaded.contains(&file.path)).collect();
-        let waiting = Waiting::new(known.folder.clone());
+        let waiting = Spool::new(WAITING_BYTES, &known.folder);
         Self { known, source, unknown_files, ranges: Vec::new(), waiting }
     }
 
@@ -122,7 +119,7 @@ impl Uniqueness {
         if !self.unknown_files.is_empty() {
             self.widen_ranges(&waiting)?;
         }
-        self.waiting.add(waiting)?;
+        self.waiting.push(waiting)?;
         let stays = datafusion::arrow::compute::not(&waits).map_err(failed)?;
         let duplicate =
             datafusion::arrow::compute::filter(&BooleanArray::from(duplicate), &stays).map_err(failed)?;
@@ -133,15 +130,17 @@ impl Uniqueness {
     }
 
     /// Decides about the rows that wait; `each` is given all of them, piece by piece.
-    pub(crate) fn finish(mut self, each: &mut dyn FnMut(Looked) -> Result<()>) -> Result<(KnownKeys, u64)> {
-        let passes = self.waiting.rows.div_ceil(KEYS_AT_A_TIME);
+    pub(crate) fn finish(self, each: &mut dyn FnMut(Looked) -> Result<()>) -> Result<(KnownKeys, u64)> {
+        let Self { mut known, source, unknown_files, ranges, waiting } = self;
+        let waiting = waiting.finish()?;
+        let passes = waiting.rows.div_ceil(KEYS_AT_A_TIME);
         for pass in 0..passes {
-            let mut keys = self.first_places(pass, passes)?;
+            let mut keys = first_places(&known, &waiting, (pass, passes))?;
             let wanted: Vec<u128> = keys.keys().copied().collect();
-            self.known.set.find_spilled(wanted.into_iter(), |key| mark(&mut keys, key))?;
-            self.search_files(pass == 0, &mut keys)?;
-            let Self { known, waiting, .. } = &mut self;
-            waiting.each(&mut |rows| {
+            known.set.find_spilled(wanted.into_iter(), |key| mark(&mut keys, key))?;
+            let files = unknown_files.iter().filter(|file| may_hold(file, &ranges));
+            search_files(&mut known, &source, files, pass == 0, &mut keys)?;
+            waiting.each(|rows| {
                 let hashes = known.hasher.hashes(&rows)?;
                 let places = addresses(&rows)?;
                 let mut ours = Vec::with_capacity(hashes.len());
@@ -163,49 +162,7 @@ impl Uniqueness {
                 each(Looked { rows, duplicate: duplicate.into() })
             })?;
         }
-        let spilled = self.waiting.spilled_bytes;
-        Ok((self.known, spilled))
-    }
-
-    /// For each key that waits, and is looked for in this pass, the address of its first row.
-    fn first_places(&mut self, pass: usize, passes: usize) -> Result<HashMap<u128, Place>> {
-        let mut keys: HashMap<u128, Place> = HashMap::new();
-        let Self { known, waiting, .. } = self;
-        waiting.each(&mut |rows| {
-            let hashes = known.hasher.hashes(&rows)?;
-            let places = addresses(&rows)?;
-            for (row, key) in hashes.into_iter().enumerate() {
-                let Some(key) = key.filter(|key| (*key % passes as u128) as usize == pass) else { continue };
-                let place = Place::First(places.value(row));
-                keys.entry(key).and_modify(|first| *first = (*first).min(place)).or_insert(place);
-            }
-            Ok(())
-        })?;
-        Ok(keys)
-    }
-
-    /// Looks for keys in data files that may hold one of them.
-    fn search_files(&mut self, first_pass: bool, keys: &mut HashMap<u128, Place>) -> Result<()> {
-        for file in &self.unknown_files {
-            if !may_hold(file, &self.ranges) {
-                continue;
-            }
-            let again = !self.known.looked.insert(file.path.clone()) && first_pass;
-            let Self { known, source, .. } = self;
-            source.scan(std::slice::from_ref(file), &known.columns, &mut |rows| {
-                for key in known.hasher.hashes(&rows)?.into_iter().flatten() {
-                    mark(keys, key);
-                    if again && known.set.add(key)? == Seen::Perhaps {
-                        known.set.put(key)?;
-                    }
-                }
-                Ok(())
-            })?;
-            if again {
-                known.loaded.insert(file.path.clone());
-            }
-        }
-        Ok(())
+        Ok((known, waiting.spilled_bytes))
     }
 
     /// Widens the ranges of the key's columns to those of more rows.
@@ -229,6 +186,53 @@ impl Uniqueness {
     pub(crate) fn spilled_keys(known: &KnownKeys) -> u64 {
         known.set.spilled_bytes()
     }
+}
+
+/// For each key that waits, and is looked for in this pass of several, the address of its first row.
+fn first_places(
+    known: &KnownKeys,
+    waiting: &Spooled,
+    (pass, passes): (usize, usize),
+) -> Result<HashMap<u128, Place>> {
+    let mut keys: HashMap<u128, Place> = HashMap::new();
+    waiting.each(|rows| {
+        let hashes = known.hasher.hashes(&rows)?;
+        let places = addresses(&rows)?;
+        for (row, key) in hashes.into_iter().enumerate() {
+            let Some(key) = key.filter(|key| (*key % passes as u128) as usize == pass) else { continue };
+            let place = Place::First(places.value(row));
+            keys.entry(key).and_modify(|first| *first = (*first).min(place)).or_insert(place);
+        }
+        Ok(())
+    })?;
+    Ok(keys)
+}
+
+/// Looks for keys in data files that may hold one of them.
+fn search_files<'a>(
+    known: &mut KnownKeys,
+    source: &TableSource,
+    files: impl Iterator<Item = &'a Add>,
+    first_pass: bool,
+    keys: &mut HashMap<u128, Place>,
+) -> Result<()> {
+    for file in files {
+        let again = !known.looked.insert(file.path.clone()) && first_pass;
+        let columns = Arc::clone(&known.columns);
+        source.scan(std::slice::from_ref(file), &columns, &mut |rows| {
+            for key in known.hasher.hashes(&rows)?.into_iter().flatten() {
+                mark(keys, key);
+                if again && known.set.add(key)? == Seen::Perhaps {
+                    known.set.put(key)?;
+                }
+            }
+            Ok(())
+        })?;
+        if again {
+            known.loaded.insert(file.path.clone());
+        }
+    }
+    Ok(())
 }
 
 /// Where a key that waits stands first.
@@ -255,68 +259,4 @@ fn extreme(values: &ArrayRef, greatest: bool) -> Result<ArrayRef> {
 
 fn failed(error: ArrowError) -> Error {
     Error::new(Code::INTERNAL, "could not compare keys").because(error)
-}
-
-/// Rows that wait, in memory and then on disk.
-struct Waiting {
-    folder: PathBuf,
-    held: Vec<RecordBatch>,
-    held_bytes: usize,
-    file: Option<StreamWriter<File>>,
-    rows: usize,
-    spilled_bytes: u64,
-}
-
-impl Waiting {
-    fn new(folder: PathBuf) -> Self {
-        Self { folder, held: Vec::new(), held_bytes: 0, file: None, rows: 0, spilled_bytes: 0 }
-    }
-
-    fn add(&mut self, rows: RecordBatch) -> Result<()> {
-        self.rows += rows.num_rows();
-        self.held_bytes += rows.get_array_memory_size();
-        self.held.push(rows);
-        if self.held_bytes < WAITING_BYTES {
-            return Ok(());
-        }
-        let writer = match &mut self.file {
-            Some(writer) => writer,
-            none => {
-                let file =
-                    tempfile::tempfile_in(&self.folder).map_err(|error| spill_error(&error.to_string()))?;
-                let schema = self.held[0].schema();
-                none.insert(
-                    StreamWriter::try_new(file, &schema).map_err(|error| spill_error(&error.to_string()))?,
-                )
-            }
-        };
-        for rows in self.held.drain(..) {
-            writer.write(&rows).map_err(|error| spill_error(&error.to_string()))?;
-        }
-        self.held_bytes = 0;
-        self.spilled_bytes =
-            writer.get_mut().stream_position().map_err(|error| spill_error(&error.to_string()))?;
-        Ok(())
-    }
-
-    /// Goes through all rows that wait.
-    fn each(&mut self, each: &mut dyn FnMut(RecordBatch) -> Result<()>) -> Result<()> {
-        if let Some(writer) = &mut self.file {
-            let unreadable = |error: String| spill_error(&error);
-            writer.flush().map_err(|error| unreadable(error.to_string()))?;
-            let mut file = writer.get_ref().try_clone().map_err(|error| unreadable(error.to_string()))?;
-            // The clone shares its place with the writer, which writes no more.
-            file.seek(SeekFrom::Start(0)).map_err(|error| unreadable(error.to_string()))?;
-            let reader = StreamReader::try_new(BufReader::new(file), None)
-                .map_err(|error| unreadable(error.to_string()))?;
-            for rows in reader {
-                each(rows.map_err(|error| unreadable(error.to_string()))?)?;
-            }
-        }
-        self.held.iter().try_for_each(|rows| each(rows.clone()))
-    }
-}
-
-fn spill_error(cause: &str) -> Error {
-    Error::new(Code::INPUT_OUTPUT, "could not keep rows on disk").because(cause.to_owned())
 }

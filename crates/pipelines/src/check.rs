@@ -334,9 +334,17 @@ impl<'p> Checker<'p> {
             PartitionCondition::plan(self.sessions, moment, condition, &table)
                 .map_err(|error| error.at(draft.text.place(*at)))?;
         }
+        let timed: Vec<_> = specs
+            .iter()
+            .map(|(draft, resolved)| {
+                expectations::timed(&expectations, resolved.time.as_deref())
+                    .map_err(|error| error.at(draft.text.place(draft.query.span)))
+            })
+            .collect::<Result<_>>()?;
         let flows = specs
             .into_iter()
-            .map(|(draft, resolved)| FlowSpec {
+            .zip(timed)
+            .map(|((draft, resolved), expectations)| FlowSpec {
                 name: draft.flow.clone(),
                 target: name.clone(),
                 kind: draft.kind,

@@ -179,13 +179,17 @@ impl Reader<'_> {
         Ok(call.strip_suffix(')').unwrap_or(&call).to_owned())
     }
 
+    /// A length of time, in microseconds.
+    pub(crate) fn interval(&mut self) -> Result<i64> {
+        let at = self.parser.peek_token_ref().span;
+        let interval = self.parser.parse_expr().map_err(|error| self.syntax(&error))?;
+        catchment_sql::interval_micros(&interval).map_err(|error| error.at(self.text.place(at)))
+    }
+
     /// A length of time in whole hours.
     fn hours(&mut self) -> Result<u32> {
         let at = self.parser.peek_token_ref().span;
-        let interval = self.parser.parse_expr().map_err(|error| self.syntax(&error))?;
-        let micros =
-            catchment_sql::interval_micros(&interval).map_err(|error| error.at(self.text.place(at)))?;
-        let hours = micros / 3_600_000_000;
+        let hours = self.interval()? / 3_600_000_000;
         u32::try_from(hours).ok().filter(|hours| (24..=8_760).contains(hours)).ok_or_else(|| {
             self.wrong(at, format!("records are kept for between 24 hours and 365 days, not {hours} hours"))
         })

@@ -1,7 +1,6 @@
 //! What two states of a dataset differ in.
 
 use catchment_core::{Code, Error, Result, TableName};
-use catchment_quality::Rule;
 use catchment_sql::{AsOf, SqlText, query_error};
 use datafusion::arrow::array::{Array, AsArray, RecordBatch};
 use datafusion::arrow::datatypes::{Int64Type, Schema};
@@ -129,10 +128,7 @@ impl Workspace {
             && let Some(dataset) = self.check().await.datasets.iter().find(|dataset| dataset.name == *name)
         {
             let expectations = dataset.flows.iter().flat_map(|flow| flow.expectations.iter());
-            let unique = expectations.filter_map(|expectation| match &expectation.rule {
-                Rule::Unique(columns) => Some(columns.clone()),
-                Rule::Condition(_) => None,
-            });
+            let unique = expectations.filter_map(|expectation| Some(expectation.rule.unique()?.0.to_vec()));
             key = unique.into_iter().next().unwrap_or_default();
         }
         for column in &key {

@@ -21,6 +21,8 @@ pub(crate) struct Planned<'a> {
     pub(crate) inputs: &'a [Input],
     /// The keys of its streams.
     pub(crate) streams: &'a BTreeSet<String>,
+    /// Whether something else than windows asks for the time of watermarks.
+    pub(crate) needs_time: bool,
 }
 
 impl Planned<'_> {
@@ -52,7 +54,9 @@ impl Planned<'_> {
             let at = |error: Error| error.at(self.text.place(relation.span));
             let Some(input) = self.inputs.iter().find(|input| input.key == relation.key) else { continue };
             let (InputKind::Stream(source, _), Some(scans)) = (&input.kind, scans.get(&relation.key)) else {
-                require_no_watermark(relation).map_err(at)?;
+                if !self.needs_time {
+                    require_no_watermark(relation).map_err(at)?;
+                }
                 continue;
             };
             let [scan] = scans.as_slice() else {

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result};
-use catchment_quality::{Action, Expectation, MOST_RULES, RowRules, Rule, require_key_type};
+use catchment_quality::{Action, Expectation, Horizon, MOST_RULES, RowRules, Rule, require_key_type};
 use catchment_sql::{Moment, Sessions, nearest};
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::check::Draft;
 use crate::project::Declared;
@@ -25,7 +26,7 @@ pub(crate) fn check(
     let mut errors = Vec::new();
     let mut uniques = 0;
     for (expectation, span) in &dataset.expectations {
-        let Rule::Unique(columns) = &expectation.rule else { continue };
+        let Some((columns, _)) = expectation.rule.unique() else { continue };
         uniques += 1;
         if uniques > 1 {
             let error = Error::new(Code::NOT_SUPPORTED, "a second EXPECT UNIQUE is not supported yet");
@@ -74,15 +75,47 @@ pub(crate) fn with(all: &Arc<Vec<Expectation>>, one: Option<&Expectation>) -> Ar
     }
 }
 
+/// Whether rows are compared only with those that are close in time.
+pub(crate) fn has_horizon(expectations: &[(Expectation, Span)]) -> bool {
+    expectations.iter().any(|(expectation, _)| matches!(expectation.rule, Rule::UniqueWithin(..)))
+}
+
+/// Expectations with the column that holds the time of a flow's rows, where they ask for it.
+///
+/// # Errors
+/// Returns [`Code::NOT_SUPPORTED`] when no column of the dataset has the watermark's time.
+pub(crate) fn timed(all: &Arc<Vec<Expectation>>, time: Option<&str>) -> Result<Arc<Vec<Expectation>>> {
+    if !all.iter().any(|expectation| matches!(expectation.rule, Rule::UniqueWithin(..))) {
+        return Ok(Arc::clone(all));
+    }
+    let Some(time) = time else {
+        return Err(Error::new(
+            Code::NOT_SUPPORTED,
+            "WITHIN is measured on the column of a watermark, and no column of the dataset is that",
+        )
+        .hint("read FROM STREAM ... WATERMARK ts DELAY OF INTERVAL '1' MINUTE, and select ts as it is"));
+    };
+    let timed = all.iter().map(|expectation| match &expectation.rule {
+        Rule::UniqueWithin(columns, horizon) => {
+            let horizon = Horizon { column: time.to_owned(), micros: horizon.micros };
+            Expectation { rule: Rule::UniqueWithin(columns.clone(), horizon), ..expectation.clone() }
+        }
+        _ => expectation.clone(),
+    });
+    Ok(Arc::new(timed.collect()))
+}
+
 /// Checks the columns of `DISTINCT ON`, and that no other rule asks for unique keys.
 pub(crate) fn check_distinct(
     draft: &Draft<'_>,
     declared: &DatasetStatement,
     schema: &SchemaRef,
 ) -> Result<()> {
-    let Some(Expectation { rule: Rule::Unique(columns), .. }) = &draft.distinct else { return Ok(()) };
+    let Some((columns, _)) = draft.distinct.as_ref().and_then(|distinct| distinct.rule.unique()) else {
+        return Ok(());
+    };
     let place = draft.text.place(draft.query.span);
-    if declared.expectations.iter().any(|(other, _)| matches!(other.rule, Rule::Unique(_))) {
+    if declared.expectations.iter().any(|(other, _)| other.rule.unique().is_some()) {
         let error = Error::new(Code::NOT_SUPPORTED, "DISTINCT ON beside EXPECT UNIQUE is not supported yet");
         return Err(error.at(place));
     }

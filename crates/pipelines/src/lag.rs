@@ -1,7 +1,7 @@
 //! How far flows are behind the streams that they read.
 
 use catchment_core::{FlowName, Result};
-use catchment_flows::{InputKind, stream_standings};
+use catchment_flows::{InputKind, WindowState, stream_standings, window_state};
 use catchment_ingest::StreamPosition;
 use catchment_ingest::streams::OpenLog;
 use catchment_log::{ShardId, StreamName};
@@ -25,6 +25,20 @@ pub struct Lag {
 }
 
 impl Workspace {
+    /// How far the event time of flows with windows has come.
+    ///
+    /// # Errors
+    /// Returns errors of reading the records of flows.
+    pub async fn window_states(&self, datasets: &[Dataset]) -> Result<Vec<(FlowName, WindowState)>> {
+        let mut states = Vec::new();
+        for spec in datasets.iter().flat_map(|dataset| &dataset.flows).filter(|spec| !spec.windows.is_empty())
+        {
+            let state = window_state(&self.lake, &spec.target, &spec.name).await?;
+            states.extend(state.map(|state| (spec.name.clone(), state)));
+        }
+        Ok(states)
+    }
+
     /// How far the flows of datasets are behind, for each open shard and each that still has records for them.
     ///
     /// # Errors

@@ -13,13 +13,15 @@ use catchment_sql::{Moment, Planner, Relation, Target, kept_columns};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::logical_expr::LogicalPlan;
+use datafusion::sql::sqlparser::ast::Expr as SqlExpr;
 
 use crate::check::{Checker, Draft};
 use crate::event_time::Planned;
+use crate::expectations;
 use crate::remembered::{remembered_schema, taken_files};
 use crate::rollback::version_as_of;
 use crate::sources::SourceCall;
-use crate::statement::DatasetKind;
+use crate::statement::{DatasetKind, normal};
 
 /// Files and bytes of one batch of a table's stream.
 const TABLE_LIMITS: Limits = Limits { files: 1_000, bytes: 8 << 30 };
@@ -30,6 +32,8 @@ pub(crate) struct Resolved {
     /// The columns of its rows.
     pub(crate) schema: SchemaRef,
     pub(crate) windows: BTreeMap<String, EventTime>,
+    /// The column of its rows that has the time of a watermark, as it is.
+    pub(crate) time: Option<String>,
 }
 
 impl Checker<'_> {
@@ -74,21 +78,24 @@ impl Checker<'_> {
             }
             _ => {}
         }
-        let (plan, windows) = self.plan(&planner, draft, &inputs, &streams).await?;
+        let dataset = self.project.datasets.get(target);
+        let needs_time = dataset.is_some_and(|dataset| expectations::has_horizon(&dataset.body.expectations));
+        let (plan, windows) = self.plan(&planner, draft, (&inputs, &streams), needs_time).await?;
+        let time = watermark_column(&draft.query.relations, &plan);
         let schema = storable_schema(plan.schema().as_arrow()).map_err(at)?;
         for (column, (key, of_input)) in kept_columns(&plan) {
             let input = inputs.iter().find(|input| input.key == key && column == of_input);
             kept.extend(input.map(|input| (draft.flow.clone(), input.name.clone(), column)));
         }
-        Ok(Resolved { inputs, schema, windows })
+        Ok(Resolved { inputs, schema, windows, time })
     }
 
     async fn plan(
         &self,
         planner: &Planner,
         draft: &Draft<'_>,
-        inputs: &[Input],
-        streams: &BTreeSet<String>,
+        (inputs, streams): (&[Input], &BTreeSet<String>),
+        needs_time: bool,
     ) -> Result<(LogicalPlan, BTreeMap<String, EventTime>)> {
         let plan = planner.plan(draft.text, &draft.query).await?;
         let optimized = planner.check(draft.text, &draft.query, &plan)?;
@@ -99,6 +106,7 @@ impl Checker<'_> {
             optimized: &optimized,
             inputs,
             streams,
+            needs_time,
         };
         require_incremental(&plan, streams, &planned.windowed())
             .map_err(|error| error.at(draft.text.place(draft.query.span)))?;
@@ -227,6 +235,19 @@ impl Checker<'_> {
             None => Err(self.unknown(name)),
         }
     }
+}
+
+/// The column of a plan that has the time of a stream's watermark as it is.
+fn watermark_column(relations: &[Relation], plan: &LogicalPlan) -> Option<String> {
+    let times: Vec<(String, String)> = relations
+        .iter()
+        .filter_map(|relation| match &relation.watermark.as_ref()?.time {
+            SqlExpr::Identifier(ident) => Some((relation.key.clone(), normal(ident))),
+            SqlExpr::CompoundIdentifier(parts) => Some((relation.key.clone(), normal(parts.last()?))),
+            _ => None,
+        })
+        .collect();
+    kept_columns(plan).into_iter().find_map(|(column, origin)| times.contains(&origin).then_some(column))
 }
 
 /// A flow knows its sources by their paths, so one that is read twice must be read alike.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use catchment_catalog::{DatasetOutcome, DatasetStatus, RunRecord, RunStatus, SqliteStore, Store};
 use catchment_core::{Backoff, Clock, Code, Error, Result, TableName};
 use catchment_flows::{
-    CatchUp, FlowReport, FlowSpec, Phases, Progress, Runtime, RuntimeOptions, finish_rollback,
+    CatchUp, FlowReport, FlowSpec, KeyCache, Phases, Progress, Runtime, RuntimeOptions, finish_rollback,
 };
 use catchment_lake::{Lake, MaintenanceOptions, Owner, RENEW_MILLIS, schema_text};
 use catchment_sql::{SessionOptions, Sessions, nearest};
@@ -41,6 +41,8 @@ pub struct Workspace {
     /// Its streams.
     pub streams: Arc<Streams>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Keys of tables that must be unique, for as long as the lake is owned.
+    pub(crate) keys: Arc<KeyCache>,
 }
 
 /// What `run` is asked to do.
@@ -104,7 +106,8 @@ impl Workspace {
         })?;
         let lake = open_lake(config, machine, &sessions, spill_folder)?;
         let streams = Arc::new(Streams::new(&project.config, machine));
-        Ok(Self { project, lake, store, sessions, streams, clock: Arc::clone(&machine.clock) })
+        let (clock, keys) = (Arc::clone(&machine.clock), Arc::default());
+        Ok(Self { project, lake, store, sessions, streams, clock, keys })
     }
 
     /// Checks the project without touching data.
@@ -133,6 +136,7 @@ impl Workspace {
     /// Takes the right to write the lake, and keeps it for as long as the heartbeat is held.
     pub(crate) async fn own(&self) -> Result<(Arc<Owner>, Heartbeat)> {
         let owner = Arc::new(self.lake.own().await?);
+        self.keys.clear();
         let task = tokio::spawn(keep_lease(Arc::clone(&owner)));
         Ok((Arc::clone(&owner), Heartbeat { owner, task }))
     }
@@ -203,7 +207,7 @@ impl Workspace {
             Arc::clone(owner),
             self.sessions.clone(),
             Arc::clone(&self.store),
-            run.id.clone(),
+            (run.id.clone(), Arc::clone(&self.keys)),
             options_of_flows,
         ));
         let worker =

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result, TableName};
 use catchment_ingest::arrow_type;
-use catchment_quality::{Action, Condition, Expectation, Rule};
+use catchment_quality::{Action, Condition, Expectation, Horizon, Rule};
 use catchment_sql::{ParsedQuery, RelationWords, SqlText, nearest, parse_query, parser_for};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::sql::sqlparser::ast::{Ident, ObjectNamePart};
@@ -387,10 +387,12 @@ impl Reader<'_> {
         }
         let rule = if self.word("unique") {
             let columns = self.name_list()?.into_iter().map(|(column, _)| column).collect();
-            if self.peek_word("within") {
-                return Err(self.not_yet("EXPECT UNIQUE ... WITHIN"));
+            match self.word("within") {
+                true => {
+                    Rule::UniqueWithin(columns, Horizon { column: String::new(), micros: self.interval()? })
+                }
+                false => Rule::Unique(columns),
             }
-            Rule::Unique(columns)
         } else {
             self.parser.expect_token(&Token::LParen).map_err(|error| self.syntax(&error))?;
             let start = self.parser.peek_token_ref().span.start;
@@ -588,6 +590,6 @@ impl Reader<'_> {
     }
 }
 
-fn normal(ident: &Ident) -> String {
+pub(crate) fn normal(ident: &Ident) -> String {
     if ident.quote_style.is_some() { ident.value.clone() } else { ident.value.to_lowercase() }
 }

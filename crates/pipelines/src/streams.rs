@@ -87,7 +87,7 @@ impl Workspace {
     ///
     /// # Errors
     /// As [`open_log`], and of a name that no stream can have.
-    pub(crate) fn declare_streams(&self) -> Result<()> {
+    pub fn declare_streams(&self) -> Result<()> {
         for stream in self.project.streams.values().filter_map(|stream| stream.body.own.as_ref()) {
             let (log, name) = (self.streams.log()?, StreamName::new(&stream.name)?);
             let made = log.create(&name, stream.shards, |state| {

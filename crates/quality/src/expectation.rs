@@ -25,6 +25,29 @@ pub enum Rule {
     Condition(Condition),
     /// Columns whose values together occur once. Rows with a null among them are not compared.
     Unique(Vec<String>),
+    /// The same, where rows are compared only with those that are close in time.
+    UniqueWithin(Vec<String>, Horizon),
+}
+
+/// How close in time rows are that are compared with each other.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Horizon {
+    /// The column that holds the time, of the dataset; empty until it is known.
+    pub column: String,
+    /// How far apart the times may be, in microseconds.
+    pub micros: i64,
+}
+
+impl Rule {
+    /// The columns that are to be unique, and how close rows must be to count.
+    #[must_use]
+    pub fn unique(&self) -> Option<(&[String], Option<&Horizon>)> {
+        match self {
+            Rule::Condition(_) => None,
+            Rule::Unique(columns) => Some((columns, None)),
+            Rule::UniqueWithin(columns, horizon) => Some((columns, Some(horizon))),
+        }
+    }
 }
 
 /// A condition as it was written.
@@ -69,6 +92,12 @@ impl Expectation {
         match &self.rule {
             Rule::Condition(condition) => condition.text.slice(condition.span.start, condition.span.end),
             Rule::Unique(columns) => format!("UNIQUE ({})", columns.join(", ")),
+            Rule::UniqueWithin(columns, horizon) => format!(
+                "UNIQUE ({}) WITHIN {} s of {}",
+                columns.join(", "),
+                horizon.micros as f64 / 1e6,
+                horizon.column
+            ),
         }
     }
 }

@@ -14,7 +14,7 @@ mod ruleset;
 #[cfg(test)]
 mod tests;
 
-pub use expectation::{Action, Condition, Expectation, Rule};
+pub use expectation::{Action, Condition, Expectation, Horizon, Rule};
 pub use key_hash::{KeyHasher, require_key_type};
 pub use key_set::{KeySet, Seen};
 pub use row_rules::{MOST_RULES, RowRules, Verdict};

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use catchment_core::{Error, Result};
-use catchment_flows::{Phase, Phases};
+use catchment_flows::{InputState, Phase, Phases, WindowState};
 use catchment_pipelines::{Dataset, OpenLog, RunReport, Workspace};
 
 /// What runs did so far, by dataset.
@@ -160,5 +160,55 @@ pub(crate) async fn measures(workspace: &Workspace, datasets: &[Dataset], totals
         }
         Err(error) => tracing::warn!(error = %error.one_line(), "lags cannot be told"),
     }
+    windows(&mut text, workspace, datasets).await;
     text
+}
+
+/// How far the event time of flows with windows has come, and what they hold.
+async fn windows(text: &mut String, workspace: &Workspace, datasets: &[Dataset]) {
+    let states = match workspace.window_states(datasets).await {
+        Ok(states) => states,
+        Err(error) => {
+            tracing::warn!(error = %error.one_line(), "the time of windows cannot be told");
+            return;
+        }
+    };
+    type Value = fn(&WindowState) -> Option<f64>;
+    let inputs =
+        |state: &WindowState, of: fn(&InputState) -> u64| state.inputs.values().map(of).sum::<u64>() as f64;
+    let measures: [(&str, &str, &str, Value); 2] = [
+        (
+            "catchment_flow_late_rows_total",
+            "Rows that came when all of their windows were closed.",
+            "counter",
+            |state| Some(state.late as f64),
+        ),
+        (
+            "catchment_flow_watermark_seconds",
+            "Windows that end here or before are closed, in seconds since the Unix epoch.",
+            "gauge",
+            |state| state.watermark.map(|micros| micros as f64 / 1e6),
+        ),
+    ];
+    for (name, help, kind, value) in measures {
+        head(text, name, help, kind);
+        for (flow, state) in &states {
+            if let Some(value) = value(state) {
+                let _ = writeln!(text, "{name}{{flow=\"{flow}\"}} {value}");
+            }
+        }
+    }
+    for (name, help, of) in [
+        (
+            "catchment_flow_held_rows",
+            "Rows that wait for their windows to close.",
+            InputState::rows as fn(&InputState) -> u64,
+        ),
+        ("catchment_flow_held_bytes", "The size of the rows that wait for their windows.", InputState::bytes),
+    ] {
+        head(text, name, help, "gauge");
+        for (flow, state) in &states {
+            let _ = writeln!(text, "{name}{{flow=\"{flow}\"}} {}", inputs(state, of));
+        }
+    }
 }

@@ -57,6 +57,8 @@ pub(crate) async fn run(
     let config = workspace.project.config.config.server.clone();
     let address = config.address()?;
     let log = workspace.streams.log()?;
+    // Clients may write to a declared stream as soon as they are answered.
+    workspace.declare_streams()?;
     let credentials: Option<Arc<dyn Credentials>> = if config.open_on_loopback {
         None
     } else {

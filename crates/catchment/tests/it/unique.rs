@@ -122,3 +122,84 @@ fn a_file_mended_after_a_failed_batch_is_read_once() {
     assert_eq!(project.query("SELECT count(*) AS n FROM curated.t")[0]["n"], 2);
     assert_eq!(project.query("SELECT count(*) AS n FROM system.files WHERE size = 18")[0]["n"], 1);
 }
+
+/// Rows `(n, key, seconds)` of a file, keys and times that come again and out of order.
+fn timed(project: &Project, file: u64) -> Vec<(u64, u64, i64)> {
+    let rows: Vec<(u64, u64, i64)> = (file * 2_000..file * 2_000 + 2_000)
+        .map(|n| {
+            let mixed = (n ^ 0x9e37_79b9).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 20;
+            (n, mixed % 300, (n / 10) as i64 + (mixed >> 9) as i64 % 400 - 200)
+        })
+        .collect();
+    let lines: Vec<String> = rows
+        .iter()
+        .map(|(n, key, seconds)| {
+            let time = chrono::DateTime::from_timestamp(1_767_225_600 + seconds, 0).unwrap();
+            let key = if n % 97 == 0 { "null".to_owned() } else { key.to_string() };
+            format!("{{\"n\":{n},\"id\":{key},\"ts\":\"{}\"}}", time.format("%Y-%m-%dT%H:%M:%S"))
+        })
+        .collect();
+    project.write(&format!("in/{file:03}.jsonl"), lines.join("\n"));
+    rows
+}
+
+/// Which rows stay, row by row: those that no earlier row of the table with their key is close to.
+fn apart(rows: &[(u64, u64, i64)], reach: i64, keeps: bool) -> (Vec<u64>, u64) {
+    let (mut stay, mut duplicates) = (Vec::new(), 0);
+    let mut table: std::collections::HashMap<u64, Vec<i64>> = std::collections::HashMap::new();
+    for (n, key, seconds) in rows {
+        let times = table.entry(*key).or_default();
+        let is_near = n % 97 != 0 && times.iter().any(|time| (time - seconds).abs() <= reach);
+        duplicates += u64::from(is_near);
+        if !is_near || keeps {
+            stay.push(*n);
+            if n % 97 != 0 {
+                times.push(*seconds);
+            }
+        }
+    }
+    (stay, duplicates)
+}
+
+#[test]
+fn only_rows_that_are_close_in_time_are_compared() {
+    for (files, action) in [(100, "DROP ROW"), (1, "DROP ROW"), (2, "WARN"), (3, "QUARANTINE")] {
+        let project = Project::new(&format!(
+            "CREATE STREAMING TABLE t (CONSTRAINT once EXPECT UNIQUE (id) WITHIN INTERVAL '90' SECONDS ON VIOLATION {action}) AS
+             SELECT n, id, ts FROM STREAM read_files('in', schema => 'n BIGINT, id BIGINT, ts TIMESTAMP', maxFilesPerTrigger => {files})
+               WATERMARK ts DELAY OF INTERVAL '1' MINUTE;"
+        ));
+        let mut rows = Vec::new();
+        for step in 0..3 {
+            for file in step * 3..step * 3 + 3 {
+                rows.extend(timed(&project, file));
+            }
+            let done = project.call(&["run", "--json"]);
+            assert!(matches!(done.code, Some(0 | 2)), "{}{}", done.out, done.err);
+        }
+        let (stay, duplicates) = apart(&rows, 90, action == "WARN");
+        let stored = project.query("SELECT n FROM t ORDER BY n");
+        let stored: Vec<u64> =
+            stored.as_array().unwrap().iter().map(|row| row["n"].as_u64().unwrap()).collect();
+        assert_eq!(stored.len(), stay.len(), "{files} files, {action}");
+        assert!(stored == stay, "{files} files, {action}");
+        let failed = project
+            .query("SELECT CAST(sum(failed) AS BIGINT) AS n FROM system.expectations WHERE NOT undone");
+        assert_eq!(failed[0]["n"], duplicates, "{files} files, {action}");
+        assert!(duplicates > 1_000, "{duplicates}");
+    }
+}
+
+#[test]
+fn a_horizon_needs_a_time_in_the_table() {
+    for query in [
+        "SELECT id, ts FROM STREAM read_files('in', format => 'json', schema => 'id BIGINT, ts TIMESTAMP')",
+        "SELECT id FROM STREAM read_files('in', format => 'json', schema => 'id BIGINT, ts TIMESTAMP') WATERMARK ts DELAY OF INTERVAL '1' MINUTE",
+    ] {
+        let project = Project::new(&format!(
+            "CREATE STREAMING TABLE t (CONSTRAINT once EXPECT UNIQUE (id) WITHIN INTERVAL '1' HOUR) AS {query};"
+        ));
+        let refused = project.call(&["check"]).exits(1);
+        assert!(refused.err.contains("no column of the dataset is that"), "{}", refused.err);
+    }
+}

@@ -6,8 +6,10 @@ use std::time::{Duration, Instant};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use crate::kinesis::Serving;
+use crate::kinesis::flows::base64;
 use crate::project::{Done, Project};
 
 /// The statement of the brief's first scenario, as it stands there.
@@ -115,6 +117,39 @@ fn a_silent_shard_holds_windows_open_until_it_is_idle_and_it_is_told() {
         project.run();
     }
     assert_eq!(counts(), json!([{ "views": 2, "unique_users": 2 }]));
+}
+
+#[test]
+fn a_service_closes_windows_and_measures_them() {
+    let project = Project::new(&format!("{DECLARATION}{BRIEF}"));
+    let mut server =
+        Serving::configured(&project, "open_on_loopback = true\n[streams]\nbuffer_milliseconds = 100");
+    let put = |events: &[String]| {
+        let record = |event: &String| json!({ "PartitionKey": event, "Data": base64(event) });
+        let records: Vec<Value> = events.iter().map(record).collect();
+        let (status, answer) =
+            server.call("PutRecords", &json!({ "StreamName": "clickstream", "Records": records }));
+        assert_eq!((status, answer["FailedRecordCount"].as_u64()), (200, Some(0)), "{answer}");
+    };
+    let begun = Instant::now();
+    let until = |measure: &str| loop {
+        let measures = String::from_utf8(server.send_to("GET", "/metrics", &[], b"").2).unwrap();
+        if measures.contains(measure) {
+            return;
+        }
+        assert!(begun.elapsed() < Duration::from_secs(60), "{measure} in {measures}");
+    };
+    put(&beat(10));
+    until("catchment_flow_held_rows{flow=\"main.pageview_aggregates\"} 40\n");
+    put(&beat(90));
+    until("catchment_flow_watermark_seconds{flow=\"main.pageview_aggregates\"} 1767225685\n");
+    put(&[event(0, 0, 59)]);
+    until("catchment_flow_late_rows_total{flow=\"main.pageview_aggregates\"} 1\n");
+    assert_eq!(server.terminate(), Some(0));
+    assert_eq!(
+        project.query("SELECT count(*) AS n, sum(views) AS v FROM pageview_aggregates"),
+        json!([{ "n": 40, "v": 40 }])
+    );
 }
 
 #[test]

@@ -36,7 +36,7 @@ impl Runtime {
         };
         let lake = self.owner.lake();
         // The table is going to have other rows.
-        self.take_known_keys(&lead.target);
+        self.keys.take(&lead.target);
         let condition = self.condition(lead, &plans[0], &replaces.condition)?;
         let files = lake.table(&lead.target).existing().await?.files()?;
         let matched = condition.files(&files)?;
@@ -124,7 +124,7 @@ impl Runtime {
         plan: &BatchPlan,
         condition: &str,
     ) -> Result<StagedBatch> {
-        self.take_known_keys(&spec.target);
+        self.keys.take(&spec.target);
         let files = match self.owner.lake().table(&spec.target).latest().await? {
             Some(snapshot) => snapshot.files()?,
             None => Vec::new(),

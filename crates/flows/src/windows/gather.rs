@@ -21,7 +21,6 @@ use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 
 use super::held::HeldTable;
-use super::spool::{Spool, Spooled, project};
 use super::state::WindowState;
 use super::times::RowTimes;
 use super::{EventTime, state_at};
@@ -29,6 +28,7 @@ use crate::judge::BadRows;
 use crate::records::{BatchPlan, Records};
 use crate::runtime::Runtime;
 use crate::spec::{FlowSpec, InputKind};
+use crate::spool::{Spool, Spooled, project};
 use crate::stage::without;
 
 /// Memory for the rows of one stream that were put aside, in bytes.

@@ -19,8 +19,8 @@ use datafusion::physical_plan::streaming::PartitionStream;
 use tokio::runtime::Handle;
 
 use super::runs::{load, read};
-use super::spool::{Spooled, project};
 use super::state::Run;
+use crate::spool::{Spooled, project};
 
 /// Rows that were put aside and rows in files; it has the columns that were kept, and others only by name.
 pub(crate) struct HeldTable {

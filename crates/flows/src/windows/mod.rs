@@ -21,7 +21,6 @@ mod gather;
 mod held;
 mod hold;
 mod runs;
-mod spool;
 mod state;
 mod times;
 

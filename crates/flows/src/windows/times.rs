@@ -2,17 +2,15 @@
 
 use std::sync::Arc;
 
-use catchment_core::{Code, Error, Result};
+use catchment_core::Result;
 use catchment_sql::{Planner, WindowShape, query_error};
-use datafusion::arrow::array::{Array, AsArray, Int64Array, RecordBatch};
-use datafusion::arrow::compute::cast;
-use datafusion::arrow::datatypes::{
-    DataType, Field, Int64Type, Schema, SchemaRef, TimeUnit, TimestampMicrosecondType,
-};
+use datafusion::arrow::array::{Int64Array, RecordBatch};
+use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::EventTime;
 use crate::spec::{FlowSpec, InputKind};
+use crate::within::micros;
 
 impl EventTime {
     /// The columns that are held back, as a schema in the order of the input's own.
@@ -47,19 +45,12 @@ impl RowTimes {
 
     /// The time of each row in microseconds, null where it has none.
     pub(super) fn times(&self, rows: &RecordBatch) -> Result<Int64Array> {
-        let wrong = |error| Error::new(Code::INTERNAL, "could not read the times of rows").because(error);
         let values = self
             .time
             .evaluate(rows)
             .and_then(|value| value.into_array(rows.num_rows()))
             .map_err(query_error)?;
-        let zone = match values.data_type() {
-            DataType::Timestamp(_, zone) => zone.clone(),
-            _ => None,
-        };
-        let micros = cast(&values, &DataType::Timestamp(TimeUnit::Microsecond, zone)).map_err(wrong)?;
-        let micros = micros.as_primitive::<TimestampMicrosecondType>();
-        Ok(micros.reinterpret_cast::<Int64Type>())
+        micros(&values)
     }
 
     /// The ends of the first and of the last window of each row.

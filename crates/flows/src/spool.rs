@@ -1,4 +1,4 @@
-//! Rows of a batch that wait until it is known which windows the batch closes: in memory, then on disk.
+//! Rows of a batch that wait until something is known of them: in memory, then on disk.
 
 use std::fs::File;
 use std::io::{BufReader, BufWriter, Seek, Write};
@@ -11,13 +11,14 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::ipc::reader::StreamReader;
 use datafusion::arrow::ipc::writer::StreamWriter;
 
-/// Rows of one stream of a scan.
+/// Rows that are being put aside.
 pub(crate) struct Spool {
     memory: Vec<RecordBatch>,
     bytes: usize,
     budget: usize,
     folder: std::path::PathBuf,
     disk: Option<StreamWriter<BufWriter<File>>>,
+    rows: usize,
 }
 
 /// Rows that were all put away; they can be read as often as wanted.
@@ -26,16 +27,20 @@ pub(crate) struct Spooled {
     memory: Vec<RecordBatch>,
     /// The file has no name any more, and goes with its last reader.
     disk: Option<Arc<Mutex<File>>>,
+    /// How many there are.
+    pub(crate) rows: usize,
+    /// Bytes on disk.
+    pub(crate) spilled_bytes: u64,
 }
 
 fn failed(error: impl std::error::Error + Send + Sync + 'static) -> Error {
-    Error::new(Code::INPUT_OUTPUT, "could not put rows aside that wait for their windows").because(error)
+    Error::new(Code::INPUT_OUTPUT, "could not keep rows on disk").because(error)
 }
 
 impl Spool {
     /// Makes one that holds `budget` bytes in memory and the rest in a file in `folder`.
     pub(crate) fn new(budget: usize, folder: &Path) -> Self {
-        Self { memory: Vec::new(), bytes: 0, budget, folder: folder.to_path_buf(), disk: None }
+        Self { memory: Vec::new(), bytes: 0, budget, folder: folder.to_path_buf(), disk: None, rows: 0 }
     }
 
     /// Puts rows aside.
@@ -43,6 +48,7 @@ impl Spool {
         if rows.num_rows() == 0 {
             return Ok(());
         }
+        self.rows += rows.num_rows();
         if self.bytes < self.budget {
             self.bytes += rows.get_array_memory_size();
             self.memory.push(rows);
@@ -61,15 +67,15 @@ impl Spool {
 
     /// Ends the writing.
     pub(crate) fn finish(self) -> Result<Spooled> {
-        let disk = match self.disk {
-            None => None,
-            Some(writer) => {
-                let mut buffered = writer.into_inner().map_err(failed)?;
-                buffered.flush().map_err(failed)?;
-                Some(Arc::new(Mutex::new(buffered.into_inner().map_err(failed)?)))
-            }
-        };
-        Ok(Spooled { memory: self.memory, disk })
+        let (mut disk, mut spilled_bytes) = (None, 0);
+        if let Some(writer) = self.disk {
+            let mut buffered = writer.into_inner().map_err(failed)?;
+            buffered.flush().map_err(failed)?;
+            let mut file = buffered.into_inner().map_err(failed)?;
+            spilled_bytes = file.stream_position().map_err(failed)?;
+            disk = Some(Arc::new(Mutex::new(file)));
+        }
+        Ok(Spooled { memory: self.memory, disk, rows: self.rows, spilled_bytes })
     }
 }
 
@@ -89,9 +95,9 @@ impl Spooled {
         Ok(())
     }
 
-    /// The columns, `None` when there are no rows.
+    /// Whether there are none.
     pub(crate) fn is_empty(&self) -> bool {
-        self.memory.is_empty() && self.disk.is_none()
+        self.rows == 0
     }
 }
 
