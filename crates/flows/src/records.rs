@@ -46,6 +46,9 @@ pub struct BatchPlan {
     /// The batch whose state a flow with windows goes on from.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub state: Option<Position>,
+    /// The table that takes late rows, when there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub late: Option<TableName>,
     /// Inputs with windows that have more than the batch reads, and whose time must wait for it.
     #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
     pub behind: BTreeSet<String>,
@@ -95,6 +98,7 @@ impl BatchPlan {
             planned_at,
             seed: 0,
             state: None,
+            late: None,
             behind: BTreeSet::new(),
             ranges: BTreeMap::new(),
             tables: BTreeMap::new(),

@@ -240,6 +240,7 @@ impl Runtime {
             tables: taken.tables.clone(),
             streams: taken.streams.clone(),
             replaces_where: spec.replaces.clone(),
+            late: spec.late.as_ref().map(|(table, _)| table.clone()),
             definition_hash: definition_hash(spec),
             definition: spec.definition.clone(),
             ..BatchPlan::empty(spec.name.clone(), at, self.clock.now_micros())
@@ -478,6 +479,11 @@ impl Runtime {
         let mut outputs = Vec::new();
         if self.lake().table(&quarantine).latest().await?.is_some() {
             outputs.push(empty(quarantine, quarantine_spec(&spec.target)));
+        }
+        if let Some((late, declared)) = &spec.late
+            && self.lake().table(late).latest().await?.is_some()
+        {
+            outputs.push(empty(late.clone(), declared.clone()));
         }
         outputs.push(empty(spec.target.clone(), spec.table.clone()));
         let summary = BatchSummary { planned_at: plan.planned_at, ..BatchSummary::default() };

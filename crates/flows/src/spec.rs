@@ -46,6 +46,8 @@ pub struct FlowSpec {
     pub inputs: Vec<Input>,
     /// The event time of the inputs whose rows the query puts into windows, by the input's name.
     pub windows: BTreeMap<String, EventTime>,
+    /// The table that takes rows that came too late for their windows, and what it is declared to be.
+    pub late: Option<(TableName, TableSpec)>,
     /// What its rows are held to.
     pub expectations: Arc<Vec<Expectation>>,
     /// What each batch is held to as a whole.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use catchment_catalog::{ColumnSource, ExpectationCount, InputVersion};
 use catchment_core::{Code, Error, FaultPoint, Result};
 use catchment_ingest::{ADDRESS_COLUMN, BrokenFile, Range, Rejects, TableSource, first_piece};
-use catchment_lake::{FileOptions, FileWriter, WrittenFiles};
+use catchment_lake::{Add, FileOptions, FileWriter, WrittenFiles};
 use catchment_quality::{Action, RowRules, RuleOutcome};
 use catchment_sql::{Moment, Planner, closed_function, column_origins};
 use datafusion::logical_expr::LogicalPlan;
@@ -191,12 +191,16 @@ impl Runtime {
             // Nobody takes them only when the quarantine has failed, which is told there.
             let _ = bad.send(rest).await;
         }
-        let windows = match gathered {
-            Some(gathered) => Some(self.hold_back(spec, plan, gathered).await?),
-            None => None,
+        let (windows, late) = match gathered {
+            Some(mut gathered) => {
+                let late = self.write_late(spec, gathered.take_late()).await?;
+                (Some(self.hold_back(spec, plan, gathered).await?), late)
+            }
+            None => (None, Vec::new()),
         };
         Ok(Computed {
             windows,
+            late,
             columns,
             counts: judge.counts(),
             dropped: judge.dropped(),
@@ -314,6 +318,14 @@ impl Runtime {
                 removes: Vec::new(),
             });
         }
+        if let Some((table, declared)) = spec.late.clone() {
+            let adds = attempt.computed.late;
+            // The first batch makes the table, even when nothing is late: others may read it.
+            if !adds.is_empty() || self.owner.lake().table(&table).latest().await?.is_none() {
+                let (replaces, removes) = (None, Vec::new());
+                outputs.push(StagedOutput { table, spec: declared, replace, replaces, adds, removes });
+            }
+        }
         outputs.push(StagedOutput {
             table: spec.target.clone(),
             spec: spec.table.clone(),
@@ -365,6 +377,8 @@ pub(crate) struct Computed {
     pub(crate) outcomes: Vec<RuleOutcome>,
     pub(crate) known: Option<Known>,
     pub(crate) windows: Option<WindowState>,
+    /// Data files of rows that came too late.
+    pub(crate) late: Vec<Add>,
 }
 
 /// A range without the files that turned out to be broken.

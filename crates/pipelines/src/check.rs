@@ -59,6 +59,8 @@ pub(crate) struct Draft<'p> {
     pub(crate) definition: String,
     /// What `DISTINCT ON` asks for, over a stream.
     pub(crate) distinct: Option<Expectation>,
+    /// The table that takes late rows, and where that stands.
+    pub(crate) late: Option<&'p (TableName, Span)>,
 }
 
 pub(crate) struct Checker<'p> {
@@ -92,6 +94,9 @@ pub async fn check(project: &Project, lake: &Lake, sessions: &Sessions, streams:
     for name in ordered {
         match checker.dataset(&name, &drafts[&name], &graph[&name]).await {
             Ok(Some(dataset)) => {
+                for (late, declared) in dataset.flows.iter().filter_map(|flow| flow.late.as_ref()) {
+                    checker.schemas.insert(late.clone(), Some(Arc::clone(&declared.schema)));
+                }
                 checker.schemas.insert(name, Some(Arc::clone(&dataset.table.schema)));
                 datasets.push(dataset);
             }
@@ -161,6 +166,7 @@ impl<'p> Checker<'p> {
                 replaces: None,
                 definition,
                 distinct,
+                late: declared.body.late.as_ref(),
             });
         }
         for (name, declared) in &project.flows {
@@ -201,6 +207,7 @@ impl<'p> Checker<'p> {
                 replaces: declared.body.replaces.as_ref(),
                 definition,
                 distinct,
+                late: declared.body.late.as_ref(),
             });
         }
         for (name, declared) in &project.datasets {
@@ -232,7 +239,11 @@ impl<'p> Checker<'p> {
 
     fn dataset_of(&self, relation: &Relation) -> Option<TableName> {
         let Target::Table { parts, .. } = &relation.target else { return None };
-        self.project.table_name(parts).filter(|name| self.project.datasets.contains_key(name))
+        let name = self.project.table_name(parts)?;
+        match self.project.late_rows_of(&name) {
+            Some(dataset) => Some(dataset.clone()),
+            None => Some(name).filter(|name| self.project.datasets.contains_key(name)),
+        }
     }
 
     fn cycle(&mut self, cycle: &[TableName], drafts: &BTreeMap<TableName, Vec<Draft<'_>>>) {
@@ -353,6 +364,7 @@ impl<'p> Checker<'p> {
                 replaces: draft.replaces.map(|(condition, _)| condition.clone()),
                 inputs: resolved.inputs,
                 windows: resolved.windows,
+                late: resolved.late,
                 expectations: expectations::with(&expectations, draft.distinct.as_ref()),
                 ruleset: ruleset.clone(),
                 table: table.clone(),

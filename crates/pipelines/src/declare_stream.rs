@@ -8,7 +8,7 @@ use catchment_sql::{ParsedQuery, SqlText, parse_single_query};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token};
 
-use crate::statement::{Body, DatasetKind, Reader};
+use crate::statement::{Body, DatasetKind, Reader, normal};
 
 /// A stream that a project reads.
 #[derive(Debug, Clone)]
@@ -177,6 +177,19 @@ impl Reader<'_> {
         }
         let call = self.since(start);
         Ok(call.strip_suffix(')').unwrap_or(&call).to_owned())
+    }
+
+    /// The table of `LATE ROWS INTO table` behind a query, when it says so.
+    pub(crate) fn late_table(&self) -> Result<Option<(TableName, Span)>> {
+        let Some(late) = &self.words.late else { return Ok(None) };
+        let names: Option<Vec<String>> = late.into.as_ref().map(|parts| parts.iter().map(normal).collect());
+        let table = match names.as_deref() {
+            None => return Ok(None),
+            Some([table]) => TableName::new(self.default_schema, table),
+            Some([schema, table]) => TableName::new(schema, table),
+            Some(_) => return Err(self.wrong(late.span, "a table's name has at most two parts".to_owned())),
+        };
+        Ok(Some((table, late.span)))
     }
 
     /// A length of time, in microseconds.

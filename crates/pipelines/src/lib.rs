@@ -9,6 +9,7 @@ mod backup;
 mod check;
 mod columns;
 mod config;
+mod declare_expectation;
 mod declare_stream;
 mod diff;
 mod event_time;

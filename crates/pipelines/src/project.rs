@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result, TableName};
 use catchment_sql::{ParsedQuery, Relation, SqlText, Target};
+use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::config::LoadedConfig;
 use crate::statement::{
@@ -132,11 +133,28 @@ impl Project {
         Ok(())
     }
 
-    fn defined_at(&self, name: &TableName) -> Option<String> {
+    /// How many queries send their late rows to a table.
+    pub(crate) fn takers_of_late_rows(&self, table: &TableName) -> usize {
+        let datasets = self.datasets.values().map(|declared| &declared.body.late);
+        let flows = self.flows.values().map(|declared| &declared.body.late);
+        datasets.chain(flows).flatten().filter(|(name, _)| name == table).count()
+    }
+
+    pub(crate) fn defined_at(&self, name: &TableName) -> Option<String> {
         let dataset = self.datasets.get(name).map(|known| known.text.place(known.body.name.1));
         let view = self.views.get(name).map(|known| known.text.place(known.body.name.1));
         let stream = self.streams.get(name).map(|known| known.text.place(known.body.name.1));
         dataset.or(view).or(stream).map(|place| place.to_string())
+    }
+
+    /// The dataset whose late rows a table takes.
+    #[must_use]
+    pub fn late_rows_of(&self, table: &TableName) -> Option<&TableName> {
+        let is_it = |late: &Option<(TableName, Span)>| late.as_ref().is_some_and(|(name, _)| name == table);
+        let dataset =
+            self.datasets.iter().find(|(_, declared)| is_it(&declared.body.late)).map(|(name, _)| name);
+        let flow = || self.flows.values().find(|declared| is_it(&declared.body.late));
+        dataset.or_else(|| flow().map(|declared| &declared.body.target.0))
     }
 
     /// The name that the parts of a relation stand for, `None` when there are too many.

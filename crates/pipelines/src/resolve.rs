@@ -8,9 +8,9 @@ use catchment_flows::{EventTime, FlowKind, Input, InputKind, require_incremental
 use catchment_ingest::files::{FileSource, ReadFiles};
 use catchment_ingest::streams::StreamSource;
 use catchment_ingest::{Limits, Source, TableSource};
-use catchment_lake::storable_schema;
+use catchment_lake::{TableSpec, storable_schema};
 use catchment_sql::{Moment, Planner, Relation, Target, kept_columns};
-use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::logical_expr::LogicalPlan;
 use datafusion::sql::sqlparser::ast::Expr as SqlExpr;
@@ -34,6 +34,8 @@ pub(crate) struct Resolved {
     pub(crate) windows: BTreeMap<String, EventTime>,
     /// The column of its rows that has the time of a watermark, as it is.
     pub(crate) time: Option<String>,
+    /// The table that takes late rows, and what it is declared to be.
+    pub(crate) late: Option<(TableName, TableSpec)>,
 }
 
 impl Checker<'_> {
@@ -87,7 +89,50 @@ impl Checker<'_> {
             let input = inputs.iter().find(|input| input.key == key && column == of_input);
             kept.extend(input.map(|input| (draft.flow.clone(), input.name.clone(), column)));
         }
-        Ok(Resolved { inputs, schema, windows, time })
+        let late = self.late(draft, &inputs, &windows)?;
+        Ok(Resolved { inputs, schema, windows, time, late })
+    }
+
+    /// What the table of late rows is declared to be: the columns of the one stream whose rows are put into windows.
+    fn late(
+        &self,
+        draft: &Draft<'_>,
+        inputs: &[Input],
+        windows: &BTreeMap<String, EventTime>,
+    ) -> Result<Option<(TableName, TableSpec)>> {
+        let Some((table, at)) = draft.late else { return Ok(None) };
+        let refuse = |what: String| Err(Error::new(Code::FLOW_TARGET, what).at(draft.text.place(*at)));
+        if !table.is_storable() {
+            return refuse(format!("a table cannot have the name \"{table}\""));
+        }
+        if self.project.defined_at(table).is_some() {
+            return refuse(format!(
+                "\"{table}\" is defined in the project; late rows need a table of their own"
+            ));
+        }
+        let takers = self.project.takers_of_late_rows(table);
+        if takers > 1 {
+            return refuse(format!(
+                "\"{table}\" takes late rows of {takers} flows; each needs a table of its own"
+            ));
+        }
+        let mut names = windows.keys();
+        let (Some(name), None) = (names.next(), names.next()) else {
+            return refuse("late rows are those of one stream that is put into windows".to_owned());
+        };
+        let source = inputs.iter().find_map(|input| match &input.kind {
+            InputKind::Stream(source, _) if input.name == *name => Some(source.schema()),
+            _ => None,
+        });
+        let fields = source.iter().flat_map(|schema| schema.fields().iter());
+        let fields: Vec<_> = fields.filter(|field| field.name() != "_metadata").cloned().collect();
+        let schema =
+            storable_schema(&Schema::new(fields)).map_err(|error| error.at(draft.text.place(*at)))?;
+        let comment = Some(format!("rows that came too late for the windows of flow \"{}\"", draft.flow));
+        Ok(Some((
+            table.clone(),
+            TableSpec { schema, partition_columns: Vec::new(), comment, properties: Vec::new() },
+        )))
     }
 
     async fn plan(
@@ -209,7 +254,16 @@ impl Checker<'_> {
         Ok(Arc::new(source))
     }
 
+    fn checked_schema(&self, name: &TableName) -> Result<SchemaRef> {
+        self.schemas.get(name).cloned().flatten().ok_or_else(|| {
+            Error::new(Code::INTERNAL, format!("dataset \"{name}\" was not checked before it is read"))
+        })
+    }
+
     async fn table_schema(&self, name: &TableName, streaming: bool) -> Result<SchemaRef> {
+        if self.project.late_rows_of(name).is_some() {
+            return self.checked_schema(name);
+        }
         if let Some(dataset) = self.project.datasets.get(name) {
             if streaming && dataset.body.kind == DatasetKind::MaterializedView {
                 return Err(Error::new(
@@ -226,9 +280,7 @@ impl Checker<'_> {
                 )
                 .hint("take STREAM away, and make it a MATERIALIZED VIEW"));
             }
-            return self.schemas.get(name).cloned().flatten().ok_or_else(|| {
-                Error::new(Code::INTERNAL, format!("dataset \"{name}\" was not checked before it is read"))
-            });
+            return self.checked_schema(name);
         }
         match self.lake.table(name).latest().await? {
             Some(snapshot) => snapshot.schema(),

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result, TableName};
 use catchment_ingest::arrow_type;
-use catchment_quality::{Action, Condition, Expectation, Horizon, Rule};
+use catchment_quality::Expectation;
 use catchment_sql::{ParsedQuery, RelationWords, SqlText, nearest, parse_query, parser_for};
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::sql::sqlparser::ast::{Ident, ObjectNamePart};
@@ -66,6 +66,8 @@ pub struct DatasetStatement {
     pub properties: Vec<(String, String)>,
     /// Its query; a streaming table may get its rows from `CREATE FLOW` alone.
     pub query: Option<ParsedQuery>,
+    /// The table that takes late rows of its query, and where that stands.
+    pub late: Option<(TableName, Span)>,
 }
 
 /// A query with a name and no storage.
@@ -92,6 +94,8 @@ pub struct FlowStatement {
     pub replaces: Option<(String, Span)>,
     /// Its query.
     pub query: ParsedQuery,
+    /// The table that takes its late rows, and where that stands.
+    pub late: Option<(TableName, Span)>,
 }
 
 pub(crate) use crate::declare_stream::StreamStatement;
@@ -155,9 +159,9 @@ type Columns = (Option<SchemaRef>, Vec<(Expectation, Span)>);
 
 pub(crate) struct Reader<'a> {
     pub(crate) parser: Parser<'static>,
-    words: RelationWords,
+    pub(crate) words: RelationWords,
     pub(crate) text: &'a Arc<SqlText>,
-    default_schema: &'a str,
+    pub(crate) default_schema: &'a str,
 }
 
 impl Reader<'_> {
@@ -226,7 +230,13 @@ impl Reader<'_> {
             self.parser.parse_literal_string().map_err(|error| self.syntax(&error))?;
         }
         self.parser.expect_keyword(Keyword::AS).map_err(|error| self.syntax(&error))?;
-        Ok(Body::View(ViewStatement { name, temporary, query: self.query()? }))
+        let query = self.query()?;
+        match self.late_table()? {
+            Some((_, at)) => {
+                Err(Error::new(Code::SQL_SYNTAX, "a view has no late rows").at(self.text.place(at)))
+            }
+            None => Ok(Body::View(ViewStatement { name, temporary, query })),
+        }
     }
 
     pub(crate) fn dataset(&mut self, kind: DatasetKind) -> Result<Body> {
@@ -247,6 +257,7 @@ impl Reader<'_> {
             comment: None,
             properties: Vec::new(),
             query: None,
+            late: None,
         };
         if self.parser.consume_token(&Token::LParen) {
             (dataset.columns, dataset.expectations) = self.columns()?;
@@ -281,6 +292,7 @@ impl Reader<'_> {
         }
         if self.parser.parse_keyword(Keyword::AS) {
             dataset.query = Some(self.query()?);
+            dataset.late = self.late_table()?;
         } else if self.peek_word("flow") {
             return Err(self.not_yet("an inline FLOW"));
         } else if kind == DatasetKind::MaterializedView {
@@ -323,7 +335,8 @@ impl Reader<'_> {
         }
         let replaces = self.replaces()?;
         let query = self.query()?;
-        Ok(Body::Flow(FlowStatement { name: (normal(&name), span), target, once, replaces, query }))
+        let late = self.late_table()?;
+        Ok(Body::Flow(FlowStatement { name: (normal(&name), span), target, once, replaces, query, late }))
     }
 
     /// `[REPLACE WHERE condition]`
@@ -343,10 +356,8 @@ impl Reader<'_> {
 
     pub(crate) fn query(&mut self) -> Result<ParsedQuery> {
         let query = parse_query(&mut self.parser, &self.words, self.text)?;
-        for (word, what) in [("late", "LATE ROWS"), ("emit", "EMIT")] {
-            if self.peek_word(word) {
-                return Err(self.not_yet(what));
-            }
+        if self.peek_word("emit") {
+            return Err(self.not_yet("EMIT"));
         }
         self.end()?;
         Ok(query)
@@ -378,62 +389,6 @@ impl Reader<'_> {
         }
     }
 
-    /// What follows `CONSTRAINT`: `name EXPECT ( condition ) | EXPECT UNIQUE ( columns ) [ON VIOLATION action]`.
-    fn expectation(&mut self) -> Result<(Expectation, Span)> {
-        let span = self.parser.peek_token_ref().span;
-        let name = normal(&self.parser.parse_identifier().map_err(|error| self.syntax(&error))?);
-        if !self.word("expect") {
-            return Err(self.unexpected("EXPECT"));
-        }
-        let rule = if self.word("unique") {
-            let columns = self.name_list()?.into_iter().map(|(column, _)| column).collect();
-            match self.word("within") {
-                true => {
-                    Rule::UniqueWithin(columns, Horizon { column: String::new(), micros: self.interval()? })
-                }
-                false => Rule::Unique(columns),
-            }
-        } else {
-            self.parser.expect_token(&Token::LParen).map_err(|error| self.syntax(&error))?;
-            let start = self.parser.peek_token_ref().span.start;
-            let expr = self.parser.parse_expr().map_err(|error| self.syntax(&error))?;
-            let end = match self.parser.index().checked_sub(1) {
-                Some(last) => self.parser.token_at(last).span.end,
-                None => start,
-            };
-            self.parser.expect_token(&Token::RParen).map_err(|error| self.syntax(&error))?;
-            Rule::Condition(Condition {
-                text: Arc::clone(self.text),
-                span: Span::new(start, end),
-                expr: Box::new(expr),
-            })
-        };
-        let mut action = Action::Warn;
-        if self.parser.parse_keyword(Keyword::ON) {
-            if !self.word("violation") {
-                return Err(self.unexpected("VIOLATION"));
-            }
-            action = self.action()?;
-        }
-        Ok((Expectation { name, rule, action }, span))
-    }
-
-    fn action(&mut self) -> Result<Action> {
-        if self.word("warn") {
-            return Ok(Action::Warn);
-        }
-        if self.word("quarantine") {
-            return Ok(Action::Quarantine);
-        }
-        if self.word("drop") && self.word("row") {
-            return Ok(Action::Drop);
-        }
-        if self.word("fail") && self.word("update") {
-            return Ok(Action::Fail);
-        }
-        Err(self.unexpected("WARN, DROP ROW, FAIL UPDATE or QUARANTINE"))
-    }
-
     pub(crate) fn column(&mut self, fields: &mut Vec<Field>) -> Result<()> {
         let span = self.parser.peek_token_ref().span;
         let name = normal(&self.parser.parse_identifier().map_err(|error| self.syntax(&error))?);
@@ -458,7 +413,7 @@ impl Reader<'_> {
         Ok(())
     }
 
-    fn name_list(&mut self) -> Result<Vec<(String, Span)>> {
+    pub(crate) fn name_list(&mut self) -> Result<Vec<(String, Span)>> {
         self.parser.expect_token(&Token::LParen).map_err(|error| self.syntax(&error))?;
         let mut names = Vec::new();
         loop {

@@ -23,6 +23,7 @@ impl Checker<'_> {
                 replaces: None,
                 definition: String::new(),
                 distinct: None,
+                late: None,
             };
             if let Err(error) = self.view(&draft, view.body.temporary).await {
                 self.errors.extend(error.split());
@@ -38,6 +39,7 @@ impl Checker<'_> {
                 replaces: None,
                 definition: String::new(),
                 distinct: None,
+                late: None,
             };
             if let Err(error) = self.view(&draft, true).await {
                 // Its query is not in the text: what is wrong is with the declaration.

@@ -31,7 +31,7 @@ pub use system::{ComputedTable, system_tables};
 pub use text::{SqlText, nearest};
 pub use time_travel::AsOf;
 pub use windows::{
-    Closed, WINDOW_END, WINDOW_START, Watermark, WindowShape, WindowedScan, closed_function, columns_read,
-    interval_micros, window_bound, windowed_scans,
+    Closed, LateRows, WINDOW_END, WINDOW_START, Watermark, WindowShape, WindowedScan, closed_function,
+    columns_read, interval_micros, window_bound, windowed_scans,
 };
 pub use zorder::{ZORDER_FUNCTION, ZOrder};

@@ -19,7 +19,7 @@ use crate::dialect::CatchmentDialect;
 use crate::stream_words::take_stream_words;
 use crate::text::SqlText;
 use crate::time_travel::{AsOf, as_of, take_names};
-use crate::windows::{self, Watermark};
+use crate::windows::{self, LateRows, Watermark};
 
 /// How deeply expressions and subqueries may nest.
 const DEPTH: usize = 128;
@@ -109,6 +109,8 @@ pub struct BoundQuery {
 pub struct RelationWords {
     streams: HashSet<Location>,
     watermarks: HashMap<Location, Watermark>,
+    /// Where late rows go, when the statement says so.
+    pub late: Option<LateRows>,
 }
 
 /// Parses the query that the tokens hold from `parser`'s place on.
@@ -137,10 +139,11 @@ pub fn parse_query(parser: &mut Parser<'_>, words: &RelationWords, text: &SqlTex
 pub fn parser_for(tokens: Vec<TokenWithSpan>, text: &SqlText) -> Result<(Parser<'static>, RelationWords)> {
     let (mut tokens, streams) = take_stream_words(tokens);
     let watermarks = windows::take_watermarks(&mut tokens, text)?;
+    let late = windows::take_late_rows(&mut tokens, text)?;
     take_names(&mut tokens);
     let parser =
         Parser::new(&CatchmentDialect).with_recursion_limit(DEPTH).with_tokens_with_locations(tokens);
-    Ok((parser, RelationWords { streams, watermarks }))
+    Ok((parser, RelationWords { streams, watermarks, late }))
 }
 
 /// Parses a text that is one query and nothing else.
@@ -149,6 +152,10 @@ pub fn parser_for(tokens: Vec<TokenWithSpan>, text: &SqlText) -> Result<(Parser<
 /// Returns [`Code::SQL_SYNTAX`] with its place.
 pub fn parse_single_query(text: &SqlText) -> Result<ParsedQuery> {
     let (mut parser, words) = parser_for(text.tokens()?, text)?;
+    if let Some(late) = &words.late {
+        return Err(Error::new(Code::SQL_SYNTAX, "LATE ROWS stands behind the query of a streaming table")
+            .at(text.place(late.span)));
+    }
     let query = parse_query(&mut parser, &words, text)?;
     while parser.consume_token(&Token::SemiColon) {}
     let next = parser.peek_token_ref();

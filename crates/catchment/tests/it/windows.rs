@@ -329,3 +329,62 @@ fn a_rollback_takes_what_waits_back_as_well() {
     project.run();
     assert_eq!(counts(&project)[1]["n"], 2);
 }
+
+#[test]
+fn late_rows_go_to_a_table_of_their_own_and_back_with_a_rollback() {
+    let project = one(&format!(
+        "{} CREATE STREAMING TABLE seen AS SELECT id FROM STREAM audit.late;",
+        COUNTS.replace(";", " LATE ROWS INTO audit.late;")
+    ));
+    project.write("in/1.json", line("10:00:30", 1) + &line("10:01:30", 2));
+    project.run();
+    assert_eq!(project.query("SELECT count(*) AS n FROM seen")[0]["n"], 0);
+    let version =
+        project.call(&["history", "main.counts", "--limit", "1", "--json"]).json()[0]["version"].to_string();
+    project.write("in/2.json", line("10:00:59", 3) + &line("10:01:10", 4) + &line("10:00:00", 5));
+    let mut command = project.command(&["run"]);
+    let died = command.env("CATCHMENT_FAULT", "between-outputs:1:abort").output().unwrap();
+    assert_eq!(died.status.code(), None);
+    project.run();
+    let late = || project.query("SELECT id, CAST(ts AS STRING) AS ts FROM audit.late ORDER BY id");
+    let two = json!([{ "id": 3, "ts": "2026-01-01T10:00:59" }, { "id": 5, "ts": "2026-01-01T10:00:00" }]);
+    assert_eq!(late(), two);
+    assert_eq!(project.query("SELECT id FROM seen ORDER BY id"), json!([{ "id": 3 }, { "id": 5 }]));
+    project.call(&["rollback", "main.counts", "--to", &version, "--cascade"]).exits(0);
+    assert_eq!(late(), json!([]));
+    project.run();
+    assert_eq!((late(), counts(&project)), (two, json!([{ "s": "2026-01-01T10:00:00", "n": 1 }])));
+    // Read at once, no row is late to another.
+    project.call(&["run", "--full-refresh"]).exits(0);
+    assert_eq!((late(), counts(&project)), (json!([]), json!([{ "s": "2026-01-01T10:00:00", "n": 3 }])));
+}
+
+#[test]
+fn tables_of_late_rows_that_cannot_be_are_refused() {
+    for (pipeline, why) in [
+        (COUNTS.replace(";", " LATE ROWS INTO counts;"), "is defined in the project"),
+        (COUNTS.replace(";", " LATE ROWS INTO a.b.c;"), "at most two parts"),
+        (COUNTS.replace(";", " LATE ROWS NOWHERE;"), "C2001"),
+        (
+            format!(
+                "{}{}",
+                COUNTS.replace(";", " LATE ROWS INTO l;"),
+                COUNTS.replace(";", " LATE ROWS INTO l;").replace("counts", "more")
+            ),
+            "takes late rows of 2 flows",
+        ),
+        (
+            "CREATE STREAMING TABLE t AS SELECT id FROM STREAM {in} LATE ROWS INTO l;".to_owned(),
+            "put into windows",
+        ),
+        ("CREATE VIEW v AS SELECT 1 AS one LATE ROWS INTO l;".to_owned(), "no late rows"),
+    ] {
+        let project = one(&pipeline);
+        project.write("in/1.json", line("10:00:30", 1));
+        let refused = project.call(&["check"]).exits(1);
+        assert!(refused.err.contains(why), "{pipeline}: {}", refused.err);
+    }
+    let fine = one(&COUNTS.replace(";", " LATE ROWS DROP;"));
+    fine.write("in/1.json", line("10:00:30", 1));
+    fine.call(&["check"]).exits(0);
+}

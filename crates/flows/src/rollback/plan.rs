@@ -101,7 +101,7 @@ impl Planner<'_> {
             None if matches!(asked, Some(Some(_))) => return Err(gone(dataset)),
             None => {
                 let openings = self.openings(dataset, &now, None, &all).await?.unwrap_or_default();
-                let tables = self.quarantine(&now, None, &all, &openings).await?.unwrap_or_default();
+                let tables = self.beside(&now, None, &all, &openings).await?.unwrap_or_default();
                 (None, openings, tables)
             }
         };
@@ -109,6 +109,14 @@ impl Planner<'_> {
             return Ok(());
         }
         let (files, changed) = self.require_sources(&now, &openings).await?;
+        for beside in &tables {
+            // Others may read them, too.
+            let line = match beside.to {
+                Some(version) => Some(self.lake.table(&beside.table).at(version).await?.line()?),
+                None => None,
+            };
+            self.lines.insert(beside.table.clone(), line);
+        }
         tables.push(step(&now, to.as_ref())?);
         let because_of = match asked {
             Some(_) => None,
@@ -154,7 +162,7 @@ impl Planner<'_> {
             return Ok(None);
         }
         let Some(openings) = self.openings(dataset, now, Some(&to), flows).await? else { return Ok(None) };
-        let tables = self.quarantine(now, Some(&to), flows, &openings).await?;
+        let tables = self.beside(now, Some(&to), flows, &openings).await?;
         Ok(tables.map(|tables| (to, openings, tables)))
     }
 
@@ -219,16 +227,41 @@ impl Planner<'_> {
         Ok(Some(openings))
     }
 
-    /// What happens to the quarantine: rows go that batches put there which are undone. `None` when its files
-    /// of then are gone.
-    async fn quarantine(
+    /// What happens to the quarantine and to tables of late rows: rows go that batches put there which are undone.
+    /// `None` when files of then are gone.
+    async fn beside(
         &self,
         dataset: &Snapshot,
         dataset_then: Option<&Snapshot>,
         flows: &BTreeSet<FlowName>,
         openings: &[BatchPlan],
     ) -> Result<Option<Vec<TableStep>>> {
-        let table = self.lake.table(&dataset.name().quarantine());
+        let mut tables = BTreeSet::from([dataset.name().quarantine()]);
+        for flow in flows {
+            if let Some(at) = dataset.position(flow.as_str()).await? {
+                let plan = Records::new(self.lake, flow).kept_plan(at).await?;
+                tables.extend(plan.and_then(|plan| plan.late));
+            }
+        }
+        let mut steps = Vec::new();
+        for table in &tables {
+            let Some(more) = self.beside_table(table, dataset, dataset_then, flows, openings).await? else {
+                return Ok(None);
+            };
+            steps.extend(more);
+        }
+        Ok(Some(steps))
+    }
+
+    async fn beside_table(
+        &self,
+        name: &TableName,
+        dataset: &Snapshot,
+        dataset_then: Option<&Snapshot>,
+        flows: &BTreeSet<FlowName>,
+        openings: &[BatchPlan],
+    ) -> Result<Option<Vec<TableStep>>> {
+        let table = self.lake.table(name);
         let Some(now) = table.latest().await? else { return Ok(Some(Vec::new())) };
         let mut kept = BTreeMap::new();
         for opening in openings {
@@ -266,8 +299,10 @@ impl Planner<'_> {
 
     /// The dataset whose rollback undoes what this one has read.
     async fn reason(&self, now: &Snapshot, flows: &BTreeSet<FlowName>) -> Result<Option<TableName>> {
-        for name in self.steps.iter().map(|step| &step.dataset) {
-            let one = Lines::from([(name.clone(), self.lines.get(name).cloned().flatten())]);
+        for step in &self.steps {
+            let name = &step.dataset;
+            let tables = step.tables.iter().map(|step| &step.table).chain([name]);
+            let one = tables.map(|table| (table.clone(), self.lines.get(table).cloned().flatten())).collect();
             if settle(self.lake, now, flows, &Judge::Inputs(&one)).await? != Some(now.version()) {
                 return Ok(Some(name.clone()));
             }

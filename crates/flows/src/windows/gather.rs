@@ -51,15 +51,18 @@ pub(super) struct GatheredInput {
     pub(super) schema: SchemaRef,
     pub(super) times: RowTimes,
     pub(super) spooled: Vec<Spooled>,
+    /// Rows that came too late, with all columns of their table, when one takes them.
+    late: Vec<Spooled>,
 }
 
 /// What was taken off one stream of a scan.
 #[derive(Default)]
 struct Taken {
     spooled: Option<Spooled>,
+    late: Option<Spooled>,
     /// The newest time of each piece.
     newest: BTreeMap<u64, i64>,
-    late: u64,
+    late_rows: u64,
     /// Addresses of rows that have no time, or one too far ahead.
     refused: Vec<Address>,
 }
@@ -97,19 +100,21 @@ impl Runtime {
                 Some(_) => input.know(&BTreeSet::from([String::new()]), plan.planned_at),
                 None => {}
             }
-            let mut gathered = GatheredInput { schema, times, spooled: Vec::new() };
+            let mut gathered = GatheredInput { schema, times, spooled: Vec::new(), late: Vec::new() };
             if let Some(range) = range {
                 let table = source.read(&range, Arc::clone(rejects), Some(0))?;
-                let taken =
-                    self.take(planner, event_time, &gathered, table, (behind, plan.planned_at)).await?;
+                let late = spec.late.as_ref().map(|(_, declared)| &declared.schema);
+                let moment = (behind, plan.planned_at.saturating_add(event_time.ahead));
+                let taken = self.take(planner, &gathered, table, late, moment).await?;
                 let mut refused = Vec::new();
                 for part in taken {
                     for (piece, newest) in part.newest {
                         input.hear(partition(&range, piece), newest, plan.planned_at);
                     }
-                    state.late += part.late;
+                    state.late += part.late_rows;
                     refused.extend(part.refused);
                     gathered.spooled.extend(part.spooled);
+                    gathered.late.extend(part.late);
                 }
                 state.timeless += refused.len() as u64;
                 refuse(&source, range, refused, event_time, bad).await?;
@@ -126,19 +131,18 @@ impl Runtime {
     async fn take(
         &self,
         planner: &Planner,
-        event_time: &EventTime,
         gathered: &GatheredInput,
         table: Arc<dyn TableProvider>,
-        (watermark, now): (Option<i64>, i64),
+        late: Option<&SchemaRef>,
+        (watermark, latest): (Option<i64>, i64),
     ) -> Result<Vec<Taken>> {
-        let columns: Option<Vec<usize>> = gathered
-            .schema
-            .fields()
-            .iter()
-            .map(|field| field.name().as_str())
-            .chain([ADDRESS_COLUMN])
-            .map(|name| table.schema().index_of(name).ok())
-            .collect();
+        let of = table.schema();
+        let wanted = |name: &String| {
+            let is_in = |schema: &SchemaRef| schema.field_with_name(name).is_ok();
+            name == ADDRESS_COLUMN || is_in(&gathered.schema) || late.is_some_and(is_in)
+        };
+        let columns = (0..of.fields().len()).filter(|index| wanted(of.field(*index).name())).collect();
+        let columns = Some(columns);
         let scan = LogicalPlanBuilder::scan("gathered", provider_as_source(table), columns)
             .and_then(LogicalPlanBuilder::build)
             .map_err(query_error)?;
@@ -150,8 +154,9 @@ impl Runtime {
                 times: gathered.times.clone(),
                 schema: Arc::clone(&gathered.schema),
                 watermark,
-                latest: now.saturating_add(event_time.ahead),
+                latest,
                 spool: Spool::new(budget, &self.spill_folder()),
+                late: late.map(|schema| (Arc::clone(schema), Spool::new(budget, &self.spill_folder()))),
                 taken: Taken::default(),
             };
             tasks.spawn(taking.all(stream));
@@ -167,6 +172,11 @@ impl Runtime {
 }
 
 impl Gathered {
+    /// Takes the rows out that came too late.
+    pub(crate) fn take_late(&mut self) -> Vec<Spooled> {
+        self.inputs.values_mut().flat_map(|input| std::mem::take(&mut input.late)).collect()
+    }
+
     /// The rows of an input as the batch's query sees them.
     pub(crate) fn table(
         &self,
@@ -252,6 +262,8 @@ struct Taking {
     /// The latest time that an event may have.
     latest: i64,
     spool: Spool,
+    /// Where late rows go, with the columns that are wanted of them.
+    late: Option<(SchemaRef, Spool)>,
     taken: Taken,
 }
 
@@ -261,7 +273,9 @@ impl Taking {
             self.rows(&rows)?;
         }
         let spooled = self.spool.finish()?;
-        Ok(Taken { spooled: (!spooled.is_empty()).then_some(spooled), ..self.taken })
+        let late = self.late.map(|(_, late)| late.finish()).transpose()?;
+        let late = late.filter(|late| !late.is_empty());
+        Ok(Taken { spooled: (!spooled.is_empty()).then_some(spooled), late, ..self.taken })
     }
 
     fn rows(&mut self, rows: &RecordBatch) -> Result<()> {
@@ -271,29 +285,49 @@ impl Taking {
             .column_by_name(ADDRESS_COLUMN)
             .and_then(|column| column.as_primitive_opt::<UInt64Type>())
             .ok_or_else(|| Error::new(Code::INTERNAL, "rows of a stream have no addresses"))?;
-        let mut kept = Vec::with_capacity(rows.num_rows());
-        for row in 0..rows.num_rows() {
-            kept.push(self.keeps(&times, last.value(row), row, Address(addresses.value(row))));
+        let fates: Vec<Fate> = (0..rows.num_rows())
+            .map(|row| self.fate(&times, last.value(row), row, Address(addresses.value(row))))
+            .collect();
+        if fates.contains(&Fate::Late)
+            && let Some((schema, late)) = &mut self.late
+        {
+            late.push(choose(&project(rows, schema)?, &fates, Fate::Late)?)?;
         }
         let rows = project(rows, &self.schema)?;
-        if kept.iter().all(|kept| *kept) {
-            return self.spool.push(rows);
-        }
-        let rows = filter_record_batch(&rows, &BooleanArray::from(kept))
-            .map_err(|error| Error::new(Code::INTERNAL, "could not leave rows out").because(error))?;
-        self.spool.push(rows)
+        self.spool.push(choose(&rows, &fates, Fate::Waits)?)
     }
 
-    /// Whether a row may wait for its windows; takes note of its time.
-    fn keeps(&mut self, times: &Int64Array, last: i64, row: usize, address: Address) -> bool {
+    /// What becomes of a row; takes note of its time.
+    fn fate(&mut self, times: &Int64Array, last: i64, row: usize, address: Address) -> Fate {
         if times.is_null(row) || times.value(row) > self.latest {
             self.taken.refused.push(address);
-            return false;
+            return Fate::Refused;
         }
         let newest = self.taken.newest.entry(address.piece()).or_insert(i64::MIN);
         *newest = (*newest).max(times.value(row));
         let is_late = self.watermark.is_some_and(|watermark| last <= watermark);
-        self.taken.late += u64::from(is_late);
-        !is_late
+        self.taken.late_rows += u64::from(is_late);
+        if is_late { Fate::Late } else { Fate::Waits }
     }
+}
+
+/// What becomes of a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    /// It waits for its windows.
+    Waits,
+    /// All of its windows are closed.
+    Late,
+    /// It has no time, or one too far ahead.
+    Refused,
+}
+
+/// The rows of one fate.
+fn choose(rows: &RecordBatch, fates: &[Fate], wanted: Fate) -> Result<RecordBatch> {
+    if fates.iter().all(|fate| *fate == wanted) {
+        return Ok(rows.clone());
+    }
+    let chosen: BooleanArray = fates.iter().map(|fate| Some(*fate == wanted)).collect();
+    filter_record_batch(rows, &chosen)
+        .map_err(|error| Error::new(Code::INTERNAL, "could not leave rows out").because(error))
 }

@@ -20,6 +20,7 @@
 mod gather;
 mod held;
 mod hold;
+mod late;
 mod runs;
 mod state;
 mod times;

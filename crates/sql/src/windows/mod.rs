@@ -14,13 +14,13 @@ mod watermark;
 
 pub use functions::{Closed, closed_function};
 pub use trace::{WindowedScan, columns_read, window_bound, windowed_scans};
-pub use watermark::Watermark;
+pub use watermark::{LateRows, Watermark};
 
 pub use interval::micros as interval_micros;
 
 pub(crate) use functions::functions;
 pub(crate) use rewrite::rewrite;
-pub(crate) use watermark::{add_column, take_watermarks};
+pub(crate) use watermark::{add_column, take_late_rows, take_watermarks};
 
 /// The column that holds where a row's window begins.
 pub const WINDOW_START: &str = "__window_start";

@@ -53,6 +53,48 @@ pub(crate) fn take_watermarks(
     Ok(found)
 }
 
+/// Where late rows go: behind the query of a flow with windows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LateRows {
+    /// The parts of the table's name; `None` for `DROP`.
+    pub into: Option<Vec<Ident>>,
+    /// Where the clause stands.
+    pub span: Span,
+}
+
+/// Takes `LATE ROWS {DROP | INTO table}` out of the tokens.
+///
+/// # Errors
+/// Returns [`Code::SQL_SYNTAX`] for a clause that says neither.
+pub(crate) fn take_late_rows(tokens: &mut Vec<TokenWithSpan>, text: &SqlText) -> Result<Option<LateRows>> {
+    let found = tokens.windows(3).position(|words| {
+        is_word(&words[0], "late")
+            && is_word(&words[1], "rows")
+            && (is_word(&words[2], "drop") || is_word(&words[2], "into"))
+    });
+    let Some(start) = found else { return Ok(None) };
+    let span = tokens[start].span;
+    let (mut end, mut into) = (start + 3, None);
+    if is_word(&tokens[start + 2], "into") {
+        let mut parts = Vec::new();
+        while let Some(TokenWithSpan { token: Token::Word(word), span }) = tokens.get(end) {
+            parts.push(Ident { value: word.value.clone(), quote_style: word.quote_style, span: *span });
+            end += 1;
+            match tokens.get(end).map(|token| &token.token) {
+                Some(Token::Period) => end += 1,
+                _ => break,
+            }
+        }
+        if parts.is_empty() {
+            let error = Error::new(Code::SQL_SYNTAX, "LATE ROWS INTO names no table");
+            return Err(error.at(text.place(span)));
+        }
+        into = Some(parts);
+    }
+    tokens.drain(start..end);
+    Ok(Some(LateRows { into, span }))
+}
+
 fn is_word(token: &TokenWithSpan, wanted: &str) -> bool {
     matches!(&token.token, Token::Word(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(wanted))
 }
