@@ -18,7 +18,7 @@ const HELP: &str = "cargo xtask TASK
   tidy                      house rules: crate edges, file length, head lines, features, error pages
   generate [--check]        pages made from the program: error pages, command line
   crash --kills N           kills and power cuts at random steps; each must lose and repeat nothing
-  mutate                    takes safety out of the code, one piece at a time; a named test must fail
+  mutate [NAME]             takes safety out of the code, one piece at a time; a named test must fail
   bench lakehouse [--rows N] [--peers duckdb,polars,pyspark]   raw to curated beside its peers
   bench streams [--rows N] [--peers duckdb,pyspark]            windows over a stream beside its peers
   bench log [--seconds N]   PutRecords beside other Kinesis endpoints
@@ -36,7 +36,8 @@ fn main() -> ExitCode {
         ["generate"] => generate::run(false),
         ["generate", "--check"] => generate::run(true),
         ["crash", rest @ ..] => crash::run(number(rest, "--kills", 100)),
-        ["mutate"] => mutate::run(),
+        ["mutate"] => mutate::run(""),
+        ["mutate", name] => mutate::run(name),
         ["bench", "lakehouse", rest @ ..] => {
             let peers = word(rest, "--peers", "duckdb,polars,pyspark");
             bench::lakehouse(number(rest, "--rows", 10_000_000), peers)

@@ -4,7 +4,8 @@
 use std::collections::BTreeSet;
 
 use catchment_core::{Code, Error, Result};
-use catchment_sql::{WINDOW_END, WINDOW_START, window_bound};
+use catchment_sql::{WINDOW_END, WINDOW_START, WindowShape, makes_windows, window_bound, window_shapes};
+use datafusion::common::Column;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Distinct, Expr, Join, JoinType, LogicalPlan};
 
@@ -18,7 +19,7 @@ pub fn require_incremental(
     streams: &BTreeSet<String>,
     windowed: &BTreeSet<String>,
 ) -> Result<()> {
-    let rows = visit(plan, streams)?;
+    let rows = visit(plan, (streams, windowed))?;
     match rows.plain.intersection(windowed).next() {
         Some(_) => Err(Error::new(
             Code::NOT_SUPPORTED,
@@ -62,13 +63,17 @@ fn unbounded<T>(what: &str) -> Result<T> {
     .hint("put its rows into windows: GROUP BY ..., TUMBLE(ts, INTERVAL '1' MINUTE); or make the dataset a MATERIALIZED VIEW"))
 }
 
-fn visit(plan: &LogicalPlan, streams: &BTreeSet<String>) -> Result<Rows> {
+/// The keys of streams, and of those whose rows are put into windows.
+type Keys<'a> = (&'a BTreeSet<String>, &'a BTreeSet<String>);
+
+fn visit(plan: &LogicalPlan, keys: Keys<'_>) -> Result<Rows> {
+    let (streams, windowed) = keys;
     let mut inputs = Vec::new();
     for input in plan.inputs() {
-        inputs.push(visit(input, streams)?);
+        inputs.push(visit(input, keys)?);
     }
     for expr in plan.expressions() {
-        refuse_subqueries(&expr, streams)?;
+        refuse_subqueries(&expr, keys)?;
     }
     let mut rows = Rows::default();
     for input in &inputs {
@@ -110,17 +115,43 @@ fn visit(plan: &LogicalPlan, streams: &BTreeSet<String>) -> Result<Rows> {
         LogicalPlan::RecursiveQuery(_) => return refuse("a recursive query over a stream"),
         _ => {}
     }
-    if plan.schema().fields().iter().any(|field| [WINDOW_START, WINDOW_END].contains(&field.name().as_str()))
-    {
-        // Here they are put into windows, or were before.
+    if makes_windows(plan) {
+        if rows.windowed {
+            return refuse("putting the rows of windows into windows again");
+        }
+        if !rows.plain.is_subset(windowed) {
+            return Err(Error::new(
+                Code::NOT_SUPPORTED,
+                "the time of the windows cannot be followed to a column of one stream",
+            )
+            .hint("group by a column of the stream itself, or by an expression over its columns; put the rows of several streams into windows one by one"));
+        }
         rows = Rows { plain: BTreeSet::new(), windowed: true };
     }
     Ok(rows)
 }
 
+/// Whether a column tells the window of a row, for good: two windows that end together are closed together, and so are two
+/// that begin together when all windows are of one length.
+fn tells_window(plan: &LogicalPlan, column: &Column) -> bool {
+    match window_bound(plan, column) {
+        Some(WINDOW_END) => true,
+        Some(_) => is_one_length(&window_shapes(plan)),
+        None => false,
+    }
+}
+
+fn is_one_length(shapes: &[WindowShape]) -> bool {
+    match shapes {
+        [WindowShape::Cumulate { .. }, ..] => false,
+        [first, others @ ..] => others.iter().all(|other| other == first),
+        [] => false,
+    }
+}
+
 /// Whether a row tells which window it is of.
 fn has_bound(plan: &LogicalPlan) -> bool {
-    plan.schema().columns().iter().any(|column| window_bound(plan, column).is_some())
+    plan.schema().columns().iter().any(|column| tells_window(plan, column))
 }
 
 /// Whether a window function looks only at rows of the same window.
@@ -136,7 +167,7 @@ fn stays_within(node: &LogicalPlan, expr: &Expr) -> bool {
 /// Whether an expression over the input of a node is a bound of a window.
 fn is_bound(node: &LogicalPlan, expr: &Expr) -> bool {
     match (expr, node.inputs().first()) {
-        (Expr::Column(column), Some(input)) => window_bound(input, column).is_some(),
+        (Expr::Column(column), Some(input)) => tells_window(input, column),
         _ => false,
     }
 }
@@ -184,13 +215,17 @@ fn joins_windows(join: &Join) -> bool {
     });
     join.on.iter().cloned().chain(equalities).any(|(first, second)| {
         let sides = |a: &Expr, b: &Expr| (bound(&join.left, a), bound(&join.right, b));
-        [sides(&first, &second), sides(&second, &first)]
-            .iter()
-            .any(|(left, right)| left.is_some() && left == right)
+        [sides(&first, &second), sides(&second, &first)].iter().any(|(left, right)| match (left, right) {
+            (Some(WINDOW_END), Some(WINDOW_END)) => true,
+            (Some(WINDOW_START), Some(WINDOW_START)) => {
+                is_one_length(&[window_shapes(&join.left), window_shapes(&join.right)].concat())
+            }
+            _ => false,
+        })
     })
 }
 
-fn refuse_subqueries(expr: &Expr, streams: &BTreeSet<String>) -> Result<()> {
+fn refuse_subqueries(expr: &Expr, keys: Keys<'_>) -> Result<()> {
     let mut found = Ok(());
     let _ = expr.apply(|node| {
         let subquery = match node {
@@ -200,7 +235,7 @@ fn refuse_subqueries(expr: &Expr, streams: &BTreeSet<String>) -> Result<()> {
             _ => None,
         };
         if let Some(subquery) = subquery
-            && visit(&subquery.subquery, streams).map_or(true, |rows| rows.is_streaming())
+            && visit(&subquery.subquery, keys).map_or(true, |rows| rows.is_streaming())
         {
             found = Err(Error::new(Code::NOT_SUPPORTED, "a subquery over a stream is not supported yet"));
         }

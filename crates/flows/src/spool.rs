@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use catchment_core::{Code, Error, Result};
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{RecordBatch, new_null_array};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::ipc::reader::StreamReader;
 use datafusion::arrow::ipc::writer::StreamWriter;
@@ -101,17 +101,17 @@ impl Spooled {
     }
 }
 
-/// A schema's columns by name, in the order given.
+/// A schema's columns by name, in the order given; those that the rows lack are null.
 pub(crate) fn project(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let wrong = |error| Error::new(Code::INTERNAL, "rows that were held back do not fit").because(error);
     let columns = schema
         .fields()
         .iter()
         .map(|field| {
-            let index = rows.schema().index_of(field.name()).map_err(wrong)?;
-            Ok(Arc::clone(rows.column(index)))
+            let found = rows.column_by_name(field.name()).cloned();
+            found.unwrap_or_else(|| new_null_array(field.data_type(), rows.num_rows()))
         })
-        .collect::<Result<Vec<_>>>()?;
+        .collect();
     let options = datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(wrong)
 }

@@ -112,7 +112,9 @@ impl Runtime {
         let Some((address, rules)) = computed.failure else {
             return rules::require_rules(&spec.target.to_string(), &computed.outcomes);
         };
-        let records = look_up(spec, plan, broken, vec![(address, rules)]).await.unwrap_or_default();
+        // What is made of several rows has no place in a source.
+        let rows = if spec.windows.is_empty() { vec![(address, rules)] } else { Vec::new() };
+        let records = look_up(spec, plan, broken, rows).await.unwrap_or_default();
         let record = records.first().map(|found| {
             let place = found.record.byte_offset.or(found.record.row_number).unwrap_or(0);
             format!("{} in {:?} at {place}", found.record.record, found.record.file)
@@ -140,7 +142,10 @@ impl Runtime {
         let mut carriers = BTreeMap::new();
         let mut pieces = 0;
         for input in &spec.inputs {
-            let held = gathered.as_ref().and_then(|gathered| gathered.table(self, spec, &input.name));
+            let held = gathered
+                .as_ref()
+                .filter(|_| matches!(input.kind, InputKind::Stream(..)))
+                .and_then(|gathered| gathered.table(self, spec, &input.name));
             if let Some(held) = held {
                 // Its rows have been counted, and what is made of several has no address.
                 planner.bind(&input.key, held)?;

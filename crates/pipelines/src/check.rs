@@ -345,6 +345,12 @@ impl<'p> Checker<'p> {
             PartitionCondition::plan(self.sessions, moment, condition, &table)
                 .map_err(|error| error.at(draft.text.place(*at)))?;
         }
+        for (draft, resolved) in &specs {
+            let all = expectations.iter().chain(&draft.distinct);
+            let windows = !resolved.windows.is_empty();
+            expectations::require_order(all, windows)
+                .map_err(|error| error.at(draft.text.place(draft.query.span)))?;
+        }
         let timed: Vec<_> = specs
             .iter()
             .map(|(draft, resolved)| {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use catchment_core::Result;
+use catchment_core::{Code, Error, Result};
 use catchment_quality::{Action, Condition, Expectation, Horizon, Rule};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Span, Token};
@@ -21,7 +21,16 @@ impl Reader<'_> {
             let columns = self.name_list()?.into_iter().map(|(column, _)| column).collect();
             match self.word("within") {
                 true => {
-                    Rule::UniqueWithin(columns, Horizon { column: String::new(), micros: self.interval()? })
+                    let at = self.parser.peek_token_ref().span;
+                    let micros = self.interval()?;
+                    if micros < 0 {
+                        return Err(Error::new(
+                            Code::SQL_SYNTAX,
+                            "WITHIN takes a length of time that is not negative",
+                        )
+                        .at(self.text.place(at)));
+                    }
+                    Rule::UniqueWithin(columns, Horizon { column: String::new(), micros })
                 }
                 false => Rule::Unique(columns),
             }

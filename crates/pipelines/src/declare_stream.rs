@@ -60,7 +60,12 @@ impl Reader<'_> {
             true => Some(self.source_function()?),
             false => None,
         };
-        let mut own = OwnStream { name: name.0.table.clone(), shards: 1, retention_hours: None };
+        // Streams have one name; that of another schema than the project's own keeps its schema.
+        let own_name = match name.0.schema == self.default_schema {
+            true => name.0.table.clone(),
+            false => name.0.to_string(),
+        };
+        let mut own = OwnStream { name: own_name, shards: 1, retention_hours: None };
         let mut schema_file = None;
         let options = self.parser.peek_token_ref().span;
         loop {
@@ -93,11 +98,12 @@ impl Reader<'_> {
         }
         self.end()?;
         let call = call(source.as_deref(), &own.name, &columns, schema_file.as_deref());
+        let span = name.1;
         let watermark = columns.watermark.map_or_else(String::new, |clause| format!(" {clause}"));
         Ok(Body::Stream(StreamStatement {
             name,
-            streaming: self.reading(&format!("SELECT * FROM STREAM {call}{watermark}"))?,
-            whole: self.reading(&format!("SELECT * FROM {call}"))?,
+            streaming: self.reading(&format!("SELECT * FROM STREAM {call}{watermark}"), span)?,
+            whole: self.reading(&format!("SELECT * FROM {call}"), span)?,
             own: source.is_none().then_some(own),
         }))
     }
@@ -107,15 +113,16 @@ impl Reader<'_> {
     }
 
     /// A query that stands for the declaration.
-    fn reading(&self, query: &str) -> Result<ParsedQuery> {
+    fn reading(&self, query: &str, span: Span) -> Result<ParsedQuery> {
         parse_single_query(&SqlText::new(self.text.file(), query))
+            .map_err(|error| error.without_place().at(self.text.place(span)))
     }
 
     fn stream_columns(&mut self) -> Result<Columns> {
         let (mut columns, mut fields) = (Columns::default(), Vec::new());
         loop {
             let start = self.parser.peek_token_ref().span.start;
-            if self.peek_word("watermark") && columns.watermark.is_none() && !fields.is_empty() {
+            if self.peek_word("watermark") && self.has_delay() {
                 self.watermark_clause()?;
                 columns.watermark = Some(self.since(start));
             } else {
@@ -127,6 +134,26 @@ impl Reader<'_> {
             }
             self.parser.expect_token(&Token::Comma).map_err(|error| self.syntax(&error))?;
         }
+    }
+
+    /// Whether the word stands in what comes up to the next comma: a column of the name `watermark` has none.
+    fn has_delay(&self) -> bool {
+        let mut depth = 0_usize;
+        for index in 1.. {
+            match &self.parser.peek_nth_token_ref(index).token {
+                Token::LParen => depth += 1,
+                Token::RParen if depth > 0 => depth -= 1,
+                Token::RParen | Token::Comma if depth == 0 => return false,
+                Token::EOF => return false,
+                Token::Word(word)
+                    if word.quote_style.is_none() && word.value.eq_ignore_ascii_case("delay") =>
+                {
+                    return true;
+                }
+                _ => {}
+            }
+        }
+        false
     }
 
     /// The text from a place to the last token that was taken.

@@ -6,7 +6,8 @@ use catchment_core::{Code, Error, Result};
 use catchment_flows::{EventTime, Input, InputKind};
 use catchment_sql::{BoundQuery, Planner, Relation, SqlText, WindowedScan, columns_read, windowed_scans};
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::common::tree_node::TreeNode;
+use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
 
 use crate::config::EventTimeConfig;
 
@@ -49,10 +50,16 @@ impl Planned<'_> {
         config: &EventTimeConfig,
     ) -> Result<BTreeMap<String, EventTime>> {
         let scans = self.scans();
+        self.require_one_way(&scans)?;
         let mut found: BTreeMap<String, EventTime> = BTreeMap::new();
         for relation in &self.query.relations {
             let at = |error: Error| error.at(self.text.place(relation.span));
             let Some(input) = self.inputs.iter().find(|input| input.key == relation.key) else { continue };
+            if let (InputKind::Stream(source, _), Some(watermark)) = (&input.kind, &relation.watermark)
+                && !watermark.of_view
+            {
+                planner.logical_expression(&watermark.time, &source.schema()).map_err(at)?;
+            }
             let (InputKind::Stream(source, _), Some(scans)) = (&input.kind, scans.get(&relation.key)) else {
                 if !self.needs_time {
                     require_no_watermark(relation).map_err(at)?;
@@ -66,6 +73,16 @@ impl Planned<'_> {
                 )
                 .hint("make it several flows: CREATE FLOW ... AS INSERT INTO ...")));
             };
+            if !is_fixed(&scan.time) {
+                return Err(at(Error::new(
+                    Code::NOT_SUPPORTED,
+                    format!(
+                        "windows over {}, which is not fixed by the row alone, are not supported",
+                        scan.time
+                    ),
+                )
+                .hint("use a column of the stream, such as _metadata.arrived_at")));
+            }
             self.require_time(planner, relation, scan, &source.schema())?;
             let event_time = self.event_time(relation, scan, &source.schema(), config);
             match found.get_mut(&input.name) {
@@ -91,6 +108,31 @@ impl Planned<'_> {
             }
         }
         Ok(found)
+    }
+
+    /// Refuses a source that is put into windows and read besides: its other rows would be those of the windows.
+    fn require_one_way(&self, scans: &BTreeMap<String, Vec<WindowedScan>>) -> Result<()> {
+        let windowed: BTreeSet<&str> = self
+            .inputs
+            .iter()
+            .filter(|input| scans.contains_key(&input.key))
+            .map(|input| input.name.as_str())
+            .collect();
+        for input in self.inputs.iter().filter(|input| !scans.contains_key(&input.key)) {
+            let relation = self.query.relations.iter().find(|relation| relation.key == input.key);
+            if let Some(relation) = relation.filter(|_| windowed.contains(input.name.as_str())) {
+                return Err(Error::new(
+                    Code::NOT_SUPPORTED,
+                    format!(
+                        "reading \"{}\" in windows and without in one query is not supported yet",
+                        input.name
+                    ),
+                )
+                .at(self.text.place(relation.span))
+                .hint("make it two flows: CREATE FLOW ... AS INSERT INTO ..."));
+            }
+        }
+        Ok(())
     }
 
     fn event_time(
@@ -143,14 +185,26 @@ impl Planned<'_> {
     }
 }
 
+/// Whether an expression gives the same for a row whenever it is computed.
+fn is_fixed(time: &Expr) -> bool {
+    let changes = |expr: &Expr| matches!(expr, Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable);
+    !time.column_refs().is_empty() && !time.exists(|expr| Ok(changes(expr))).unwrap_or(true)
+}
+
 /// A watermark that nothing waits for does nothing.
 fn require_no_watermark(relation: &Relation) -> Result<()> {
-    match &relation.watermark {
-        Some(watermark) if !watermark.declared => Err(Error::new(
-            Code::NOT_SUPPORTED,
-            format!("a watermark on \"{}\" without windows is not supported yet", relation.target.display()),
-        )
-        .hint("take WATERMARK away, or put the rows of a stream into windows")),
-        _ => Ok(()),
+    if relation.watermark.as_ref().is_none_or(|watermark| watermark.declared) {
+        return Ok(());
     }
+    let name = relation.target.display();
+    let error = match relation.streaming {
+        true => Error::new(
+            Code::NOT_SUPPORTED,
+            format!("a watermark on \"{name}\" without windows is not supported yet"),
+        )
+        .hint("take WATERMARK away, or put the rows of the stream into windows"),
+        false => Error::new(Code::SQL_SYNTAX, format!("\"{name}\" is read as a whole, and has no watermark"))
+            .hint("write STREAM before it, or take WATERMARK away"),
+    };
+    Err(error)
 }

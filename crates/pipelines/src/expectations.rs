@@ -75,6 +75,30 @@ pub(crate) fn with(all: &Arc<Vec<Expectation>>, one: Option<&Expectation>) -> Ar
     }
 }
 
+/// Refuses to take duplicates out of what windows give: nothing tells which of them is the first.
+///
+/// # Errors
+/// Returns [`Code::NOT_SUPPORTED`].
+pub(crate) fn require_order<'a>(
+    all: impl IntoIterator<Item = &'a Expectation>,
+    has_windows: bool,
+) -> Result<()> {
+    let takes_out = |expectation: &&Expectation| {
+        expectation.rule.unique().is_some() && matches!(expectation.action, Action::Drop | Action::Quarantine)
+    };
+    match all.into_iter().find(takes_out).filter(|_| has_windows) {
+        None => Ok(()),
+        Some(rule) => Err(Error::new(
+            Code::NOT_SUPPORTED,
+            format!(
+                "rows of windows have no order that tells the first of a key, which \"{}\" asks for",
+                rule.name
+            ),
+        )
+        .hint("say which row counts, with GROUP BY or row_number(), or let the rule warn or fail")),
+    }
+}
+
 /// Whether rows are compared only with those that are close in time.
 pub(crate) fn has_horizon(expectations: &[(Expectation, Span)]) -> bool {
     expectations.iter().any(|(expectation, _)| matches!(expectation.rule, Rule::UniqueWithin(..)))

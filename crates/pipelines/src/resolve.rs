@@ -64,6 +64,7 @@ impl Checker<'_> {
                 Err(error) => errors.push(error.at(draft.text.place(relation.span))),
             }
         }
+        errors.extend(read_two_ways(draft, &inputs));
         Error::join(errors)?;
         let at = |error: Error| error.at(draft.text.place(draft.query.span));
         match draft.kind {
@@ -287,6 +288,23 @@ impl Checker<'_> {
             None => Err(self.unknown(name)),
         }
     }
+}
+
+/// What a batch reads of a source stands under its name, so that it is read as a stream or as a whole.
+fn read_two_ways(draft: &Draft<'_>, inputs: &[Input]) -> Option<Error> {
+    let is_stream = |input: &&Input| matches!(input.kind, InputKind::Stream(..));
+    let whole = inputs.iter().find(|input| {
+        matches!(input.kind, InputKind::Everything(_))
+            && inputs.iter().filter(is_stream).any(|stream| stream.name == input.name)
+    })?;
+    let relation = draft.query.relations.iter().find(|relation| relation.key == whole.key)?;
+    let what =
+        format!("reading \"{}\" as a stream and as a whole in one query is not supported yet", whole.name);
+    Some(
+        Error::new(Code::NOT_SUPPORTED, what)
+            .at(draft.text.place(relation.span))
+            .hint("write STREAM before both, or make one of them a dataset of its own"),
+    )
 }
 
 /// The column of a plan that has the time of a stream's watermark as it is.

@@ -44,7 +44,8 @@ impl Checker<'_> {
             if let Err(error) = self.view(&draft, true).await {
                 // Its query is not in the text: what is wrong is with the declaration.
                 let at = stream.text.place(stream.body.name.1);
-                self.errors.extend(error.split().into_iter().map(|error| error.at(at.clone())));
+                self.errors
+                    .extend(error.split().into_iter().map(|error| error.without_place().at(at.clone())));
             }
         }
     }
@@ -61,6 +62,9 @@ impl Checker<'_> {
                 .hint("take STREAM away, or make it a TEMPORARY VIEW")));
             }
             let (_, schema) = self.input(None, draft, relation, &mut Vec::new()).await.map_err(at)?;
+            if let Some(watermark) = relation.watermark.as_ref().filter(|watermark| !watermark.of_view) {
+                planner.logical_expression(&watermark.time, &schema).map_err(at)?;
+            }
             planner.bind(&relation.key, Arc::new(EmptyTable::new(schema)))?;
         }
         let plan = planner.plan(draft.text, &draft.query).await?;

@@ -32,6 +32,6 @@ pub use text::{SqlText, nearest};
 pub use time_travel::AsOf;
 pub use windows::{
     Closed, LateRows, WINDOW_END, WINDOW_START, Watermark, WindowShape, WindowedScan, closed_function,
-    columns_read, interval_micros, window_bound, windowed_scans,
+    columns_read, interval_micros, makes_windows, window_bound, window_shapes, windowed_scans,
 };
 pub use zorder::{ZORDER_FUNCTION, ZOrder};

@@ -125,9 +125,15 @@ pub fn parse_query(parser: &mut Parser<'_>, words: &RelationWords, text: &SqlTex
         Some(last) => parser.token_at(last).span.end,
         None => start,
     };
-    let mut marker = Marker { words, text, errors: Vec::new() };
+    let mut marker = Marker { words, text, used: HashSet::new(), errors: Vec::new() };
     let _ = query.visit(&mut marker);
-    Error::join(marker.errors)?;
+    let used = marker.used;
+    let strays = words.watermarks.iter().filter(|(at, _)| !used.contains(*at)).map(|(_, watermark)| {
+        Error::new(Code::SQL_SYNTAX, "WATERMARK does not stand behind a stream")
+            .at(text.place(watermark.span))
+            .hint("write FROM STREAM name WATERMARK ts DELAY OF INTERVAL '10' SECONDS, within the subquery or in CREATE STREAM")
+    });
+    Error::join(marker.errors.into_iter().chain(strays))?;
     windows::rewrite(&mut query, text)?;
     Ok(ParsedQuery { query, watermarks: words.watermarks.clone(), span: Span::new(start, end) })
 }
@@ -191,6 +197,8 @@ impl SqlText {
 struct Marker<'a> {
     words: &'a RelationWords,
     text: &'a SqlText,
+    /// The watermarks that belong to a relation, by where this begins.
+    used: HashSet<Location>,
     errors: Vec<Error>,
 }
 
@@ -198,7 +206,8 @@ impl VisitorMut for Marker<'_> {
     type Break = ();
 
     fn post_visit_table_factor(&mut self, factor: &mut TableFactor) -> ControlFlow<()> {
-        let TableFactor::Table { name, .. } = factor else { return ControlFlow::Continue(()) };
+        let TableFactor::Table { name, args, .. } = factor else { return ControlFlow::Continue(()) };
+        let of_engine = args.is_some() && !is_source_function(name);
         let Some(span) = name.0.first().and_then(ObjectNamePart::as_ident).map(|first| first.span) else {
             return ControlFlow::Continue(());
         };
@@ -206,7 +215,8 @@ impl VisitorMut for Marker<'_> {
             let mark = Ident::with_span(span, STREAM_MARK);
             name.0.insert(0, ObjectNamePart::Identifier(mark));
         }
-        if let Some(watermark) = self.words.watermarks.get(&span.start) {
+        if let Some(watermark) = self.words.watermarks.get(&span.start).filter(|_| !of_engine) {
+            self.used.insert(span.start);
             match windows::add_column(factor, watermark, self.text) {
                 Ok(with_column) => *factor = with_column,
                 Err(error) => self.errors.push(error),
@@ -300,6 +310,12 @@ impl VisitorMut for Binder<'_> {
 /// The hidden column of file sources, which `*` leaves out.
 pub(crate) const METADATA_COLUMN: &str = "_metadata";
 
+/// Whether a function is a source of ours, and none of the engine's such as `generate_series`.
+fn is_source_function(name: &ObjectName) -> bool {
+    let last = name.0.iter().filter_map(ObjectNamePart::as_ident).next_back().map(normal);
+    last.is_some_and(|last| last.starts_with("read_") || last == "cloud_files")
+}
+
 /// Leaves the hidden column of `read_files` and `read_stream` out of `*`.
 fn hide_metadata(select: &mut Select) {
     let reads_files = select.from.iter().any(|from| {
@@ -337,9 +353,17 @@ impl Binder<'_> {
         if first.value.starts_with('$')
             || (idents.len() == 1 && self.ctes.contains(&normal(first)) && !streaming)
         {
+            if let Some(watermark) = self.scope.watermarks.get(&first.span.start) {
+                return Err(Error::new(
+                    Code::SQL_SYNTAX,
+                    format!("WATERMARK stands behind \"{}\", which is a query", first.value),
+                )
+                .at(self.scope.text.place(watermark.span))
+                .hint("write it behind the stream within that query"));
+            }
             return Ok(None);
         }
-        if args.is_some() && !normal(last).starts_with("read_") && normal(last) != "cloud_files" {
+        if args.is_some() && !is_source_function(name) {
             // A function of the engine, such as generate_series.
             return Ok(None);
         }
@@ -368,10 +392,13 @@ impl Binder<'_> {
                 Target::Table { parts: parts.clone(), as_of: as_of(version.as_ref(), self.scope.text, span)? }
             }
         };
+        // What is said where a view is read counts more than what is said in it.
+        let inherited = self.scope.inherited.filter(|_| streaming);
+        let inherited = inherited.map(|outer| Watermark { of_view: true, ..outer.clone() });
         let is_in_view = self.scope.view.is_some();
         let own = self.scope.watermarks.get(&first.span.start);
         let own = own.map(|own| Watermark { declared: is_in_view, ..own.clone() });
-        let watermark = own.or_else(|| self.scope.inherited.filter(|_| streaming).cloned());
+        let watermark = inherited.or(own);
         let key = format!("${}", self.relations.len());
         let relation = Relation { key, target, streaming, watermark, span };
         let alias = alias.clone().unwrap_or_else(|| {

@@ -83,10 +83,13 @@ fn begins_results(tokens: &[TokenWithSpan], index: usize) -> bool {
         Some(Token::Word(word)) => {
             word.quote_style.is_some() || !matches!(word.keyword, Keyword::FROM | Keyword::AS | Keyword::IS)
         }
-        Some(Token::Mul) => tokens
-            .get(index + 1)
-            .is_some_and(|next| next.token == Token::Comma || is_keyword(next, Keyword::FROM)),
-        Some(Token::Number(..) | Token::SingleQuotedString(_)) => true,
+        Some(Token::Mul) => tokens.get(index + 1).is_some_and(|next| {
+            next.token == Token::Comma
+                || [Keyword::FROM, Keyword::EXCLUDE, Keyword::EXCEPT, Keyword::REPLACE]
+                    .iter()
+                    .any(|word| is_keyword(next, *word))
+        }),
+        Some(Token::Number(..) | Token::SingleQuotedString(_) | Token::LParen) => true,
         _ => false,
     }
 }
@@ -98,7 +101,11 @@ fn first_relation(tokens: &[TokenWithSpan], start: usize) -> Option<usize> {
         match token.token {
             Token::LParen => depth += 1,
             Token::RParen => depth = depth.checked_sub(1)?,
-            _ if depth == 0 && is_keyword(token, Keyword::FROM) => {
+            // IS DISTINCT FROM has no relation.
+            _ if depth == 0
+                && is_keyword(token, Keyword::FROM)
+                && !is_keyword(&tokens[index - 1], Keyword::DISTINCT) =>
+            {
                 return (index + 1 < tokens.len()).then_some(index + 1);
             }
             _ => {}

@@ -388,3 +388,59 @@ fn tables_of_late_rows_that_cannot_be_are_refused() {
     fine.write("in/1.json", line("10:00:30", 1));
     fine.call(&["check"]).exits(0);
 }
+
+#[test]
+fn rows_that_waited_for_another_query_keep_their_columns() {
+    let pipeline = |schema: &str, sum: &str| {
+        format!(
+            "CREATE STREAMING TABLE counts AS SELECT TUMBLE_START(ts, '1 hour') AS s, {sum} AS n
+             FROM STREAM read_files('in', format => 'json', schema => '{schema}') WATERMARK ts DELAY OF INTERVAL '10' SECONDS
+             GROUP BY TUMBLE(ts, '1 hour');"
+        )
+    };
+    let files = |project: &Project, from: u64, to: u64| {
+        for minute in from..to {
+            project.write(
+                &format!("in/{minute:02}.json"),
+                format!("{{\"ts\":\"2026-01-01T10:{minute:02}:00\",\"a\":1000,\"b\":1,\"c\":5}}"),
+            );
+            project.run();
+        }
+    };
+    // Narrowed, and in another order: files of both kinds are merged before the window closes.
+    for (before, after, sum) in [
+        ("ts TIMESTAMP, a BIGINT, b BIGINT", "ts TIMESTAMP, a BIGINT, b BIGINT", "sum(b)"),
+        ("a BIGINT, b BIGINT, ts TIMESTAMP", "a BIGINT, b BIGINT, ts TIMESTAMP", "sum(b)"),
+        ("ts TIMESTAMP, a BIGINT, b BIGINT", "ts TIMESTAMP, b BIGINT, a BIGINT", "sum(b) + 0 * sum(a)"),
+    ] {
+        let project = Project::new(&pipeline(before, "sum(a) + sum(b)"));
+        files(&project, 0, 4);
+        project.write("pipelines/all.sql", pipeline(after, sum));
+        files(&project, 4, 10);
+        project.write("in/99.json", "{\"ts\":\"2026-01-01T11:30:00\",\"a\":0,\"b\":0}");
+        project.run();
+        assert_eq!(counts(&project), json!([{ "s": "2026-01-01T10:00:00", "n": 10 }]), "{after}: {sum}");
+    }
+    // A column that the input gains is null in rows that came before.
+    let project = Project::new(&pipeline("ts TIMESTAMP, a BIGINT", "sum(a)"));
+    files(&project, 0, 2);
+    project.write("pipelines/all.sql", pipeline("ts TIMESTAMP, a BIGINT, c BIGINT", "sum(a) + sum(c)"));
+    files(&project, 2, 10);
+    project.write("in/99.json", "{\"ts\":\"2026-01-01T11:30:00\",\"a\":0}");
+    project.run();
+    assert_eq!(counts(&project), json!([{ "s": "2026-01-01T10:00:00", "n": 10_040 }]));
+}
+
+#[test]
+fn a_failed_batch_of_windows_names_no_row_that_is_innocent() {
+    let project = Project::new(&format!(
+        "CREATE STREAMING TABLE counts (CONSTRAINT few EXPECT (n < 2) ON VIOLATION FAIL UPDATE) AS
+         SELECT TUMBLE_START(ts, '1 minute') AS s, count(*) AS n FROM STREAM read_files('in', format => 'json', schema => '{SCHEMA}')
+         GROUP BY TUMBLE(ts, '1 minute');"
+    ));
+    project.write("in/1.json", line("10:00:30", 1) + &line("10:00:31", 2));
+    project.run();
+    project.write("in/2.json", line("10:05:00", 3));
+    let failed = project.call(&["run"]).exits(1);
+    assert!(failed.err.contains("few") && !failed.err.contains("10:05:00"), "{}", failed.err);
+}

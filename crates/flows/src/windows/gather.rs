@@ -92,13 +92,11 @@ impl Runtime {
             input.columns = event_time.typed_columns(spec, name);
             input.behind = plan.behind.contains(name);
             let range = plan.ranges.get(name).map(|range| without(range, broken));
-            match &range {
-                Some(Range::Stream { upto, .. }) => {
-                    let open = upto.next.iter().filter(|(_, at)| !matches!(at, StreamPosition::End));
-                    input.know(&open.map(|(name, _)| name.clone()).collect(), plan.planned_at);
-                }
-                Some(_) => input.know(&BTreeSet::from([String::new()]), plan.planned_at),
-                None => {}
+            input.of_input = source.schema().fields().iter().map(|field| field.name().clone()).collect();
+            let open = range.as_ref().map(open_partitions);
+            input.know(open.iter().flatten(), plan.planned_at);
+            if let Some(Range::Stream { slices, .. }) = &range {
+                input.know(slices.iter().map(|slice| &slice.partition), plan.planned_at);
             }
             let mut gathered = GatheredInput { schema, times, spooled: Vec::new(), late: Vec::new() };
             if let Some(range) = range {
@@ -115,6 +113,9 @@ impl Runtime {
                     refused.extend(part.refused);
                     gathered.spooled.extend(part.spooled);
                     gathered.late.extend(part.late);
+                }
+                if let Some(open) = &open {
+                    input.keep(open);
                 }
                 state.timeless += refused.len() as u64;
                 refuse(&source, range, refused, event_time, bad).await?;
@@ -202,6 +203,17 @@ pub(super) fn source_of(spec: &FlowSpec, name: &str) -> Option<Arc<dyn Source>> 
         InputKind::Stream(source, _) if input.name == name => Some(Arc::clone(source)),
         _ => None,
     })
+}
+
+/// The partitions that give rows after a range.
+fn open_partitions(range: &Range) -> BTreeSet<String> {
+    match range {
+        Range::Stream { upto, .. } => {
+            let open = upto.next.iter().filter(|(_, at)| !matches!(at, StreamPosition::End));
+            open.map(|(name, _)| name.clone()).collect()
+        }
+        _ => BTreeSet::from([String::new()]),
+    }
 }
 
 /// The partition of a range's piece. Files and tables are one partition: they are read to their end before the watermark

@@ -16,6 +16,7 @@ use super::state::{Run, WindowState};
 use crate::records::BatchPlan;
 use crate::runtime::Runtime;
 use crate::spec::FlowSpec;
+use crate::spool::project;
 
 impl Runtime {
     /// Writes the rows of open windows down, and returns the state that names them.
@@ -80,7 +81,8 @@ impl Holding {
             for run in &merged {
                 let bytes = Handle::current().block_on(load(self.owner.lake(), &self.spec.name, run))?;
                 for rows in read(bytes, &run.file)? {
-                    self.write(&mut writer, &rows?)?;
+                    // Written for another query, they may have other columns, in another order.
+                    self.write(&mut writer, &project(&rows?, &self.input.schema)?)?;
                 }
             }
             runs.retain(|run| !merged.contains(run));

@@ -104,6 +104,8 @@ pub(crate) fn require_state(spec: &FlowSpec, state: &WindowState) -> Result<()> 
             match kept.get(column.as_str()) {
                 Some(known) if **known == *kind => {}
                 Some(known) => return refuse(format!("have column \"{column}\" as {known}, not {kind}")),
+                // The input did not have it when the rows came.
+                None if !input.of_input.contains(&column) => {}
                 None => return refuse(format!("lack column \"{column}\"")),
             }
         }

@@ -31,8 +31,14 @@ pub struct InputState {
     pub idle: Option<i64>,
     /// The columns that are held back, with their types.
     pub columns: Vec<(String, String)>,
+    /// All columns that the input had then: others are null in the rows that are held back.
+    #[serde(default)]
+    pub of_input: Vec<String>,
     /// Its partitions that still give rows, by name.
     pub partitions: BTreeMap<String, PartitionTime>,
+    /// The newest event of partitions that have ended.
+    #[serde(default)]
+    pub ended: Option<i64>,
     /// Whether there is more to be read than was, of a source whose pieces come in no order.
     #[serde(default)]
     pub behind: bool,
@@ -76,20 +82,31 @@ pub enum Allows {
 }
 
 impl InputState {
-    /// Takes note of the partitions that still give rows; what is known of others is forgotten.
-    pub(crate) fn know(&mut self, open: &BTreeSet<String>, now: i64) {
-        self.partitions.retain(|name, _| open.contains(name));
-        for name in open {
+    /// Takes note of partitions that give rows.
+    pub(crate) fn know<'a>(&mut self, names: impl IntoIterator<Item = &'a String>, now: i64) {
+        for name in names {
             let unheard = PartitionTime { newest: None, heard_at: now };
             self.partitions.entry(name.clone()).or_insert(unheard);
         }
     }
 
-    /// Takes note of rows of a partition, the newest of which is of this time. One that has ended holds nothing back.
+    /// Takes note of rows of a partition, the newest of which is of this time.
     pub(crate) fn hear(&mut self, partition: &str, newest: i64, now: i64) {
         if let Some(known) = self.partitions.get_mut(partition) {
             known.newest = known.newest.max(Some(newest));
             known.heard_at = known.heard_at.max(now);
+        }
+    }
+
+    /// Forgets the partitions that have ended. Those that have given nothing yet go on from the slowest of them: what comes
+    /// is newer.
+    pub(crate) fn keep(&mut self, open: &BTreeSet<String>) {
+        let ended = self.partitions.iter().filter(|(name, _)| !open.contains(*name));
+        let ended: Vec<i64> = ended.filter_map(|(_, partition)| partition.newest).collect();
+        self.ended = self.ended.max(ended.iter().max().copied());
+        self.partitions.retain(|name, _| open.contains(name));
+        for partition in self.partitions.values_mut().filter(|partition| partition.newest.is_none()) {
+            partition.newest = ended.iter().min().copied();
         }
     }
 
@@ -111,8 +128,15 @@ impl InputState {
     /// What the input lets the watermark do at a moment.
     #[must_use]
     pub fn allows(&self, now: i64) -> Allows {
+        if self.behind {
+            return Allows::Nothing;
+        }
         let partitions = self.partitions.values().map(|partition| self.partition_allows(partition, now));
-        partitions.min().unwrap_or(if self.behind { Allows::Nothing } else { Allows::Anything })
+        match (partitions.min().unwrap_or(Allows::Anything), self.ended) {
+            // Nobody holds it back: what ended partitions have said of the time counts.
+            (Allows::Anything, Some(newest)) => Allows::Until(newest.saturating_sub(self.delay)),
+            (allows, _) => allows,
+        }
     }
 }
 
@@ -181,7 +205,12 @@ mod tests {
         input.hear("b", 40, 0);
         assert_eq!(input.allows(0), Allows::Until(45));
         // A partition that has ended holds nothing back, whatever it said last.
-        input.know(&open(&["a"]), 0);
+        input.keep(&open(&["a"]));
+        assert_eq!(input.allows(0), Allows::Until(95));
+        // Its child goes on from it.
+        input.know(&open(&["c"]), 0);
+        assert_eq!(input.allows(0), Allows::Nothing);
+        input.keep(&open(&["c"]));
         assert_eq!(input.allows(0), Allows::Until(95));
         input.behind = true;
         assert_eq!(input.allows(0), Allows::Nothing);
@@ -197,6 +226,16 @@ mod tests {
         let inputs = BTreeMap::from([("s".to_owned(), input)]);
         let state = WindowState { watermark: Some(95), inputs, ..WindowState::default() };
         assert_eq!(state.watermark_at(5_000), Some(95));
+    }
+
+    #[test]
+    fn what_ended_partitions_have_said_counts_when_all_others_are_idle() {
+        let mut input = input(5, Some(1_000), &["a", "b", "c"]);
+        input.hear("a", 40, 0);
+        input.hear("b", 100, 0);
+        input.keep(&open(&["c"]));
+        assert_eq!(input.allows(0), Allows::Until(35), "c may be the child of the slower one");
+        assert_eq!(input.allows(1_000), Allows::Until(95));
     }
 
     #[test]

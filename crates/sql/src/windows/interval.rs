@@ -3,6 +3,9 @@
 use catchment_core::{Code, Error, Result};
 use datafusion::sql::sqlparser::ast::{Expr, UnaryOperator, Value};
 
+/// The longest time that is understood: a hundred years, in microseconds.
+pub(super) const LONGEST: i64 = 36_525 * 86_400_000_000;
+
 /// Microseconds of each unit, by the beginning of its name.
 const UNITS: &[(&str, i64)] = &[
     ("microsecond", 1),
@@ -54,6 +57,9 @@ pub fn micros(expr: &Expr) -> Result<i64> {
                 .map(|count| (count * *micros as f64) as i64),
         };
         sum = part.and_then(|part| sum.checked_add(part)).ok_or_else(|| wrong(""))?;
+    }
+    if sum.abs() > LONGEST {
+        return Err(wrong(": a hundred years are the most"));
     }
     if words.is_empty() { Err(wrong("")) } else { Ok(sum) }
 }

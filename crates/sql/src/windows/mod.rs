@@ -13,7 +13,7 @@ mod trace;
 mod watermark;
 
 pub use functions::{Closed, closed_function};
-pub use trace::{WindowedScan, columns_read, window_bound, windowed_scans};
+pub use trace::{WindowedScan, columns_read, makes_windows, window_bound, window_shapes, windowed_scans};
 pub use watermark::{LateRows, Watermark};
 
 pub use interval::micros as interval_micros;

@@ -342,7 +342,7 @@ fn windowed(
         ),
     };
     let query = format!(
-        "SELECT {results} FROM (SELECT *, {second} FROM (SELECT *, {first} FROM \"$from\") AS \"$first\") AS \"$second\" WHERE {CLOSED}(\"{WINDOW_END}\")"
+        "SELECT {results} FROM (SELECT *, {second} FROM (SELECT \"$alias\".*, {first} FROM \"$from\") AS \"$first\") AS \"$second\" WHERE {CLOSED}(\"{WINDOW_END}\")"
     );
     derived(&query, factor, time, text)
 }
@@ -350,11 +350,12 @@ fn windowed(
 /// A relation made from another by a query over `"$from"` with the time as `"$time"`.
 pub(super) fn derived(query: &str, factor: &TableFactor, time: &Expr, text: &SqlText) -> Result<TableFactor> {
     let internal = |error| Error::new(Code::INTERNAL, "could not write a window's query").because(error);
-    let mut parser = Parser::new(&CatchmentDialect).try_with_sql(query).map_err(internal)?;
-    let mut subquery = parser.parse_query().map_err(internal)?;
     let alias = alias_of(factor).ok_or_else(|| {
         Error::new(Code::SQL_SYNTAX, "the relation of a window needs a name").at(text.place(time.span()))
     })?;
+    let query = query.replace("\"$alias\"", &alias.name.to_string());
+    let mut parser = Parser::new(&CatchmentDialect).try_with_sql(&query).map_err(internal)?;
+    let mut subquery = parser.parse_query().map_err(internal)?;
     let _ = subquery.visit(&mut Fill { factor, time });
     // The relation's own columns have their names within.
     let alias = TableAlias { columns: Vec::new(), ..alias };
@@ -434,7 +435,7 @@ fn alias_of(factor: &TableFactor) -> Option<TableAlias> {
     match factor {
         TableFactor::Derived { alias: None, .. } => Some(TableAlias {
             explicit: true,
-            name: Ident::with_quote('"', "$unnamed"),
+            name: Ident::with_quote('"', "__unnamed"),
             columns: Vec::new(),
             at: None,
         }),
@@ -476,6 +477,9 @@ fn shape(family: Family, lengths: &[Expr]) -> Result<WindowShape> {
         WindowShape::Hop { slide, size, .. } => (slide, size),
         WindowShape::Cumulate { step, size, .. } => (step, size),
     };
+    if [step, size].iter().any(|length| *length > interval::LONGEST) {
+        return Err(Error::new(Code::SQL_SYNTAX, "a window is at most a hundred years long"));
+    }
     if step <= 0 || size <= 0 {
         return Err(Error::new(Code::SQL_SYNTAX, "a window is at least a microsecond long"));
     }

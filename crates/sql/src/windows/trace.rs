@@ -150,12 +150,15 @@ fn bound_at(plan: &LogicalPlan, index: usize) -> Option<&'static str> {
             Expr::Column(column) => window_bound(&node.input, column),
             _ => None,
         },
+        // A side that may be missing has nulls there, which are of no window.
         LogicalPlan::Join(node) => {
             let left = node.left.schema().fields().len();
             match node.join_type {
                 JoinType::RightSemi | JoinType::RightAnti | JoinType::RightMark => {
                     bound_at(&node.right, index)
                 }
+                JoinType::Right | JoinType::Full if index < left => None,
+                JoinType::Left | JoinType::Full if index >= left => None,
                 _ if index < left => bound_at(&node.left, index),
                 _ => bound_at(&node.right, index - left),
             }
@@ -177,6 +180,30 @@ fn bound_at(plan: &LogicalPlan, index: usize) -> Option<&'static str> {
         | LogicalPlan::Distinct(_) => bound_at(plan.inputs().first()?, index),
         _ => None,
     }
+}
+
+/// Whether a node puts the rows of its input into windows.
+#[must_use]
+pub fn makes_windows(node: &LogicalPlan) -> bool {
+    node.expressions().iter().any(|expr| expr.exists(|part| Ok(window_of(part).is_some())).unwrap_or(true))
+}
+
+/// The kinds of windows that a plan has rows of.
+#[must_use]
+pub fn window_shapes(plan: &LogicalPlan) -> Vec<WindowShape> {
+    let mut shapes = Vec::new();
+    // The walk cannot fail.
+    let _ = plan.apply(|node| {
+        for expr in node.expressions() {
+            let _ = expr.apply(|part| {
+                shapes.extend(window_of(part).map(|(_, shape)| shape));
+                Ok(TreeNodeRecursion::Continue)
+            });
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    shapes.dedup();
+    shapes
 }
 
 /// The columns of a relation that an optimised plan reads, by their indexes; `None` for all of them.

@@ -25,6 +25,8 @@ pub struct Watermark {
     pub idle: Option<i64>,
     /// Whether it was said where the relation was declared, and not where it is read.
     pub declared: bool,
+    /// Whether it was said of a view, so that its time is over the view's columns.
+    pub of_view: bool,
     /// Where the clause stands.
     pub span: Span,
 }
@@ -41,6 +43,8 @@ pub(crate) fn take_watermarks(
     let mut index = 0;
     while index < tokens.len() {
         if is_word(&tokens[index], "watermark")
+            && index > 0
+            && ends_relation(&tokens[index - 1])
             && let Some(end) = clause_end(tokens, index)
             && let Some(relation) = relation_before(tokens, index)
         {
@@ -99,6 +103,21 @@ fn is_word(token: &TokenWithSpan, wanted: &str) -> bool {
     matches!(&token.token, Token::Word(word) if word.quote_style.is_none() && word.value.eq_ignore_ascii_case(wanted))
 }
 
+/// Whether a relation may end with a token: then the word behind it is no name.
+fn ends_relation(token: &TokenWithSpan) -> bool {
+    const BEFORE_NAMES: &[&str] = &[
+        "as", "select", "where", "and", "or", "not", "by", "on", "having", "distinct", "case", "when",
+        "then", "else", "in", "like", "ilike", "between", "is", "from", "join", "using", "all", "with",
+    ];
+    match &token.token {
+        Token::RParen => true,
+        Token::Word(word) => {
+            word.quote_style.is_some() || !BEFORE_NAMES.contains(&word.value.to_lowercase().as_str())
+        }
+        _ => false,
+    }
+}
+
 /// Where the clause that begins at `start` ends: behind the interval of `DELAY OF` or of `IDLE AFTER`. `None` when
 /// there is no `DELAY OF`, and the word names something.
 fn clause_end(tokens: &[TokenWithSpan], start: usize) -> Option<usize> {
@@ -148,13 +167,13 @@ fn relation_before(tokens: &[TokenWithSpan], clause: usize) -> Option<Location> 
             Token::LParen => depth = depth.checked_sub(1)?,
             // Directly behind a comma it belongs to a list of columns.
             Token::Comma if depth == 0 => return (index + 1 < clause).then(|| tokens[index + 1].span.start),
-            Token::Word(word)
-                if depth == 0
-                    && word.quote_style.is_none()
-                    && matches!(word.keyword, Keyword::FROM | Keyword::JOIN) =>
-            {
-                return Some(tokens[index + 1].span.start);
-            }
+            Token::Word(word) if depth == 0 && word.quote_style.is_none() => match word.keyword {
+                Keyword::FROM | Keyword::JOIN => return Some(tokens[index + 1].span.start),
+                Keyword::WHERE | Keyword::GROUP | Keyword::HAVING | Keyword::SELECT | Keyword::ON => {
+                    return None;
+                }
+                _ => {}
+            },
             _ => {}
         }
     }
@@ -188,7 +207,7 @@ fn parse(clause: &[TokenWithSpan]) -> Result<Watermark> {
     if delay < 0 || idle.is_some_and(|idle| idle <= 0) {
         return Err(wrong(&"a length of time is negative"));
     }
-    Ok(Watermark { time, column, delay, idle, declared: false, span })
+    Ok(Watermark { time, column, delay, idle, declared: false, of_view: false, span })
 }
 
 /// Adds the column that a watermark names to its relation.
