@@ -4,7 +4,9 @@
 use std::collections::BTreeSet;
 
 use catchment_core::{Code, Error, Result};
-use catchment_sql::{WINDOW_END, WINDOW_START, WindowShape, makes_windows, window_bound, window_shapes};
+use catchment_sql::{
+    WINDOW_END, WINDOW_START, WindowShape, finds_sessions, makes_windows, window_bound, window_shapes,
+};
 use datafusion::common::Column;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::logical_expr::{Distinct, Expr, Join, JoinType, LogicalPlan};
@@ -102,6 +104,7 @@ fn visit(plan: &LogicalPlan, keys: Keys<'_>) -> Result<Rows> {
         }
         LogicalPlan::Distinct(Distinct::All(input)) if windows && has_bound(input) => {}
         LogicalPlan::Distinct(_) if windows => return unbounded("DISTINCT without a bound of the window"),
+        LogicalPlan::Window(_) if windows && finds_sessions(plan) => {}
         LogicalPlan::Window(node)
             if windows && node.window_expr.iter().all(|expr| stays_within(plan, expr)) => {}
         LogicalPlan::Window(_) if windows => {
@@ -143,7 +146,7 @@ fn tells_window(plan: &LogicalPlan, column: &Column) -> bool {
 
 fn is_one_length(shapes: &[WindowShape]) -> bool {
     match shapes {
-        [WindowShape::Cumulate { .. }, ..] => false,
+        [WindowShape::Cumulate { .. } | WindowShape::Session { .. }, ..] => false,
         [first, others @ ..] => others.iter().all(|other| other == first),
         [] => false,
     }

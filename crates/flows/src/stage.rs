@@ -23,7 +23,7 @@ use crate::runtime::Runtime;
 use crate::spec::{FlowKind, FlowSpec, Input, InputKind};
 use crate::steps::Steps;
 use crate::unique::{KnownKeys, Uniqueness};
-use crate::windows::WindowState;
+use crate::windows::{WindowState, oldest_open};
 use crate::within::{KnownTimes, Within};
 
 /// The size of a data file, in bytes.
@@ -169,6 +169,10 @@ impl Runtime {
             logical = carry_addresses(logical, &carriers)?;
         }
         drop(carriers);
+        let oldest = match &gathered {
+            Some(gathered) => oldest_open(&planner, &logical, gathered.closed).await?,
+            None => i64::MIN,
+        };
         let mut physical = planner.physical(&logical).await?;
         drop(logical);
         let unique = self.uniqueness(spec, &judge, replacing).await?;
@@ -199,7 +203,7 @@ impl Runtime {
         let (windows, late) = match gathered {
             Some(mut gathered) => {
                 let late = self.write_late(spec, gathered.take_late()).await?;
-                (Some(self.hold_back(spec, plan, gathered).await?), late)
+                (Some(self.hold_back(spec, plan, gathered, oldest).await?), late)
             }
             None => (None, Vec::new()),
         };

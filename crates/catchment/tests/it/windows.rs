@@ -73,6 +73,17 @@ const QUERIES: &[(&str, &str)] = &[
          FROM {clicks} c JOIN raw.pages p ON p.page = c.page GROUP BY p.title, TUMBLE(c.ts, '1 minute')",
     ),
     (
+        "sessions",
+        "SELECT page, SESSION_START(ts, INTERVAL '4' SECONDS) AS window_start, SESSION_END(ts, INTERVAL '4' SECONDS) AS window_end,
+           count(*) AS n, count(DISTINCT id) AS ids, sum(amount) AS total
+         FROM {clicks} GROUP BY page, SESSION(ts, INTERVAL '4' SECONDS)",
+    ),
+    (
+        "spark_sessions",
+        "SELECT session_window.start AS window_start, session_window.end AS window_end, min(id) AS first
+         FROM {clicks} WHERE page = 'c' GROUP BY session_window(ts, '3 seconds')",
+    ),
+    (
         "two_streams",
         "SELECT c.window_start, c.window_end, c.n AS clicks, v.n AS views FROM (
            SELECT TUMBLE_START(ts, '1 minute') AS window_start, TUMBLE_END(ts, '1 minute') AS window_end, count(*) AS n
@@ -328,6 +339,36 @@ fn a_rollback_takes_what_waits_back_as_well() {
     project.write("in/3.json", line("10:01:40", 4) + &line("10:02:30", 5));
     project.run();
     assert_eq!(counts(&project)[1]["n"], 2);
+}
+
+#[test]
+fn a_session_waits_until_its_key_is_silent() {
+    let project =
+        one("CREATE STREAMING TABLE counts AS SELECT id, SESSION_START(ts, '1 minute') AS s, count(*) AS n
+        FROM STREAM {in} WATERMARK ts DELAY OF INTERVAL '10' SECONDS GROUP BY id, SESSION(ts, '1 minute');");
+    project.write("in/1.json", line("10:00:00", 1) + &line("10:00:30", 2));
+    project.run();
+    for minute in 1..6 {
+        // Key 1 goes on, a step at a time; key 2 has ended long since.
+        project.write(
+            &format!("in/{minute}1.json"),
+            line(&format!("10:0{minute}:00"), 1) + &line(&format!("10:0{}:50", minute - 1), 1),
+        );
+        project.run();
+    }
+    assert_eq!(counts(&project), json!([{ "s": "2026-01-01T10:00:30", "n": 1 }]));
+    // Behind the watermark a row could belong to a session that is closed.
+    project.write("in/7.json", line("10:04:49", 3) + &line("10:20:00", 4));
+    project.run();
+    let rows = project.query("SELECT id, CAST(s AS STRING) AS s, n FROM counts ORDER BY s, id");
+    assert_eq!(
+        rows,
+        json!([{ "id": 1, "s": "2026-01-01T10:00:00", "n": 11 }, { "id": 2, "s": "2026-01-01T10:00:30", "n": 1 }])
+    );
+    assert_eq!(
+        project.query("SELECT late_rows, held_rows FROM system.windows"),
+        json!([{ "late_rows": 1, "held_rows": 1 }])
+    );
 }
 
 #[test]

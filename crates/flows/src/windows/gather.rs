@@ -192,7 +192,11 @@ impl Gathered {
             lake: Arc::clone(runtime.owner.lake()),
             flow: spec.name.clone(),
             schema: source_of(spec, name)?.schema(),
-            runs: runs.filter(|run| moves && run.first_end <= self.closed.until).cloned().collect(),
+            // Where a session ends, all rows behind it tell.
+            runs: runs
+                .filter(|run| moves && (gathered.times.is_session() || run.first_end <= self.closed.until))
+                .cloned()
+                .collect(),
             spooled: if moves { gathered.spooled.clone() } else { Vec::new() },
         }))
     }
@@ -292,14 +296,12 @@ impl Taking {
 
     fn rows(&mut self, rows: &RecordBatch) -> Result<()> {
         let times = self.times.times(rows)?;
-        let (_, last) = self.times.ends(&times);
         let addresses = rows
             .column_by_name(ADDRESS_COLUMN)
             .and_then(|column| column.as_primitive_opt::<UInt64Type>())
             .ok_or_else(|| Error::new(Code::INTERNAL, "rows of a stream have no addresses"))?;
-        let fates: Vec<Fate> = (0..rows.num_rows())
-            .map(|row| self.fate(&times, last.value(row), row, Address(addresses.value(row))))
-            .collect();
+        let fates: Vec<Fate> =
+            (0..rows.num_rows()).map(|row| self.fate(&times, row, Address(addresses.value(row)))).collect();
         if fates.contains(&Fate::Late)
             && let Some((schema, late)) = &mut self.late
         {
@@ -310,14 +312,14 @@ impl Taking {
     }
 
     /// What becomes of a row; takes note of its time.
-    fn fate(&mut self, times: &Int64Array, last: i64, row: usize, address: Address) -> Fate {
+    fn fate(&mut self, times: &Int64Array, row: usize, address: Address) -> Fate {
         if times.is_null(row) || times.value(row) > self.latest {
             self.taken.refused.push(address);
             return Fate::Refused;
         }
         let newest = self.taken.newest.entry(address.piece()).or_insert(i64::MIN);
         *newest = (*newest).max(times.value(row));
-        let is_late = self.watermark.is_some_and(|watermark| last <= watermark);
+        let is_late = self.times.is_late(times.value(row), self.watermark);
         self.taken.late_rows += u64::from(is_late);
         if is_late { Fate::Late } else { Fate::Waits }
     }

@@ -19,12 +19,14 @@ use crate::spec::FlowSpec;
 use crate::spool::project;
 
 impl Runtime {
-    /// Writes the rows of open windows down, and returns the state that names them.
+    /// Writes the rows of open windows down, and returns the state that names them. Of sessions, none that is open begins
+    /// before `oldest`.
     pub(crate) async fn hold_back(
         &self,
         spec: &FlowSpec,
         plan: &BatchPlan,
         gathered: Gathered,
+        oldest: i64,
     ) -> Result<WindowState> {
         let Gathered { mut state, inputs, .. } = gathered;
         let watermark = state.watermark;
@@ -36,6 +38,7 @@ impl Runtime {
                 spec: spec.clone(),
                 plan: plan.clone(),
                 watermark,
+                oldest,
                 input,
                 count,
             };
@@ -55,6 +58,7 @@ struct Holding {
     spec: FlowSpec,
     plan: BatchPlan,
     watermark: Option<i64>,
+    oldest: i64,
     input: GatheredInput,
     /// Files that the batch has written for other inputs.
     count: usize,
@@ -65,7 +69,7 @@ impl Holding {
     fn hold(mut self, runs: Vec<Run>) -> Result<(Vec<Run>, usize)> {
         let mut runs: Vec<Run> = runs
             .into_iter()
-            .filter(|run| self.watermark.is_none_or(|watermark| run.last_end > watermark))
+            .filter(|run| self.input.times.may_be_open(run.last_end, self.watermark, self.oldest))
             .collect();
         let mut writer = self.writer();
         for spooled in std::mem::take(&mut self.input.spooled) {
@@ -107,8 +111,10 @@ impl Holding {
         let wrong = |error| Error::new(Code::INTERNAL, "could not hold rows back").because(error);
         let times = self.input.times.times(rows)?;
         let (first, last) = self.input.times.ends(&times);
-        let is_open = |end: Option<i64>| Some(end > self.watermark);
-        let open: BooleanArray = last.iter().map(is_open).collect();
+        let is_open = |(time, last)| Some(self.input.times.is_open(time, last, self.watermark, self.oldest));
+        // A row without a time was refused when it came.
+        let open: BooleanArray =
+            times.values().iter().copied().zip(last.values().iter().copied()).map(is_open).collect();
         if open.true_count() == 0 {
             return Ok(());
         }

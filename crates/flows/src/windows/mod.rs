@@ -22,6 +22,7 @@ mod held;
 mod hold;
 mod late;
 mod runs;
+mod sessions;
 mod state;
 mod times;
 
@@ -32,6 +33,7 @@ use catchment_sql::WindowShape;
 use datafusion::logical_expr::Expr;
 
 pub(crate) use runs::remove_unnamed;
+pub(crate) use sessions::oldest_open;
 pub use state::{Allows, InputState, PartitionTime, Run, WindowState};
 
 use crate::records::{BatchPlan, Records};

@@ -53,6 +53,33 @@ impl RowTimes {
         micros(&values)
     }
 
+    /// Whether an event comes too late.
+    pub(super) fn is_late(&self, time: i64, watermark: Option<i64>) -> bool {
+        watermark.is_some_and(|watermark| self.shape.is_late(time, watermark))
+    }
+
+    /// Whether a row, by its time and the end of its last window, may be in a window that is open: of sessions, those that
+    /// begin at `oldest` are the first.
+    pub(super) fn is_open(&self, time: i64, last: i64, watermark: Option<i64>, oldest: i64) -> bool {
+        match self.shape {
+            WindowShape::Session { .. } => time >= oldest,
+            _ => watermark.is_none_or(|watermark| last > watermark),
+        }
+    }
+
+    /// Whether a file may hold such a row, by the greatest end in it.
+    pub(super) fn may_be_open(&self, last: i64, watermark: Option<i64>, oldest: i64) -> bool {
+        match self.shape {
+            WindowShape::Session { gap } => last.saturating_sub(gap) >= oldest,
+            _ => watermark.is_none_or(|watermark| last > watermark),
+        }
+    }
+
+    /// Whether which rows are in a window is known only from other rows.
+    pub(super) fn is_session(&self) -> bool {
+        self.shape.is_session()
+    }
+
     /// The ends of the first and of the last window of each row.
     pub(super) fn ends(&self, times: &Int64Array) -> (Int64Array, Int64Array) {
         let first = times.unary(|time| self.shape.ends(time).0);

@@ -37,9 +37,17 @@ pub fn closed_function(closed: Closed) -> Arc<ScalarUDF> {
 
 /// All functions, for a query that sees all of time.
 pub(crate) fn functions() -> impl Iterator<Item = Arc<ScalarUDF>> {
-    [Kind::Tumble, Kind::Hop, Kind::Cumulate, Kind::Floor, Kind::Shift, Kind::Closed(Closed::ALL)]
-        .into_iter()
-        .map(|kind| Arc::new(ScalarUDF::from(WindowFunction::new(kind))))
+    [
+        Kind::Tumble,
+        Kind::Hop,
+        Kind::Cumulate,
+        Kind::Session,
+        Kind::Floor,
+        Kind::Shift,
+        Kind::Closed(Closed::ALL),
+    ]
+    .into_iter()
+    .map(|kind| Arc::new(ScalarUDF::from(WindowFunction::new(kind))))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -50,6 +58,8 @@ enum Kind {
     Hop,
     /// Where the windows end: `(time, step, size, offset)`.
     Cumulate,
+    /// The time of an event in a session: `(time, gap)`.
+    Session,
     /// As `Tumble`, of what is no event's time.
     Floor,
     /// Another time, so many microseconds later: `(time, micros)`.
@@ -100,6 +110,7 @@ impl ScalarUDFImpl for WindowFunction {
             Kind::Tumble => "__window_tumble",
             Kind::Hop => "__window_hop",
             Kind::Cumulate => "__window_cumulate",
+            Kind::Session => "__window_session",
             Kind::Floor => "__window_floor",
             Kind::Shift => "__window_shift",
             Kind::Closed(_) => CLOSED,
@@ -128,7 +139,7 @@ impl ScalarUDFImpl for WindowFunction {
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
         Ok(match self.kind {
-            Kind::Tumble | Kind::Floor | Kind::Shift => types[0].clone(),
+            Kind::Tumble | Kind::Session | Kind::Floor | Kind::Shift => types[0].clone(),
             Kind::Hop | Kind::Cumulate => DataType::List(item(&types[0])),
             Kind::Closed(_) => DataType::Boolean,
         })
@@ -165,6 +176,7 @@ impl ScalarUDFImpl for WindowFunction {
         };
         let array = match (self.kind, numbers.as_slice()) {
             (Kind::Tumble | Kind::Floor, [size, offset]) => each(&|time| super::floor(time, *size, *offset)),
+            (Kind::Session, [_]) => each(&|time| time),
             (Kind::Shift, [micros]) => each(&|time| time.saturating_add(*micros)),
             (Kind::Hop, [slide, size, offset]) => {
                 many(WindowShape::Hop { slide: *slide, size: *size, offset: *offset }, true)?

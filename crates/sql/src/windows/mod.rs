@@ -11,9 +11,13 @@ mod rewrite;
 mod tests;
 mod trace;
 mod watermark;
+mod written;
 
 pub use functions::{Closed, closed_function};
-pub use trace::{WindowedScan, columns_read, makes_windows, window_bound, window_shapes, windowed_scans};
+pub use trace::{
+    WindowedScan, columns_read, finds_sessions, makes_windows, session_rows, window_bound, window_shapes,
+    windowed_scans,
+};
 pub use watermark::{LateRows, Watermark};
 
 pub use interval::micros as interval_micros;
@@ -27,6 +31,9 @@ pub const WINDOW_START: &str = "__window_start";
 
 /// The column that holds where a row's window ends: the first microsecond behind it.
 pub const WINDOW_END: &str = "__window_end";
+
+/// The column that holds the time of a row in a session.
+pub(crate) const WINDOW_TIME: &str = "__window_time";
 
 /// The function that tells whether a window, by its end, belongs to the batch.
 pub(crate) const CLOSED: &str = "__window_closed";
@@ -62,6 +69,11 @@ pub enum WindowShape {
         /// What the alignment is moved by.
         offset: i64,
     },
+    /// Windows that go on for as long as events of a key follow each other within a gap: `SESSION`.
+    Session {
+        /// A session ends so long after its last event.
+        gap: i64,
+    },
 }
 
 impl WindowShape {
@@ -84,7 +96,25 @@ impl WindowShape {
                 let first = floor(time.saturating_sub(begin), step, 0).saturating_add(step);
                 (begin.saturating_add(first), begin.saturating_add(size))
             }
+            // Of the session that the event alone would be.
+            Self::Session { gap } => (time.saturating_add(gap), time.saturating_add(gap)),
         }
+    }
+
+    /// Whether an event comes too late: all of its windows are closed. One that comes behind the watermark could belong
+    /// to a session that is closed, and is late to every session.
+    #[must_use]
+    pub fn is_late(&self, time: i64, watermark: i64) -> bool {
+        match self {
+            Self::Session { .. } => time < watermark,
+            _ => self.ends(time).1 <= watermark,
+        }
+    }
+
+    /// Whether which rows are in a window is known only from other rows.
+    #[must_use]
+    pub fn is_session(&self) -> bool {
+        matches!(self, Self::Session { .. })
     }
 
     /// The windows that an event at `time` belongs to, as starts and ends, in order.
@@ -94,6 +124,7 @@ impl WindowShape {
             Self::Tumble { size, .. } => size,
             Self::Hop { slide, .. } => slide,
             Self::Cumulate { step, .. } => step,
+            Self::Session { gap } => gap.max(1),
         };
         (0..MOST_WINDOWS)
             .map_while(move |index| {
@@ -101,6 +132,7 @@ impl WindowShape {
                 (end <= last).then(|| match self {
                     Self::Tumble { size, .. } | Self::Hop { size, .. } => (end - size, end),
                     Self::Cumulate { size, .. } => (last - size, end),
+                    Self::Session { gap } => (end - gap, end),
                 })
             })
             .filter(move |(start, _)| *start <= time)
@@ -117,6 +149,7 @@ impl std::fmt::Display for WindowShape {
             Self::Cumulate { step, size, offset } => {
                 (format!("windows of up to {} by steps of {}", length(size), length(step)), offset)
             }
+            Self::Session { gap } => (format!("sessions with gaps of {}", length(gap)), 0),
         };
         match offset {
             0 => f.write_str(&what),

@@ -4,12 +4,13 @@ use std::ops::ControlFlow;
 
 use catchment_core::{Code, Error, Result};
 use datafusion::sql::sqlparser::ast::{
-    Expr, Function, FunctionArg, FunctionArgExpr, FunctionArguments, GroupByExpr, Ident, ObjectNamePart,
-    OrderByKind, Query, Select, SelectItem, SetExpr, Spanned, TableAlias, TableFactor, VisitMut, VisitorMut,
+    Expr, GroupByExpr, Ident, ObjectNamePart, OrderByKind, Query, Select, SelectItem, SetExpr, Spanned,
+    TableAlias, TableFactor, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::parser::Parser;
 
-use super::{CLOSED, MOST_WINDOWS, WINDOW_END, WINDOW_START, WindowShape, interval};
+use super::written::{FAMILIES, NOT_YET, Window, arguments, column, function_name, plain_argument, shape};
+use super::{CLOSED, WINDOW_END, WINDOW_START, WINDOW_TIME, WindowShape};
 use crate::dialect::CatchmentDialect;
 use crate::query::{STREAM_MARK, normal};
 use crate::text::SqlText;
@@ -74,35 +75,6 @@ fn selects(body: &mut SetExpr) -> Vec<&mut Select> {
     }
 }
 
-/// A window as written.
-#[derive(Debug, Clone, PartialEq)]
-struct Window {
-    shape: WindowShape,
-    time: Expr,
-    /// The call, as `*_START` and `*_END` repeat it.
-    arguments: Vec<Expr>,
-    family: Family,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Family {
-    Tumble,
-    Hop,
-    Cumulate,
-    /// Spark's `window(ts, size [, slide [, offset]])`, a column with a start and an end.
-    Window,
-}
-
-const FAMILIES: &[(&str, Family)] = &[
-    ("tumble", Family::Tumble),
-    ("hop", Family::Hop),
-    ("cumulate", Family::Cumulate),
-    ("window", Family::Window),
-];
-
-/// Windows that depend on what came before them.
-const NOT_YET: &[&str] = &["session", "session_window", "stagger"];
-
 /// A group window in `GROUP BY`: its columns are added to the relation, and take the places of its calls.
 fn group_window(select: &mut Select, text: &SqlText) -> Result<Option<Window>> {
     let mut window: Option<Window> = None;
@@ -132,8 +104,16 @@ fn group_window(select: &mut Select, text: &SqlText) -> Result<Option<Window>> {
             None => Ok(None),
         };
     };
-    let factor = timed_factor(select, &window.time, text)?;
-    *factor = windowed(factor, window.shape, &window.time, "*", text)?;
+    if let WindowShape::Session { gap } = window.shape {
+        // What makes a session is decided among the rows that the query wants.
+        let (keys, wanted) = (other_groups(select), select.selection.take());
+        let factor = only_factor(select, &window.time, text)?;
+        let query = sessions(gap, &keys, wanted.is_some());
+        *factor = derived_from(&query, factor, &window.time, wanted.as_ref(), text)?;
+    } else {
+        let factor = timed_factor(select, &window.time, text)?;
+        *factor = windowed(factor, window.shape, &window.time, "*", text)?;
+    }
     for item in &mut select.projection {
         window.name(item);
     }
@@ -160,84 +140,6 @@ fn bound_without_window(select: &Select) -> Option<Expr> {
         let is_window = FAMILIES.iter().any(|(known, _)| *known == family) || NOT_YET.contains(&family);
         (is_window && ["start", "end"].contains(&bound)).then(|| expr.clone())
     })
-}
-
-impl Window {
-    fn parse(expr: &Expr, text: &SqlText) -> Result<Option<Self>> {
-        let Expr::Function(function) = expr else { return Ok(None) };
-        let name = function_name(function);
-        if NOT_YET.contains(&name.as_str()) {
-            return Err(Error::new(
-                Code::NOT_SUPPORTED,
-                format!("{} windows are not supported yet", name.to_uppercase()),
-            )
-            .at(text.place(expr.span())));
-        }
-        let Some((_, family)) = FAMILIES.iter().find(|(known, _)| *known == name) else { return Ok(None) };
-        let arguments = arguments(function);
-        let Some((time, lengths)) = arguments.split_first() else { return Ok(None) };
-        let shape = shape(*family, lengths).map_err(|error| error.at(text.place(expr.span())))?;
-        Ok(Some(Self { shape, time: time.clone(), arguments: arguments.clone(), family: *family }))
-    }
-
-    /// The column that a call stands for: a bound of this window.
-    fn bound(&self, expr: &Expr) -> Option<&'static str> {
-        match expr {
-            Expr::Function(function) => {
-                let name = function_name(function);
-                let (family, bound) = name.rsplit_once('_')?;
-                let (_, family) = FAMILIES.iter().find(|(known, _)| *known == family)?;
-                let column = if bound == "start" { WINDOW_START } else { WINDOW_END };
-                let is_mine = *family == self.family && arguments(function) == self.arguments;
-                (is_mine && ["start", "end"].contains(&bound)).then_some(column)
-            }
-            Expr::CompoundIdentifier(parts) if self.family == Family::Window => {
-                match parts.iter().map(normal).collect::<Vec<_>>().as_slice() {
-                    [window, bound] if window == "window" && bound == "start" => Some(WINDOW_START),
-                    [window, bound] if window == "window" && bound == "end" => Some(WINDOW_END),
-                    _ => None,
-                }
-            }
-            // `window(...).start`
-            Expr::CompoundFieldAccess { root, access_chain } => {
-                let call = matches!(root.as_ref(), Expr::Function(function)
-                    if function_name(function) == "window" && arguments(function) == self.arguments);
-                match access_chain.iter().map(ToString::to_string).collect::<String>().to_lowercase().as_str()
-                {
-                    ".start" if call => Some(WINDOW_START),
-                    ".end" if call => Some(WINDOW_END),
-                    _ => None,
-                }
-            }
-            _ => None,
-        }
-    }
-
-    /// Whether an expression is the window as a whole, of Spark's form.
-    fn is_whole(&self, expr: &Expr) -> bool {
-        self.family == Family::Window
-            && match expr {
-                Expr::Identifier(ident) => normal(ident) == "window",
-                Expr::Function(function) => {
-                    function_name(function) == "window" && arguments(function) == self.arguments
-                }
-                _ => false,
-            }
-    }
-
-    /// Gives a result that has no name the one that people expect.
-    fn name(&self, item: &mut SelectItem) {
-        let SelectItem::UnnamedExpr(expr) = item else { return };
-        let name = match (self.bound(expr), self.is_whole(expr)) {
-            (Some(WINDOW_START), _) if self.family == Family::Window => "start",
-            (Some(_), _) if self.family == Family::Window => "end",
-            (Some(WINDOW_START), _) => "window_start",
-            (Some(_), _) => "window_end",
-            (None, true) => "window",
-            (None, false) => return,
-        };
-        *item = SelectItem::ExprWithAlias { expr: expr.clone(), alias: Ident::with_quote('"', name) };
-    }
 }
 
 /// Puts columns into the places of calls.
@@ -317,6 +219,50 @@ fn table_function(factor: &TableFactor, text: &SqlText) -> Result<Option<TableFa
     Ok(Some(found))
 }
 
+/// What stands in `GROUP BY` besides the window, as text.
+fn other_groups(select: &Select) -> Vec<String> {
+    match &select.group_by {
+        GroupByExpr::Expressions(groups, _) => {
+            let bounds = [column(WINDOW_START), column(WINDOW_END)];
+            groups.iter().filter(|group| !bounds.contains(group)).map(ToString::to_string).collect()
+        }
+        GroupByExpr::All(_) => Vec::new(),
+    }
+}
+
+/// The relation of a select that has no other: its columns make the keys of sessions.
+fn only_factor<'a>(select: &'a mut Select, time: &Expr, text: &SqlText) -> Result<&'a mut TableFactor> {
+    match select.from.as_mut_slice() {
+        [from] if from.joins.is_empty() => Ok(&mut from.relation),
+        _ => Err(Error::new(Code::NOT_SUPPORTED, "sessions over several relations are not supported yet")
+            .at(text.place(time.span()))
+            .hint("join them in a subquery: FROM (SELECT ... FROM a JOIN b ...) x GROUP BY ..., SESSION(ts, gap)")),
+    }
+}
+
+/// Finds the sessions of each key: events that follow each other by less than the gap.
+fn sessions(gap: i64, keys: &[String], has_condition: bool) -> String {
+    let time = format!("\"{WINDOW_TIME}\"");
+    let of_keys = match keys {
+        [] => String::new(),
+        keys => format!("PARTITION BY {} ", keys.join(", ")),
+    };
+    let of_session = [keys, &["\"__window_number\"".to_owned()]].concat().join(", ");
+    let wanted = if has_condition { " WHERE \"$where\"" } else { "" };
+    let timed =
+        format!("SELECT \"$alias\".*, __window_session(\"$time\", {gap}) AS {time} FROM \"$from\"{wanted}");
+    let begins = format!(
+        "SELECT *, CASE WHEN __window_shift(lag({time}) OVER ({of_keys}ORDER BY {time}), {gap}) > {time} THEN 0 ELSE 1 END AS \"__window_begins\" FROM ({timed}) AS \"$alias\""
+    );
+    let numbered = format!(
+        "SELECT *, sum(\"__window_begins\") OVER ({of_keys}ORDER BY {time}) AS \"__window_number\" FROM ({begins}) AS \"$alias\""
+    );
+    let bounded = format!(
+        "SELECT *, min({time}) OVER (PARTITION BY {of_session}) AS \"{WINDOW_START}\", __window_shift(max({time}) OVER (PARTITION BY {of_session}), {gap}) AS \"{WINDOW_END}\" FROM ({numbered}) AS \"$alias\""
+    );
+    format!("SELECT * FROM ({bounded}) AS \"$alias\" WHERE {CLOSED}(\"{WINDOW_END}\")")
+}
+
 /// Puts a relation's rows into windows.
 fn windowed(
     factor: &TableFactor,
@@ -340,6 +286,14 @@ fn windowed(
                 "__window_floor(__window_shift(\"{WINDOW_END}\", -1), {size}, {offset}) AS \"{WINDOW_START}\""
             ),
         ),
+        WindowShape::Session { .. } => {
+            return Err(Error::new(
+                Code::NOT_SUPPORTED,
+                "sessions as a table function are not supported yet",
+            )
+            .at(text.place(time.span()))
+            .hint("write GROUP BY key, SESSION(ts, gap)"));
+        }
     };
     let query = format!(
         "SELECT {results} FROM (SELECT *, {second} FROM (SELECT \"$alias\".*, {first} FROM \"$from\") AS \"$first\") AS \"$second\" WHERE {CLOSED}(\"{WINDOW_END}\")"
@@ -349,6 +303,17 @@ fn windowed(
 
 /// A relation made from another by a query over `"$from"` with the time as `"$time"`.
 pub(super) fn derived(query: &str, factor: &TableFactor, time: &Expr, text: &SqlText) -> Result<TableFactor> {
+    derived_from(query, factor, time, None, text)
+}
+
+/// The same, with a condition as `"$where"`.
+fn derived_from(
+    query: &str,
+    factor: &TableFactor,
+    time: &Expr,
+    condition: Option<&Expr>,
+    text: &SqlText,
+) -> Result<TableFactor> {
     let internal = |error| Error::new(Code::INTERNAL, "could not write a window's query").because(error);
     let alias = alias_of(factor).ok_or_else(|| {
         Error::new(Code::SQL_SYNTAX, "the relation of a window needs a name").at(text.place(time.span()))
@@ -356,7 +321,7 @@ pub(super) fn derived(query: &str, factor: &TableFactor, time: &Expr, text: &Sql
     let query = query.replace("\"$alias\"", &alias.name.to_string());
     let mut parser = Parser::new(&CatchmentDialect).try_with_sql(&query).map_err(internal)?;
     let mut subquery = parser.parse_query().map_err(internal)?;
-    let _ = subquery.visit(&mut Fill { factor, time });
+    let _ = subquery.visit(&mut Fill { factor, time, condition });
     // The relation's own columns have their names within.
     let alias = TableAlias { columns: Vec::new(), ..alias };
     Ok(TableFactor::Derived { lateral: false, subquery, alias: Some(alias), sample: None })
@@ -365,6 +330,7 @@ pub(super) fn derived(query: &str, factor: &TableFactor, time: &Expr, text: &Sql
 struct Fill<'a> {
     factor: &'a TableFactor,
     time: &'a Expr,
+    condition: Option<&'a Expr>,
 }
 
 impl VisitorMut for Fill<'_> {
@@ -380,6 +346,10 @@ impl VisitorMut for Fill<'_> {
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
         if matches!(expr, Expr::Identifier(ident) if ident.value == "$time") {
             *expr = self.time.clone();
+        } else if let (Expr::Identifier(ident), Some(condition)) = (&*expr, self.condition)
+            && ident.value == "$where"
+        {
+            *expr = condition.clone();
         }
         ControlFlow::Continue(())
     }
@@ -447,75 +417,4 @@ fn alias_of(factor: &TableFactor) -> Option<TableAlias> {
         }
         _ => None,
     }
-}
-
-fn shape(family: Family, lengths: &[Expr]) -> Result<WindowShape> {
-    let lengths: Vec<i64> = lengths.iter().map(interval::micros).collect::<Result<_>>()?;
-    let shape = match (family, lengths.as_slice()) {
-        (Family::Tumble | Family::Window, [size]) => WindowShape::Tumble { size: *size, offset: 0 },
-        (Family::Tumble, [size, offset]) => WindowShape::Tumble { size: *size, offset: *offset },
-        (Family::Window, [size, slide, rest @ ..]) if rest.len() < 2 => {
-            let offset = rest.first().copied().unwrap_or(0);
-            match size == slide {
-                true => WindowShape::Tumble { size: *size, offset },
-                false => WindowShape::Hop { slide: *slide, size: *size, offset },
-            }
-        }
-        (Family::Hop, [slide, size, rest @ ..]) if rest.len() < 2 => {
-            WindowShape::Hop { slide: *slide, size: *size, offset: rest.first().copied().unwrap_or(0) }
-        }
-        (Family::Cumulate, [step, size, rest @ ..]) if rest.len() < 2 => {
-            WindowShape::Cumulate { step: *step, size: *size, offset: rest.first().copied().unwrap_or(0) }
-        }
-        _ => {
-            let forms = "TUMBLE(ts, size), HOP(ts, slide, size), CUMULATE(ts, step, size), window(ts, size [, slide])";
-            return Err(Error::new(Code::SQL_SYNTAX, "a window has the wrong number of lengths").hint(forms));
-        }
-    };
-    let (step, size) = match shape {
-        WindowShape::Tumble { size, .. } => (size, size),
-        WindowShape::Hop { slide, size, .. } => (slide, size),
-        WindowShape::Cumulate { step, size, .. } => (step, size),
-    };
-    if [step, size].iter().any(|length| *length > interval::LONGEST) {
-        return Err(Error::new(Code::SQL_SYNTAX, "a window is at most a hundred years long"));
-    }
-    if step <= 0 || size <= 0 {
-        return Err(Error::new(Code::SQL_SYNTAX, "a window is at least a microsecond long"));
-    }
-    if size / step > MOST_WINDOWS {
-        return Err(Error::new(
-            Code::NOT_SUPPORTED,
-            format!("a row would belong to {} windows; {MOST_WINDOWS} are the most", size / step),
-        ));
-    }
-    if matches!(shape, WindowShape::Cumulate { .. }) && size % step != 0 {
-        return Err(Error::new(Code::SQL_SYNTAX, "the size of CUMULATE is a multiple of its step"));
-    }
-    Ok(shape)
-}
-
-fn function_name(function: &Function) -> String {
-    match function.name.0.as_slice() {
-        [ObjectNamePart::Identifier(name)] if function.over.is_none() => normal(name),
-        _ => String::new(),
-    }
-}
-
-fn arguments(function: &Function) -> Vec<Expr> {
-    match &function.args {
-        FunctionArguments::List(list) => list.args.iter().filter_map(plain_argument).collect(),
-        _ => Vec::new(),
-    }
-}
-
-fn plain_argument(argument: &FunctionArg) -> Option<Expr> {
-    match argument {
-        FunctionArg::Unnamed(FunctionArgExpr::Expr(expr)) => Some(expr.clone()),
-        _ => None,
-    }
-}
-
-fn column(name: &str) -> Expr {
-    Expr::Identifier(Ident::with_quote('"', name))
 }

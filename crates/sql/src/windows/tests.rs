@@ -67,6 +67,23 @@ async fn cumulating_windows_begin_together() {
 }
 
 #[tokio::test]
+async fn sessions_end_when_a_key_is_silent_for_the_gap() {
+    let sql = format!(
+        "SELECT kind, SESSION_START(ts, INTERVAL '50' SECONDS) AS s, SESSION_END(ts, INTERVAL '50' SECONDS) AS e, count(*) AS n
+         FROM {EVENTS} GROUP BY kind, SESSION(ts, INTERVAL '50' SECONDS)"
+    );
+    // 10:00:10 + 50 s is 10:01:00: at the very end of a session a new one begins.
+    assert_eq!(
+        lines(&sql).await,
+        ["a|10:00:10|10:01:00|1", "a|10:01:00|10:01:50|1", "a|10:03:59|10:04:49|1", "b|10:00:50|10:01:40|1"]
+    );
+    let all = format!(
+        "SELECT session_window.start, session_window.end AS e, count(*) AS n FROM {EVENTS} GROUP BY session_window(ts, '50 seconds')"
+    );
+    assert_eq!(lines(&all).await, ["10:00:10|10:01:50|3", "10:03:59|10:04:49|1"]);
+}
+
+#[tokio::test]
 async fn the_window_of_spark_is_a_column_with_a_start_and_an_end() {
     let sql = format!(
         "SELECT window.start, window.end AS e, window['start'] AS again, count(*) AS n FROM {EVENTS} GROUP BY window(ts, '1 minute')"
@@ -99,7 +116,9 @@ async fn windows_that_cannot_be_are_refused() {
         ("SELECT count(*) FROM t GROUP BY TUMBLE(ts, INTERVAL '1' MONTH)", Code::SQL_SYNTAX),
         ("SELECT count(*) FROM t GROUP BY TUMBLE(ts, INTERVAL '0' DAY)", Code::SQL_SYNTAX),
         ("SELECT count(*) FROM t GROUP BY HOP(ts, '1 second', '1 hour')", Code::NOT_SUPPORTED),
-        ("SELECT count(*) FROM t GROUP BY SESSION(ts, '1 minute')", Code::NOT_SUPPORTED),
+        ("SELECT count(*) FROM t GROUP BY STAGGER(ts, '1 minute')", Code::NOT_SUPPORTED),
+        ("SELECT count(*) FROM t JOIN u ON true GROUP BY SESSION(t.ts, '1 minute')", Code::NOT_SUPPORTED),
+        ("SELECT * FROM TABLE(SESSION(TABLE t, DESCRIPTOR(ts), '1 minute'))", Code::NOT_SUPPORTED),
         (
             "SELECT count(*) FROM t GROUP BY TUMBLE(ts, '1 minute'), HOP(ts, '1 minute', '2 minutes')",
             Code::NOT_SUPPORTED,
@@ -152,6 +171,7 @@ proptest! {
             match shape {
                 WindowShape::Tumble { size, offset } => all.push((k * size + offset, (k + 1) * size + offset)),
                 WindowShape::Hop { slide, size, offset } => all.push((k * slide + offset, k * slide + offset + size)),
+                WindowShape::Session { .. } => {}
                 WindowShape::Cumulate { step, size, offset } => {
                     let begin = k * size + offset;
                     all.extend((1..=size / step).map(|n| (begin, begin + n * step)));

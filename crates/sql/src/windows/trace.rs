@@ -7,7 +7,7 @@ use datafusion::common::{Column, DFSchema};
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlan};
 use datafusion::scalar::ScalarValue;
 
-use super::{WINDOW_END, WINDOW_START, WindowShape};
+use super::{CLOSED, WINDOW_END, WINDOW_START, WINDOW_TIME, WindowShape};
 
 /// A relation whose rows a query puts into windows.
 #[derive(Debug, Clone, PartialEq)]
@@ -56,6 +56,7 @@ fn window_of(expr: &Expr) -> Option<(Expr, WindowShape)> {
         .collect::<Option<_>>()?;
     let shape = match (call.func.name(), lengths.as_slice()) {
         ("__window_tumble", [size, offset]) => WindowShape::Tumble { size: *size, offset: *offset },
+        ("__window_session", [gap]) => WindowShape::Session { gap: *gap },
         ("__window_hop", [slide, size, offset]) => {
             WindowShape::Hop { slide: *slide, size: *size, offset: *offset }
         }
@@ -186,6 +187,40 @@ fn bound_at(plan: &LogicalPlan, index: usize) -> Option<&'static str> {
 #[must_use]
 pub fn makes_windows(node: &LogicalPlan) -> bool {
     node.expressions().iter().any(|expr| expr.exists(|part| Ok(window_of(part).is_some())).unwrap_or(true))
+}
+
+/// Whether a node is one of those that find sessions: its functions look at the time of rows alone.
+#[must_use]
+pub fn finds_sessions(node: &LogicalPlan) -> bool {
+    let of_time = |expr: &Expr| match expr.clone().unalias() {
+        Expr::WindowFunction(function) => {
+            let mut columns = function.params.args.iter().flat_map(Expr::column_refs);
+            columns.all(|column| column.name == WINDOW_TIME || column.name == "__window_begins")
+                && function.params.args.iter().any(|arg| !arg.column_refs().is_empty())
+        }
+        _ => false,
+    };
+    matches!(node, LogicalPlan::Window(window) if window.window_expr.iter().all(of_time))
+}
+
+/// The parts of a plan that give the rows of sessions, closed or not, with the bounds of their sessions.
+#[must_use]
+pub fn session_rows(plan: &LogicalPlan) -> Vec<LogicalPlan> {
+    let mut found = Vec::new();
+    // The walk cannot fail.
+    let _ = plan.apply(|node| {
+        if let LogicalPlan::Filter(filter) = node
+            && filter
+                .predicate
+                .exists(|part| Ok(matches!(part, Expr::ScalarFunction(call) if call.func.name() == CLOSED)))
+                .unwrap_or(false)
+            && window_shapes(&filter.input).iter().any(WindowShape::is_session)
+        {
+            found.push(filter.input.as_ref().clone());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
 }
 
 /// The kinds of windows that a plan has rows of.
