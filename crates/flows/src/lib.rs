@@ -45,4 +45,4 @@ pub use rollback::{
 };
 pub use runtime::{CatchUp, Progress, Runtime, RuntimeOptions};
 pub use spec::{FlowKind, FlowSpec, Input, InputKind};
-pub use windows::{Allows, EventTime, InputState, PartitionTime, Run, WindowState};
+pub use windows::{Allows, EventTime, InputState, PartitionTime, Run, WindowState, held_rows};

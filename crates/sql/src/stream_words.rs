@@ -29,7 +29,10 @@ pub(crate) fn take_stream_words(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpa
             }
             continue;
         }
-        if !follows(Keyword::FROM) && !follows(Keyword::JOIN) {
+        // Behind a comma stands a relation only when it is a table function's.
+        let is_function = kept.last().is_some_and(|last| last.token == Token::Comma)
+            && beyond_table(&tokens, index) > index;
+        if !follows(Keyword::FROM) && !follows(Keyword::JOIN) && !is_function {
             kept.push(tokens[index].clone());
             continue;
         }
@@ -121,7 +124,8 @@ fn beyond_table(tokens: &[TokenWithSpan], index: usize) -> usize {
         [table, open, function, inner, ..]
             if is_keyword(table, Keyword::TABLE)
                 && open.token == Token::LParen
-                && matches!(&function.token, Token::Word(_))
+                && matches!(&function.token, Token::Word(word)
+                    if ["tumble", "hop", "cumulate", "session"].contains(&word.value.to_lowercase().as_str()))
                 && inner.token == Token::LParen =>
         {
             index + 2

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use catchment_core::{Error, Result};
-use catchment_flows::EventTime;
+use catchment_flows::{EventTime, FlowSpec, held_rows};
 use catchment_pipelines::{Dataset, DatasetKind};
 use serde_json::{Value, json};
 
@@ -18,9 +18,18 @@ pub(crate) async fn run(
 ) -> Result<ExitCode> {
     let workspace = wiring::workspace(&command.project, arguments)?;
     let checked = workspace.check().await;
+    let mut waiting = Vec::new();
+    if checked.errors.is_empty() {
+        // An edit may want other rows than those that wait; a run would stop there.
+        for flow in flows_of(&checked.datasets).filter(|flow| !flow.windows.is_empty()) {
+            waiting.push((&flow.name, held_rows(&workspace.lake, flow).await?));
+        }
+    }
     if screen.json {
         let datasets: Vec<Value> = checked.datasets.iter().map(dataset_json).collect();
-        screen.json(&json!({ "datasets": datasets, "errors": checked.errors.len() }));
+        let held: Vec<Value> =
+            waiting.iter().map(|(flow, rows)| json!({ "flow": flow, "rows": rows })).collect();
+        screen.json(&json!({ "datasets": datasets, "held": held, "errors": checked.errors.len() }));
     } else if checked.errors.is_empty() {
         let rows: Vec<Vec<String>> = checked
             .datasets
@@ -37,17 +46,24 @@ pub(crate) async fn run(
             .collect();
         screen.line(screen.table(&["DATASET", "KIND", "READS"], &rows, &[]));
         screen.line(format!("\n{} datasets, no errors", rows.len()));
-        for (flow, (input, event_time)) in checked
-            .datasets
-            .iter()
-            .flat_map(|dataset| &dataset.flows)
-            .flat_map(|flow| flow.windows.iter().map(move |window| (flow, window)))
-        {
+        for (flow, (input, event_time)) in windows_of(&checked.datasets) {
             screen.line(format!("{}: {}", flow.name, windows_text(input, event_time)));
+        }
+        for (flow, rows) in waiting.iter().filter(|(_, rows)| *rows > 0) {
+            screen.line(format!("{flow}: {rows} rows wait for their windows, and are kept"));
         }
     }
     Error::join(checked.errors)?;
     Ok(ExitCode::SUCCESS)
+}
+
+fn flows_of(datasets: &[Dataset]) -> impl Iterator<Item = &FlowSpec> {
+    datasets.iter().flat_map(|dataset| &dataset.flows)
+}
+
+/// The flows that put inputs into windows, with each of these.
+fn windows_of(datasets: &[Dataset]) -> impl Iterator<Item = (&FlowSpec, (&String, &EventTime))> {
+    flows_of(datasets).flat_map(|flow| flow.windows.iter().map(move |window| (flow, window)))
 }
 
 /// What a flow waits for.

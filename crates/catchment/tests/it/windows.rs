@@ -306,6 +306,8 @@ fn a_changed_query_goes_on_when_what_waits_is_enough_for_it() {
         project.write("pipelines/all.sql", text);
     };
     change("count(*) AS n", "count(*) * 10 AS n");
+    let told = project.call(&["check"]).exits(0).out;
+    assert!(told.contains("main.counts: 2 rows wait for their windows, and are kept"), "{told}");
     project.write("in/2.json", line("10:01:40", 3));
     project.run();
     assert_eq!(counts(&project), json!([{ "s": "2026-01-01T10:00:00", "n": 20 }]));
@@ -314,8 +316,10 @@ fn a_changed_query_goes_on_when_what_waits_is_enough_for_it() {
         ("'1 minute'", "'2 minutes'", "wait for other windows"),
     ] {
         change(from, to);
-        let refused = project.call(&["run"]).exits(1);
-        assert!(refused.err.contains(why) && refused.err.contains("--full-refresh"), "{}", refused.err);
+        for command in ["check", "run"] {
+            let refused = project.call(&[command]).exits(1);
+            assert!(refused.err.contains(why) && refused.err.contains("--full-refresh"), "{}", refused.err);
+        }
     }
     change("count(*) AS n", "sum(id) AS n");
     project.call(&["run", "--full-refresh"]).exits(0);

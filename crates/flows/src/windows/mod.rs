@@ -29,6 +29,7 @@ mod times;
 use std::collections::BTreeMap;
 
 use catchment_core::{Code, Error, Position, Result};
+use catchment_lake::Lake;
 use catchment_sql::WindowShape;
 use datafusion::logical_expr::Expr;
 
@@ -36,6 +37,7 @@ pub(crate) use runs::remove_unnamed;
 pub(crate) use sessions::oldest_open;
 pub use state::{Allows, InputState, PartitionTime, Run, WindowState};
 
+use crate::bookmarks::window_state;
 use crate::records::{BatchPlan, Records};
 use crate::spec::FlowSpec;
 
@@ -82,6 +84,16 @@ pub(crate) async fn state_at(records: &Records<'_>, at: Option<Position>) -> Res
         Some(at) => Ok(records.staged(at).await?.windows.unwrap_or_default()),
         None => Ok(WindowState::default()),
     }
+}
+
+/// How many rows wait for the windows of a flow, when it can go on from them as it is defined now.
+///
+/// # Errors
+/// Returns [`Code::FLOW_TARGET`] when they are not those that its query wants, and errors of reading records.
+pub async fn held_rows(lake: &Lake, spec: &FlowSpec) -> Result<u64> {
+    let state = window_state(lake, &spec.target, &spec.name).await?.unwrap_or_default();
+    require_state(spec, &state)?;
+    Ok(state.inputs.values().map(InputState::rows).sum())
 }
 
 /// Makes sure that a flow can go on from its state: rows that are held back must be those that its query wants.

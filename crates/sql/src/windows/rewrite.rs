@@ -321,7 +321,11 @@ fn derived_from(
     let query = query.replace("\"$alias\"", &alias.name.to_string());
     let mut parser = Parser::new(&CatchmentDialect).try_with_sql(&query).map_err(internal)?;
     let mut subquery = parser.parse_query().map_err(internal)?;
-    let _ = subquery.visit(&mut Fill { factor, time, condition });
+    let mut factor = factor.clone();
+    if let TableFactor::Derived { alias: none @ None, .. } = &mut factor {
+        *none = Some(alias.clone());
+    }
+    let _ = subquery.visit(&mut Fill { factor: &factor, time, condition });
     // The relation's own columns have their names within.
     let alias = TableAlias { columns: Vec::new(), ..alias };
     Ok(TableFactor::Derived { lateral: false, subquery, alias: Some(alias), sample: None })

@@ -67,6 +67,19 @@ async fn cumulating_windows_begin_together() {
 }
 
 #[tokio::test]
+async fn a_relation_needs_no_name() {
+    for window in [
+        "TUMBLE(ts, '1 day')",
+        "HOP(ts, '1 day', '1 day')",
+        "CUMULATE(ts, '1 day', '1 day')",
+        "SESSION(ts, '1 day')",
+    ] {
+        let sql = format!("SELECT count(*) AS n FROM (SELECT ts FROM {EVENTS}) GROUP BY {window}");
+        assert_eq!(lines(&sql).await, ["4"], "{window}");
+    }
+}
+
+#[tokio::test]
 async fn sessions_end_when_a_key_is_silent_for_the_gap() {
     let sql = format!(
         "SELECT kind, SESSION_START(ts, INTERVAL '50' SECONDS) AS s, SESSION_END(ts, INTERVAL '50' SECONDS) AS e, count(*) AS n
@@ -106,6 +119,10 @@ async fn the_windows_of_flink_are_relations() {
         "WITH e AS (SELECT * FROM {EVENTS}) SELECT * FROM TABLE(HOP(TABLE e, DESCRIPTOR(ts), '1 minute', '2 minutes')) x"
     );
     assert_eq!(lines(&all).await.len(), 8);
+    let beside = format!(
+        "WITH e AS (SELECT * FROM {EVENTS}) SELECT n, window_start FROM (VALUES (1), (2)) v(n), TABLE(TUMBLE(TABLE e, DESCRIPTOR(ts), '1 minute'))"
+    );
+    assert_eq!(lines(&beside).await.len(), 8);
 }
 
 #[tokio::test]
