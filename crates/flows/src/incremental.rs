@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 
 use catchment_core::{Code, Error, Result};
 use catchment_sql::{
-    WINDOW_END, WINDOW_START, WindowShape, finds_sessions, makes_windows, window_bound, window_shapes,
+    WINDOW_END, WINDOW_START, WindowShape, finds_sessions, makes_windows, unsettled_sessions, window_bound,
+    window_shapes,
 };
 use datafusion::common::Column;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
@@ -128,6 +129,9 @@ fn visit(plan: &LogicalPlan, keys: Keys<'_>) -> Result<Rows> {
                 "the time of the windows cannot be followed to a column of one stream",
             )
             .hint("group by a column of the stream itself, or by an expression over its columns; put the rows of several streams into windows one by one"));
+        }
+        if let Some(what) = unsettled_sessions(plan, streams) {
+            return refuse(&format!("finding sessions among {what}"));
         }
         rows = Rows { plain: BTreeSet::new(), windowed: true };
     }

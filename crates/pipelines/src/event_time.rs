@@ -4,7 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use catchment_core::{Code, Error, Result};
 use catchment_flows::{EventTime, Input, InputKind};
-use catchment_sql::{BoundQuery, Planner, Relation, SqlText, WindowedScan, columns_read, windowed_scans};
+use catchment_sql::{
+    BoundQuery, Planner, Relation, SqlText, WindowedScan, columns_read, session_rows, windowed_scans,
+};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::TreeNode;
 use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
@@ -158,6 +160,10 @@ impl Planned<'_> {
             idle: Some(declared.and_then(|watermark| watermark.idle).unwrap_or(config.idle_micros())),
             ahead: config.ahead_micros(),
             columns: columns.map(|(_, field)| field.name().clone()).collect(),
+            sessions: scan.shape.is_session().then(|| {
+                let rows = session_rows(self.plan);
+                rows.iter().map(|rows| rows.display_indent().to_string()).collect::<Vec<_>>().join("; ")
+            }),
             defaulted: declared.is_none(),
         }
     }

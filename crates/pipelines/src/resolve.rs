@@ -90,12 +90,12 @@ impl Checker<'_> {
             let input = inputs.iter().find(|input| input.key == key && column == of_input);
             kept.extend(input.map(|input| (draft.flow.clone(), input.name.clone(), column)));
         }
-        let late = self.late(draft, &inputs, &windows)?;
+        let late = self.late(draft, &inputs, &windows).await?;
         Ok(Resolved { inputs, schema, windows, time, late })
     }
 
     /// What the table of late rows is declared to be: the columns of the one stream whose rows are put into windows.
-    fn late(
+    async fn late(
         &self,
         draft: &Draft<'_>,
         inputs: &[Input],
@@ -103,7 +103,8 @@ impl Checker<'_> {
     ) -> Result<Option<(TableName, TableSpec)>> {
         let Some((table, at)) = draft.late else { return Ok(None) };
         let refuse = |what: String| Err(Error::new(Code::FLOW_TARGET, what).at(draft.text.place(*at)));
-        if !table.is_storable() {
+        let reserved = ["system", "information_schema"].contains(&table.schema.as_str());
+        if !table.is_storable() || table.is_quarantine() || reserved {
             return refuse(format!("a table cannot have the name \"{table}\""));
         }
         if self.project.defined_at(table).is_some() {
@@ -130,6 +131,13 @@ impl Checker<'_> {
         let schema =
             storable_schema(&Schema::new(fields)).map_err(|error| error.at(draft.text.place(*at)))?;
         let comment = Some(format!("rows that came too late for the windows of flow \"{}\"", draft.flow));
+        if let Some(known) = self.lake.table(table).latest().await?
+            && known.comment()? != comment
+        {
+            return refuse(format!(
+                "table \"{table}\" is there already, and takes no late rows of this flow"
+            ));
+        }
         Ok(Some((
             table.clone(),
             TableSpec { schema, partition_columns: Vec::new(), comment, properties: Vec::new() },

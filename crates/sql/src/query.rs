@@ -143,6 +143,11 @@ pub fn parse_query(parser: &mut Parser<'_>, words: &RelationWords, text: &SqlTex
 /// # Errors
 /// Returns [`Code::SQL_SYNTAX`] for a watermark that cannot be read.
 pub fn parser_for(tokens: Vec<TokenWithSpan>, text: &SqlText) -> Result<(Parser<'static>, RelationWords)> {
+    let is_ours = |token: &&TokenWithSpan| matches!(&token.token, Token::Word(word) if word.value.starts_with("__window"));
+    if let Some(ours) = tokens.iter().find(is_ours) {
+        let error = Error::new(Code::NAME_INVALID, "names that begin with __window are the engine's own");
+        return Err(error.at(text.place(ours.span)));
+    }
     let (mut tokens, streams) = take_stream_words(tokens);
     let watermarks = windows::take_watermarks(&mut tokens, text)?;
     let late = windows::take_late_rows(&mut tokens, text)?;

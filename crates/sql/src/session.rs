@@ -1,6 +1,7 @@
 //! Where DataFusion sessions are made: memory, threads, functions, and the moment a query runs at.
 
 use std::num::NonZeroUsize;
+use std::ops::ControlFlow;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -24,7 +25,9 @@ use datafusion::optimizer::simplify_expressions::ExprSimplifier;
 use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr, execute_stream, execute_stream_partitioned};
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as PlannerStatement;
-use datafusion::sql::sqlparser::ast::{Expr as SqlExpr, ExprWithAlias as SQLExprWithAlias, Statement};
+use datafusion::sql::sqlparser::ast::{
+    Expr as SqlExpr, ExprWithAlias as SQLExprWithAlias, Ident, Statement, visit_expressions_mut,
+};
 use datafusion::sql::sqlparser::tokenizer::Span;
 use object_store::ObjectStore;
 use url::Url;
@@ -228,7 +231,20 @@ impl Planner {
     pub fn logical_expression(&self, expr: &SqlExpr, schema: &SchemaRef) -> Result<Expr> {
         let fields = DFSchema::try_from(Arc::clone(schema))
             .map_err(|error| Error::new(Code::INTERNAL, "could not read a schema").because(error))?;
-        let written = SQLExprWithAlias { expr: expr.clone(), alias: None };
+        let mut expr = expr.clone();
+        // The relation's name before a column says nothing here.
+        let _ = visit_expressions_mut(&mut expr, |part: &mut SqlExpr| {
+            if let SqlExpr::CompoundIdentifier(parts) = part {
+                let is_column = |ident: &Ident| schema.field_with_name(&crate::query::normal(ident)).is_ok();
+                let first = parts.iter().position(is_column).unwrap_or(0);
+                parts.drain(..first);
+                if let [only] = parts.as_slice() {
+                    *part = SqlExpr::Identifier(only.clone());
+                }
+            }
+            ControlFlow::<()>::Continue(())
+        });
+        let written = SQLExprWithAlias { expr, alias: None };
         self.state.create_logical_expr_from_sql_expr(written, &fields).map_err(query_error)
     }
 

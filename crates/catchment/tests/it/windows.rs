@@ -79,6 +79,11 @@ const QUERIES: &[(&str, &str)] = &[
          FROM {clicks} GROUP BY page, SESSION(ts, INTERVAL '4' SECONDS)",
     ),
     (
+        "sessions_in_a_zone",
+        "SELECT page, SESSION_START(ts AT TIME ZONE 'America/New_York', '4 seconds') AS begins, CAST(max(ts) AS TIMESTAMP) + INTERVAL '4' SECONDS AS window_end, count(*) AS n
+         FROM {clicks} GROUP BY 1, SESSION(ts AT TIME ZONE 'America/New_York', '4 seconds')",
+    ),
+    (
         "spark_sessions",
         "SELECT session_window.start AS window_start, session_window.end AS window_end, min(id) AS first
          FROM {clicks} WHERE page = 'c' GROUP BY session_window(ts, '3 seconds')",
@@ -108,7 +113,8 @@ fn pipeline(files: usize) -> String {
             "read_files('{folder}', format => 'json', schema => '{SCHEMA}', maxFilesPerTrigger => {files})"
         )
     };
-    let watermark = format!("WATERMARK ts DELAY OF INTERVAL '{DISORDER}' SECONDS");
+    let delay = format!("DELAY OF INTERVAL '{DISORDER}' SECONDS");
+    let watermark = format!("WATERMARK ts {delay}");
     let mut text = format!(
         "CREATE MATERIALIZED VIEW raw.pages AS SELECT * FROM read_files('pages', format => 'json', schema => 'page STRING, title STRING');
          CREATE TEMPORARY VIEW clicks_again AS SELECT * FROM STREAM {} {watermark};
@@ -121,6 +127,11 @@ fn pipeline(files: usize) -> String {
             .replace("{clicks}", &format!("STREAM {} {watermark}", read("clicks", files)))
             .replace("{views}", &format!("STREAM {} {watermark}", read("views", files)))
             .replace("{table}", "TABLE");
+        let streaming = match *name {
+            "sessions_in_a_zone" => streaming
+                .replace(&watermark, &format!("WATERMARK ts AT TIME ZONE 'America/New_York' {delay}")),
+            _ => streaming,
+        };
         let batch = query
             .replace("{clicks}", &read("clicks", files))
             .replace("{views}", &read("views", files))
@@ -346,6 +357,33 @@ fn a_rollback_takes_what_waits_back_as_well() {
 }
 
 #[test]
+fn what_decides_about_sessions_stays_as_it_was_while_rows_wait() {
+    let sessions = "CREATE STREAMING TABLE counts AS SELECT SESSION_START(ts, '1 minute') AS s, count(*) AS n
+        FROM STREAM {in} c WATERMARK c.ts DELAY OF INTERVAL '10' SECONDS WHERE id < 5 GROUP BY id, SESSION(ts, '1 minute');";
+    let project = one(sessions);
+    project.write("in/1.json", line("10:00:30", 1) + &line("10:00:40", 2));
+    project.run();
+    for (from, to) in [
+        ("GROUP BY id, ", "GROUP BY "),
+        ("id < 5", "id < 9"),
+        ("id < 5", "random() < 0.5"),
+        ("id < 5", "id IN (SELECT 1)"),
+        ("id < 5", "ts < now()"),
+    ] {
+        let text = sessions
+            .replace(from, to)
+            .replace("{in}", &format!("read_files('in', format => 'json', schema => '{SCHEMA}')"));
+        project.write("pipelines/all.sql", text);
+        let refused = project.call(&["run"]).exits(1);
+        assert!(
+            refused.err.contains("wait for other windows") || refused.err.contains("finding sessions among"),
+            "{to}: {}",
+            refused.err
+        );
+    }
+}
+
+#[test]
 fn a_session_waits_until_its_key_is_silent() {
     let project =
         one("CREATE STREAMING TABLE counts AS SELECT id, SESSION_START(ts, '1 minute') AS s, count(*) AS n
@@ -409,6 +447,8 @@ fn tables_of_late_rows_that_cannot_be_are_refused() {
     for (pipeline, why) in [
         (COUNTS.replace(";", " LATE ROWS INTO counts;"), "is defined in the project"),
         (COUNTS.replace(";", " LATE ROWS INTO a.b.c;"), "at most two parts"),
+        (COUNTS.replace(";", " LATE ROWS INTO system.late;"), "cannot have the name"),
+        (COUNTS.replace(";", " LATE ROWS INTO l__quarantine;"), "cannot have the name"),
         (COUNTS.replace(";", " LATE ROWS NOWHERE;"), "C2001"),
         (
             format!(

@@ -56,6 +56,8 @@ pub struct EventTime {
     pub ahead: i64,
     /// The input's columns that the query looks at, the time's among them.
     pub columns: Vec<String>,
+    /// What decides which rows make sessions, when they do.
+    pub sessions: Option<String>,
     /// Whether nothing was said of the delay.
     pub defaulted: bool,
 }
@@ -63,7 +65,8 @@ pub struct EventTime {
 impl EventTime {
     /// What decides which rows are held back and for how long.
     pub(crate) fn definition(&self) -> String {
-        format!("{} in {:?}", self.time, self.shape)
+        let sessions = self.sessions.as_ref().map_or_else(String::new, |sessions| format!(" by {sessions}"));
+        format!("{} in {}{sessions}", self.time, self.shape)
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use catchment_core::{Code, Error, Result};
 use catchment_sql::{Closed, Planner, WINDOW_END, WINDOW_START, query_error, session_rows};
 use datafusion::arrow::array::{Array, ArrayRef};
+use datafusion::arrow::datatypes::DataType;
 use datafusion::common::{Column, ScalarValue};
 use datafusion::functions_aggregate::expr_fn::min;
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit};
@@ -23,9 +24,12 @@ pub(crate) async fn oldest_open(planner: &Planner, plan: &LogicalPlan, closed: C
         let column = |name: &str| -> Result<(Expr, ScalarValue)> {
             let index = rows.schema().index_of_column_by_name(None, name).ok_or_else(lost)?;
             let (qualifier, field) = rows.schema().qualified_field(index);
-            let until = ScalarValue::TimestampMicrosecond(Some(closed.until), None)
-                .cast_to(field.data_type())
-                .map_err(query_error)?;
+            // The same instant, whatever zone the column is in.
+            let zone = match field.data_type() {
+                DataType::Timestamp(_, zone) => zone.clone(),
+                _ => None,
+            };
+            let until = ScalarValue::TimestampMicrosecond(Some(closed.until), zone);
             Ok((Expr::Column(Column::new(qualifier.cloned(), field.name())), until))
         };
         let ((start, _), (end, until)) = (column(WINDOW_START)?, column(WINDOW_END)?);

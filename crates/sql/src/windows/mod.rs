@@ -15,8 +15,8 @@ mod written;
 
 pub use functions::{Closed, closed_function};
 pub use trace::{
-    WindowedScan, columns_read, finds_sessions, makes_windows, session_rows, window_bound, window_shapes,
-    windowed_scans,
+    WindowedScan, columns_read, finds_sessions, makes_windows, session_rows, unsettled_sessions,
+    window_bound, window_shapes, windowed_scans,
 };
 pub use watermark::{LateRows, Watermark};
 

@@ -106,10 +106,10 @@ fn group_window(select: &mut Select, text: &SqlText) -> Result<Option<Window>> {
     };
     if let WindowShape::Session { gap } = window.shape {
         // What makes a session is decided among the rows that the query wants.
-        let (keys, wanted) = (other_groups(select), select.selection.take());
+        let (keys, wanted) = (other_groups(select, text)?, select.selection.take());
         let factor = only_factor(select, &window.time, text)?;
-        let query = sessions(gap, &keys, wanted.is_some());
-        *factor = derived_from(&query, factor, &window.time, wanted.as_ref(), text)?;
+        let query = sessions(gap, keys.len(), wanted.is_some());
+        *factor = derived_from(&query, factor, &window.time, (&keys, wanted.as_ref()), text)?;
     } else {
         let factor = timed_factor(select, &window.time, text)?;
         *factor = windowed(factor, window.shape, &window.time, "*", text)?;
@@ -219,14 +219,44 @@ fn table_function(factor: &TableFactor, text: &SqlText) -> Result<Option<TableFa
     Ok(Some(found))
 }
 
-/// What stands in `GROUP BY` besides the window, as text.
-fn other_groups(select: &Select) -> Vec<String> {
-    match &select.group_by {
-        GroupByExpr::Expressions(groups, _) => {
-            let bounds = [column(WINDOW_START), column(WINDOW_END)];
-            groups.iter().filter(|group| !bounds.contains(group)).map(ToString::to_string).collect()
+/// What stands in `GROUP BY` besides the window: the expressions that numbers and names of results stand for.
+fn other_groups(select: &Select, text: &SqlText) -> Result<Vec<Expr>> {
+    let GroupByExpr::Expressions(groups, _) = &select.group_by else { return Ok(Vec::new()) };
+    let bounds = [column(WINDOW_START), column(WINDOW_END)];
+    groups.iter().filter(|group| !bounds.contains(group)).map(|group| key(select, group, text)).collect()
+}
+
+/// The expression that an element of `GROUP BY` stands for.
+fn key(select: &Select, group: &Expr, text: &SqlText) -> Result<Expr> {
+    let wrong = |what: &str| {
+        Err(Error::new(Code::SQL_SYNTAX, format!("{group} {what}")).at(text.place(group.span())))
+    };
+    match group {
+        Expr::Value(value) => {
+            let number =
+                value.value.to_string().parse::<usize>().ok().and_then(|number| number.checked_sub(1));
+            match number.and_then(|index| select.projection.get(index)) {
+                Some(SelectItem::UnnamedExpr(expr) | SelectItem::ExprWithAlias { expr, .. }) => {
+                    Ok(expr.clone())
+                }
+                _ => wrong("is the number of no result"),
+            }
         }
-        GroupByExpr::All(_) => Vec::new(),
+        Expr::Identifier(ident) => {
+            let named = select.projection.iter().find_map(|item| match item {
+                SelectItem::ExprWithAlias { expr, alias } if normal(alias) == normal(ident) => Some(expr),
+                _ => None,
+            });
+            match named {
+                None => Ok(group.clone()),
+                Some(Expr::Identifier(of)) if normal(of) == normal(ident) => Ok(group.clone()),
+                Some(expr) if expr.to_string().to_lowercase().contains(&normal(ident)) => {
+                    wrong("may be a result or a column; write the expression itself")
+                }
+                Some(expr) => Ok(expr.clone()),
+            }
+        }
+        _ => Ok(group.clone()),
     }
 }
 
@@ -241,13 +271,14 @@ fn only_factor<'a>(select: &'a mut Select, time: &Expr, text: &SqlText) -> Resul
 }
 
 /// Finds the sessions of each key: events that follow each other by less than the gap.
-fn sessions(gap: i64, keys: &[String], has_condition: bool) -> String {
+fn sessions(gap: i64, keys: usize, has_condition: bool) -> String {
+    let keys: Vec<String> = (0..keys).map(|index| format!("\"$key{index}\"")).collect();
     let time = format!("\"{WINDOW_TIME}\"");
-    let of_keys = match keys {
+    let of_keys = match keys.as_slice() {
         [] => String::new(),
         keys => format!("PARTITION BY {} ", keys.join(", ")),
     };
-    let of_session = [keys, &["\"__window_number\"".to_owned()]].concat().join(", ");
+    let of_session = [keys.as_slice(), &["\"__window_number\"".to_owned()]].concat().join(", ");
     let wanted = if has_condition { " WHERE \"$where\"" } else { "" };
     let timed =
         format!("SELECT \"$alias\".*, __window_session(\"$time\", {gap}) AS {time} FROM \"$from\"{wanted}");
@@ -303,15 +334,15 @@ fn windowed(
 
 /// A relation made from another by a query over `"$from"` with the time as `"$time"`.
 pub(super) fn derived(query: &str, factor: &TableFactor, time: &Expr, text: &SqlText) -> Result<TableFactor> {
-    derived_from(query, factor, time, None, text)
+    derived_from(query, factor, time, (&[], None), text)
 }
 
-/// The same, with a condition as `"$where"`.
+/// The same, with keys as `"$key0"` and so on, and a condition as `"$where"`.
 fn derived_from(
     query: &str,
     factor: &TableFactor,
     time: &Expr,
-    condition: Option<&Expr>,
+    (keys, condition): (&[Expr], Option<&Expr>),
     text: &SqlText,
 ) -> Result<TableFactor> {
     let internal = |error| Error::new(Code::INTERNAL, "could not write a window's query").because(error);
@@ -325,7 +356,7 @@ fn derived_from(
     if let TableFactor::Derived { alias: none @ None, .. } = &mut factor {
         *none = Some(alias.clone());
     }
-    let _ = subquery.visit(&mut Fill { factor: &factor, time, condition });
+    let _ = subquery.visit(&mut Fill { factor: &factor, time, keys, condition });
     // The relation's own columns have their names within.
     let alias = TableAlias { columns: Vec::new(), ..alias };
     Ok(TableFactor::Derived { lateral: false, subquery, alias: Some(alias), sample: None })
@@ -334,6 +365,7 @@ fn derived_from(
 struct Fill<'a> {
     factor: &'a TableFactor,
     time: &'a Expr,
+    keys: &'a [Expr],
     condition: Option<&'a Expr>,
 }
 
@@ -348,12 +380,15 @@ impl VisitorMut for Fill<'_> {
     }
 
     fn post_visit_expr(&mut self, expr: &mut Expr) -> ControlFlow<()> {
-        if matches!(expr, Expr::Identifier(ident) if ident.value == "$time") {
-            *expr = self.time.clone();
-        } else if let (Expr::Identifier(ident), Some(condition)) = (&*expr, self.condition)
-            && ident.value == "$where"
-        {
-            *expr = condition.clone();
+        let Expr::Identifier(ident) = &*expr else { return ControlFlow::Continue(()) };
+        let key = ident.value.strip_prefix("$key").and_then(|index| index.parse::<usize>().ok());
+        let filled = match ident.value.as_str() {
+            "$time" => Some(self.time),
+            "$where" => self.condition,
+            _ => key.and_then(|index| self.keys.get(index)),
+        };
+        if let Some(filled) = filled.cloned() {
+            *expr = filled;
         }
         ControlFlow::Continue(())
     }
@@ -372,7 +407,7 @@ fn timed_factor<'a>(select: &'a mut Select, time: &Expr, text: &SqlText) -> Resu
         Expr::CompoundIdentifier(parts) => parts.iter().rev().nth(1).map(normal),
         _ => None,
     };
-    let found: Vec<usize> = factors
+    let mut found: Vec<usize> = factors
         .iter()
         .enumerate()
         .filter(|(_, factor)| match &named {
@@ -381,6 +416,10 @@ fn timed_factor<'a>(select: &'a mut Select, time: &Expr, text: &SqlText) -> Resu
         })
         .map(|(index, _)| index)
         .collect();
+    if found.is_empty() {
+        // What stands before the last point may be a column with fields.
+        found = (0..factors.len()).collect();
+    }
     let streams: Vec<usize> = found.iter().copied().filter(|index| is_stream(factors[*index])).collect();
     match (found.as_slice(), streams.as_slice()) {
         ([index], _) | (_, [index]) => Ok(factors.swap_remove(*index)),

@@ -136,6 +136,9 @@ async fn windows_that_cannot_be_are_refused() {
         ("SELECT count(*) FROM t GROUP BY STAGGER(ts, '1 minute')", Code::NOT_SUPPORTED),
         ("SELECT count(*) FROM t JOIN u ON true GROUP BY SESSION(t.ts, '1 minute')", Code::NOT_SUPPORTED),
         ("SELECT * FROM TABLE(SESSION(TABLE t, DESCRIPTOR(ts), '1 minute'))", Code::NOT_SUPPORTED),
+        ("SELECT upper(a) AS a, count(*) FROM t GROUP BY a, SESSION(ts, '1 minute')", Code::SQL_SYNTAX),
+        ("SELECT a AS \"__window_end\" FROM t", Code::NAME_INVALID),
+        ("SELECT count(*) FROM t LATE ROWS INTO l GROUP BY TUMBLE(ts, '1 minute')", Code::SQL_SYNTAX),
         (
             "SELECT count(*) FROM t GROUP BY TUMBLE(ts, '1 minute'), HOP(ts, '1 minute', '2 minutes')",
             Code::NOT_SUPPORTED,

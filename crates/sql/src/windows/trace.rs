@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema};
-use datafusion::logical_expr::{Expr, JoinType, LogicalPlan};
+use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, Volatility};
 use datafusion::scalar::ScalarValue;
 
 use super::{CLOSED, WINDOW_END, WINDOW_START, WINDOW_TIME, WindowShape};
@@ -217,6 +217,35 @@ pub fn session_rows(plan: &LogicalPlan) -> Vec<LogicalPlan> {
             && window_shapes(&filter.input).iter().any(WindowShape::is_session)
         {
             found.push(filter.input.as_ref().clone());
+        }
+        Ok(TreeNodeRecursion::Continue)
+    });
+    found
+}
+
+/// Whether an expression may give something else for the same row.
+fn changes(expr: &Expr) -> bool {
+    let is_fixed = |part: &Expr| !matches!(part, Expr::ScalarFunction(call) if call.func.signature().volatility != Volatility::Immutable);
+    expr.exists(|part| Ok(!is_fixed(part))).unwrap_or(true)
+}
+
+/// What keeps a node that makes sessions from being computed again for the same rows: a table whose rows change, or chance.
+#[must_use]
+pub fn unsettled_sessions(node: &LogicalPlan, streams: &BTreeSet<String>) -> Option<String> {
+    if !window_shapes(node).iter().any(WindowShape::is_session) {
+        return None;
+    }
+    let mut found = None;
+    // The walk cannot fail.
+    let _ = node.apply_with_subqueries(|part| {
+        match part {
+            LogicalPlan::TableScan(scan) if !streams.contains(scan.table_name.table()) => {
+                found = Some("rows that a table decides about".to_owned());
+            }
+            _ if part.expressions().iter().any(changes) => {
+                found = Some("rows that chance or the clock decide about".to_owned());
+            }
+            _ => {}
         }
         Ok(TreeNodeRecursion::Continue)
     });

@@ -95,6 +95,10 @@ pub(crate) fn take_late_rows(tokens: &mut Vec<TokenWithSpan>, text: &SqlText) ->
         }
         into = Some(parts);
     }
+    if tokens.get(end).is_some_and(|next| !matches!(next.token, Token::EOF | Token::SemiColon)) {
+        let error = Error::new(Code::SQL_SYNTAX, "LATE ROWS stands at the end of a statement");
+        return Err(error.at(text.place(span)));
+    }
     tokens.drain(start..end);
     Ok(Some(LateRows { into, span }))
 }
