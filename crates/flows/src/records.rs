@@ -185,7 +185,7 @@ pub struct BatchSummary {
     pub rows_out: u64,
     /// Rows and files put into quarantine.
     pub quarantined: u64,
-    /// Rows left out by expectations that drop them.
+    /// Rows left out: by expectations that drop them, or since they came too late for their windows.
     #[serde(default)]
     pub dropped: u64,
     /// Bytes written to disk for want of memory.

@@ -16,7 +16,7 @@ pub struct FlowReport {
     pub rows_out: u64,
     /// Rows and files put into quarantine.
     pub quarantined: u64,
-    /// Rows left out by expectations that drop them.
+    /// Rows left out: by expectations that drop them, or since they came too late for their windows.
     pub dropped: u64,
     /// Files that could not be read, with the reason.
     pub broken: Vec<(String, String)>,

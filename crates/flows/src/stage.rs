@@ -200,6 +200,9 @@ impl Runtime {
             // Nobody takes them only when the quarantine has failed, which is told there.
             let _ = bad.send(rest).await;
         }
+        // Late rows that no table takes are left out, as those are that an expectation drops.
+        let too_late =
+            gathered.as_ref().filter(|_| spec.late.is_none()).map_or(0, |gathered| gathered.late_rows);
         let (windows, late) = match gathered {
             Some(mut gathered) => {
                 let late = self.write_late(spec, gathered.take_late()).await?;
@@ -212,7 +215,7 @@ impl Runtime {
             late,
             columns,
             counts: judge.counts(),
-            dropped: judge.dropped(),
+            dropped: judge.dropped() + too_late,
             failure: judge.failure(),
             outcomes,
             ..written

@@ -41,6 +41,8 @@ const LOOKED_UP: usize = 4_096;
 pub(crate) struct Gathered {
     /// The windows that the batch closes.
     pub(crate) closed: Closed,
+    /// Rows of the batch that came too late.
+    pub(crate) late_rows: u64,
     /// The state behind the batch, the files of which are those of before.
     pub(super) state: WindowState,
     /// The rows of the batch, by the input's name.
@@ -80,7 +82,7 @@ impl Runtime {
             return Ok(None);
         }
         let mut state = state_at(&Records::new(self.owner.lake(), &spec.name), plan.state).await?;
-        let behind = state.watermark;
+        let (behind, late) = (state.watermark, state.late);
         let mut inputs = BTreeMap::new();
         for (name, event_time) in &spec.windows {
             let Some(source) = source_of(spec, name) else { continue };
@@ -125,7 +127,7 @@ impl Runtime {
         state.watermark = state.watermark_at(plan.planned_at);
         let closed =
             Closed { behind: behind.unwrap_or(i64::MIN), until: state.watermark.unwrap_or(i64::MIN) };
-        Ok(Some(Gathered { closed, state, inputs }))
+        Ok(Some(Gathered { closed, late_rows: state.late - late, state, inputs }))
     }
 
     /// Reads a table and puts its rows aside.
