@@ -127,6 +127,7 @@ impl Workspace {
         let datasets = select(checked.datasets.clone(), &options.select)?;
         let (owner, _heartbeat) = self.own().await?;
         self.finish_backfill(&owner, &checked.datasets, &progress).await?;
+        self.declare_streams()?;
         let mode = if options.full_refresh { Mode::Refresh } else { Mode::Update };
         let report = self.run_datasets(datasets, mode, &owner, progress).await;
         owner.end_upkeep(ALL_UPKEEP).await;
@@ -182,7 +183,6 @@ impl Workspace {
         progress: Arc<dyn Progress>,
     ) -> Result<RunReport> {
         finish_rollback(owner, self.store.as_ref()).await?;
-        self.declare_streams()?;
         let mut run = RunRecord {
             id: uuid::Uuid::now_v7().to_string(),
             status: RunStatus::Running,
