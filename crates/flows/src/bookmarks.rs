@@ -54,6 +54,7 @@ pub(crate) fn seen_by(plan: &BatchPlan, staged: &StagedBatch) -> SeenRun {
             taken_by: plan.position,
             broken: None,
             passed_over: false,
+            taken_at: Some(plan.planned_at),
         }));
         return run;
     }
@@ -64,7 +65,13 @@ pub(crate) fn seen_by(plan: &BatchPlan, staged: &StagedBatch) -> SeenRun {
             return None;
         }
         let broken = broken.map(|broken| broken.reason.clone());
-        Some(SeenFile { file: file.clone(), taken_by: plan.position, broken, passed_over: false })
+        Some(SeenFile {
+            file: file.clone(),
+            taken_by: plan.position,
+            broken,
+            passed_over: false,
+            taken_at: Some(plan.planned_at),
+        })
     });
     run.files.extend(files);
     run
@@ -82,7 +89,13 @@ async fn seen_at(records: &Records<'_>, at: Position) -> Result<SeenRun> {
 /// The files that a plan passes over for good.
 fn passed_over(plan: &BatchPlan) -> SeenRun {
     let files = plan.passed_over.get(&plan.flow).into_iter().flatten().cloned();
-    let seen = |file| SeenFile { file, taken_by: plan.position, broken: None, passed_over: true };
+    let seen = |file| SeenFile {
+        file,
+        taken_by: plan.position,
+        broken: None,
+        passed_over: true,
+        taken_at: Some(plan.planned_at),
+    };
     SeenRun { files: files.map(seen).collect() }
 }
 

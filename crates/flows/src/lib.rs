@@ -6,6 +6,7 @@ mod ancestry;
 mod backfill;
 mod bookmarks;
 mod carry;
+mod clean;
 mod finder;
 mod incremental;
 mod judge;

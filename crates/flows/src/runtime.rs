@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use catchment_catalog::{BatchRecord, Store};
 use catchment_core::{Backoff, Clock, Error, FaultPoint, FlowName, Position, Result, Retry, TableName};
+use catchment_ingest::files::FileStores;
 use catchment_ingest::{Limits, Range, Replaced, Standing};
 use catchment_lake::{Lake, MaintenanceOptions, Outcome, Owner, Publication};
 use catchment_sql::Sessions;
@@ -65,7 +66,8 @@ pub struct Runtime {
     pub(crate) owner: Arc<Owner>,
     pub(crate) sessions: Sessions,
     pub(crate) store: Arc<dyn Store>,
-    clock: Arc<dyn Clock>,
+    pub(crate) clock: Arc<dyn Clock>,
+    pub(crate) files: Arc<FileStores>,
     run: String,
     options: RuntimeOptions,
     pub(crate) keys: Arc<KeyCache>,
@@ -78,11 +80,12 @@ impl Runtime {
         owner: Arc<Owner>,
         sessions: Sessions,
         store: Arc<dyn Store>,
+        files: Arc<FileStores>,
         (run, keys): (String, Arc<KeyCache>),
         options: RuntimeOptions,
     ) -> Self {
         let clock = Arc::clone(owner.lake().clock());
-        Self { owner, sessions, store, clock, run, options, keys }
+        Self { owner, sessions, store, clock, files, run, options, keys }
     }
 
     pub(crate) fn spill_folder(&self) -> std::path::PathBuf {
@@ -98,7 +101,7 @@ impl Runtime {
         self.options.key_bytes
     }
 
-    fn lake(&self) -> &Lake {
+    pub(crate) fn lake(&self) -> &Lake {
         self.owner.lake()
     }
 
@@ -211,6 +214,7 @@ impl Runtime {
             next = Resume::Plan(at.next());
         }
         report.changed = self.changed(spec, &taken);
+        self.clean(spec, &taken);
         report.version = self.owner.writer(&spec.target).version().await?;
         Ok(())
     }
@@ -509,6 +513,9 @@ impl Runtime {
             let (plans, _) = Records::new(self.lake(), &spec.name).positions().await?;
             if let Some(newest) = published.max(plans.last().copied()) {
                 resets.push((spec.name.clone(), Position::new(newest.epoch + 1, 0)));
+            }
+            if let Some(published) = published {
+                self.require_files(spec, published).await?;
             }
             if let Some(published) = published.filter(|_| spec.inputs.iter().any(Input::leaves_existing)) {
                 let files = files_passed_over(self.lake(), &spec.name, published).await?;

@@ -95,6 +95,11 @@ impl FlowSpec {
         self.inputs.iter().any(is_live)
     }
 
+    /// Whether files are taken away when the flow has read them.
+    pub(crate) fn cleans(&self) -> bool {
+        self.inputs.iter().any(|input| matches!(&input.kind, InputKind::Stream(source, _) if source.cleans()))
+    }
+
     /// Makes sure that the flow goes on as it began: what replaced partitions does not know what it has taken, and
     /// what added rows has left rows that nothing would replace.
     pub(crate) fn require_kind_of(&self, last: Option<&BatchPlan>) -> Result<()> {

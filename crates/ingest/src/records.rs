@@ -72,7 +72,7 @@ fn seek_lines(path: &Path, wanted: Wanted<'_>) -> Result<Vec<(Address, String)>,
 }
 
 fn find_records(path: &Path, cut: &Cut, wanted: Wanted<'_>) -> Result<Vec<(Address, String)>, Failure> {
-    let units = UnitQueue::new(cut.clone(), vec![path.to_path_buf()]);
+    let units = UnitQueue::of_file(cut.clone(), path);
     let Some(unit) = units.next().map_err(|(_, failure)| failure)? else { return Ok(Vec::new()) };
     let Body::Document { text } = unit.body else { return Ok(Vec::new()) };
     let mut rest = wanted.iter().peekable();
@@ -108,7 +108,7 @@ fn select_avro(
 }
 
 fn scan_lines(path: &Path, cut: &Cut, wanted: Wanted<'_>) -> Result<Vec<(Address, String)>, Failure> {
-    let units = UnitQueue::new(cut.clone(), vec![path.to_path_buf()]);
+    let units = UnitQueue::of_file(cut.clone(), path);
     let mut found = Vec::with_capacity(wanted.len());
     let mut rest = wanted.iter().peekable();
     while rest.peek().is_some()
@@ -145,7 +145,7 @@ fn select_rows(
     fit: &dyn Fn(RecordBatch) -> Result<RecordBatch>,
 ) -> Result<Vec<(Address, String)>, Failure> {
     let broken = |error: String| Failure::Broken(error);
-    let units = UnitQueue::new(cut.clone(), vec![path.to_path_buf()]);
+    let units = UnitQueue::of_file(cut.clone(), path);
     let mut found = Vec::with_capacity(wanted.len());
     while let Some(unit) = units.next().map_err(|(_, failure)| failure)? {
         let Body::RowGroup { metadata, group, first_row } = unit.body else { break };

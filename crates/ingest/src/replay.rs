@@ -1,7 +1,6 @@
 //! Records out of quarantine, decoded again as their source would.
 
 use std::collections::HashMap;
-use std::path::Path;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -15,8 +14,8 @@ use datafusion::datasource::MemTable;
 
 use crate::address::{ADDRESS_COLUMN, Address, address_field};
 use crate::files::{
-    Column, CsvReader, CsvRecords, Cut, FileFormat, FileInfo, Fitted, JsonReader, Line, METADATA_COLUMN,
-    metadata_fields, open, path_columns, record_of,
+    Column, CsvReader, CsvRecords, Cut, FileFormat, FileInfo, FileStores, Fitted, JsonReader, Line,
+    METADATA_COLUMN, metadata_fields, open, path_columns, record_of,
 };
 use crate::records::SourceRecord;
 use crate::rejects::{Reject, Rejects};
@@ -36,7 +35,7 @@ pub struct RecordFormat {
     pub(crate) cut: Cut,
     pub(crate) rescue: Option<String>,
     /// Where files lie, for the names of CSV columns.
-    pub(crate) project: std::path::PathBuf,
+    pub(crate) stores: Arc<FileStores>,
     /// What records of JSON are held to.
     pub(crate) held_to: Option<Arc<streams::RecordSchema>>,
 }
@@ -178,9 +177,9 @@ fn decode(
                 let places = kept.iter().map(|(_, record)| record.file.as_str());
                 match field.data_type() {
                     DataType::Struct(fields) => {
-                        streams::of_places(fields, places).unwrap_or_else(|| metadata(&format.project, &kept))
+                        streams::of_places(fields, places).unwrap_or_else(|| metadata(&format.stores, &kept))
                     }
-                    _ => metadata(&format.project, &kept),
+                    _ => metadata(&format.stores, &kept),
                 }
             }
             ADDRESS_COLUMN => {
@@ -199,20 +198,23 @@ fn decode(
 
 /// The names in the first line of a file, when it is still there.
 fn header_of(format: &RecordFormat, file: &str) -> Option<Vec<String>> {
-    let path = if Path::new(file).is_absolute() { file.into() } else { format.project.join(file) };
-    let records = CsvRecords::new(open(&path).ok()?, format.cut.delimiter, format.cut.header).ok()?;
+    let copy = format.stores.fetch(&named(file)).ok()?;
+    let records = CsvRecords::new(open(copy.path()).ok()?, format.cut.delimiter, format.cut.header).ok()?;
     records.header
 }
 
+/// A file of which only the name is known.
+fn named(file: &str) -> FileInfo {
+    FileInfo { path: file.to_owned(), size: 0, modified: 0, etag: String::new() }
+}
+
 /// What is known of the files now; of one that is gone, only its name.
-fn metadata(project: &Path, kept: &[(usize, &SourceRecord)]) -> Result<ArrayRef> {
+fn metadata(stores: &FileStores, kept: &[(usize, &SourceRecord)]) -> Result<ArrayRef> {
     let mut known: HashMap<&str, Option<FileInfo>> = HashMap::new();
     for (_, record) in kept {
-        known.entry(&record.file).or_insert_with(|| {
-            let path = project.join(&record.file);
-            let metadata = std::fs::metadata(&path).ok()?;
-            Some(FileInfo::of(&path, project, &metadata))
-        });
+        if !known.contains_key(record.file.as_str()) {
+            known.insert(&record.file, stores.look_again(&named(&record.file))?);
+        }
     }
     let infos: Vec<Option<&FileInfo>> =
         kept.iter().map(|(_, record)| known.get(record.file.as_str()).and_then(Option::as_ref)).collect();

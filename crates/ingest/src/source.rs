@@ -107,6 +107,21 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         false
     }
 
+    /// Whether pieces are taken away when they were read: what they held cannot be read again.
+    fn cleans(&self) -> bool {
+        false
+    }
+
+    /// Takes away the pieces that published batches read long enough ago, at a time in microseconds since the Unix
+    /// epoch; gives how many.
+    ///
+    /// # Errors
+    /// Returns errors of listing and removing; what was taken away until then stays away.
+    fn clean(&self, standing: &Standing, now: i64) -> Result<usize> {
+        let _ = (standing, now);
+        Ok(0)
+    }
+
     /// Whether the pieces of a range are as they were when it was planned, as far as they are still there.
     ///
     /// # Errors

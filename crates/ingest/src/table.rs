@@ -1,7 +1,6 @@
 //! A table as a stream: the rows that its versions add, each once.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -256,7 +255,7 @@ impl Source for TableSource {
             path_columns: Arc::new(Schema::empty()),
             cut: Cut { format: FileFormat::Json, ..parquet_cut() },
             rescue: None,
-            project: PathBuf::new(),
+            stores: Arc::default(),
             held_to: None,
         }
     }
@@ -301,7 +300,7 @@ fn fetch(table: &Table, file: &AddedFile) -> Result<LocalFile, Failure> {
 fn units_of(table: &Arc<Table>, files: &[AddedFile]) -> UnitQueue {
     let (table, files) = (Arc::clone(table), files.to_vec());
     let count = files.len();
-    UnitQueue::fetched(parquet_cut(), count, Box::new(move |file| fetch(&table, &files[file])))
+    UnitQueue::new(parquet_cut(), count, Box::new(move |file| fetch(&table, &files[file])))
 }
 
 fn unreadable(table: &TableName, file: &AddedFile, failure: Failure) -> Error {

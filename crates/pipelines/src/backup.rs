@@ -50,7 +50,7 @@ pub fn restore_catalog(
     replace: bool,
     machine: &Machine,
 ) -> Result<Workspace> {
-    let project = Project::load(folder, settings)?;
+    let project = Project::load(folder, settings, machine)?;
     let data = project.config.data();
     let to = data.join(CATALOG_FILE);
     if to.exists() && !replace {

@@ -11,6 +11,7 @@ use catchment_sql::{BoundQuery, Moment, Relation, Sessions, SqlText, Target, nea
 use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::sql::sqlparser::tokenizer::Span;
 
+use crate::cleaning::shared_sources;
 use crate::columns::{merge_columns, require_columns, require_statistics};
 use crate::expectations;
 use crate::graph::{Graph, order};
@@ -84,6 +85,7 @@ pub async fn check(project: &Project, lake: &Lake, sessions: &Sessions, streams:
         errors: project.errors.clone(),
     };
     let drafts = checker.drafts();
+    checker.errors.extend(shared_sources(project, &drafts));
     let graph = checker.graph(&drafts);
     let (ordered, cycles) = order(&graph);
     for cycle in &cycles {

@@ -332,6 +332,11 @@ impl LoadedConfig {
         self.folder.join(&self.config.storage.data)
     }
 
+    /// The folder of the data folder for what is needed only while something runs.
+    pub(crate) fn spill_folder(&self) -> PathBuf {
+        self.data().join("spill")
+    }
+
     /// The socket through which a service that has the streams open takes commands.
     #[must_use]
     pub fn commands(&self) -> PathBuf {

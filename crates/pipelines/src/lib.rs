@@ -7,6 +7,7 @@ mod advise;
 mod backfill;
 mod backup;
 mod check;
+mod cleaning;
 mod columns;
 mod config;
 mod declare_expectation;

@@ -5,10 +5,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result, TableName};
+use catchment_ingest::files::FileStores;
 use catchment_sql::{ParsedQuery, Relation, SqlText, Target};
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::config::LoadedConfig;
+use crate::place::Machine;
 use crate::statement::{
     Body, DatasetStatement, FlowStatement, Statement, StreamStatement, ViewStatement, parse_statements,
 };
@@ -26,6 +28,8 @@ pub struct Project {
     pub streams: BTreeMap<TableName, Declared<StreamStatement>>,
     /// Flows declared on their own, by name.
     pub flows: BTreeMap<String, Declared<FlowStatement>>,
+    /// Where the files lie that its sources read.
+    pub files: Arc<FileStores>,
     /// Errors of syntax and of names defined twice.
     pub errors: Vec<Error>,
 }
@@ -46,14 +50,17 @@ impl Project {
     ///
     /// # Errors
     /// Returns errors of the configuration and of reading files.
-    pub fn load(folder: &Path, settings: &[String]) -> Result<Self> {
+    pub fn load(folder: &Path, settings: &[String], machine: &Machine) -> Result<Self> {
         let config = LoadedConfig::load(folder, settings)?;
+        let (folder, scratch) = (config.folder.clone(), config.spill_folder());
+        let files = Arc::new(FileStores::new(folder, scratch, machine.variables.clone()));
         let mut project = Self {
             config,
             datasets: BTreeMap::new(),
             views: BTreeMap::new(),
             streams: BTreeMap::new(),
             flows: BTreeMap::new(),
+            files,
             errors: Vec::new(),
         };
         for path in sql_files(&project.config.folder.join("pipelines"))? {

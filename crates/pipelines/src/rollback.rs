@@ -63,7 +63,7 @@ impl Workspace {
         let targets = self.targets(&named, &options.to).await?;
         self.require_readers(&targets, &readers, &options.to).await?;
         let request = RollbackRequest {
-            project: &self.project.config.folder,
+            files: &self.project.files,
             datasets: &datasets,
             targets: &targets,
             now: self.clock.now_micros(),

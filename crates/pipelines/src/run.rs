@@ -90,10 +90,10 @@ impl Workspace {
     /// # Errors
     /// Returns errors of the configuration, of reading files and of the catalog.
     pub fn open(folder: &Path, settings: &[String], machine: &Machine) -> Result<Self> {
-        let project = Project::load(folder, settings)?;
+        let project = Project::load(folder, settings, machine)?;
         let config = &project.config;
         let data = config.data();
-        let spill_folder = data.join("spill");
+        let spill_folder = config.spill_folder();
         std::fs::create_dir_all(&spill_folder).map_err(|error| {
             catchment_lake::storage_error(format!("could not make data folder {data:?}"), error)
         })?;
@@ -207,6 +207,7 @@ impl Workspace {
             Arc::clone(owner),
             self.sessions.clone(),
             Arc::clone(&self.store),
+            Arc::clone(&self.project.files),
             (run.id.clone(), Arc::clone(&self.keys)),
             options_of_flows,
         ));

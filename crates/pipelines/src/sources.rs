@@ -30,7 +30,7 @@ impl SourceCall {
         let folder = &project.config.folder;
         let stream = |function| ReadStream::parse(function, arguments, folder, text, span).map(Self::Stream);
         match name {
-            "read_files" => ReadFiles::parse(arguments, folder, text, span).map(Self::Files),
+            "read_files" => ReadFiles::parse(arguments, &project.files, text, span).map(Self::Files),
             "read_stream" => stream("read_stream"),
             "read_kinesis" => stream("read_kinesis"),
             "read_kafka" => stream("read_kafka"),

@@ -1,11 +1,10 @@
 //! Plans a rollback from what the lake holds. Nothing is written.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
 
 use catchment_core::{Code, Error, FlowName, Position, Result, TableName};
 use catchment_ingest::Range;
-use catchment_ingest::files::SeenRun;
+use catchment_ingest::files::{FileStores, SeenRun};
 use catchment_lake::{Add, Lake, OWNER_APPLICATION, Snapshot, Table};
 
 use crate::ancestry::Ancestry;
@@ -21,8 +20,8 @@ const NAMED: usize = 5;
 /// What a rollback is to do.
 #[derive(Debug)]
 pub struct RollbackRequest<'a> {
-    /// The project's folder, below which files lie.
-    pub project: &'a Path,
+    /// Where the files of its sources lie.
+    pub files: &'a FileStores,
     /// The project's datasets with their flows, each after those that it reads.
     pub datasets: &'a [(TableName, Vec<FlowName>)],
     /// The versions asked for; `None` is before there was any.
@@ -333,7 +332,7 @@ impl Planner<'_> {
                     continue;
                 }
                 files += 1;
-                match seen.file.look_again(self.request.project) {
+                match self.request.files.look_again(&seen.file)? {
                     None => gone.push(seen.file.path),
                     Some(there) if there != seen.file => changed.push(seen.file.path),
                     Some(_) => {}

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// A file as it was when it was listed.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct FileInfo {
-    /// Its identity: the path below the project, or the full path for files outside it.
+    /// Its identity: the path below the project, the full path for files outside it, or the URL of an object.
     pub path: String,
     /// Size in bytes.
     pub size: u64,
@@ -22,20 +22,6 @@ pub struct FileInfo {
 }
 
 impl FileInfo {
-    /// Where the file lies on this machine.
-    #[must_use]
-    pub fn location(&self, project: &Path) -> PathBuf {
-        project.join(&self.path)
-    }
-
-    /// The file as it is now, `None` when it is gone.
-    #[must_use]
-    pub fn look_again(&self, project: &Path) -> Option<Self> {
-        let location = self.location(project);
-        let metadata = std::fs::metadata(&location).ok()?;
-        Some(Self::of(&location, project, &metadata))
-    }
-
     /// Looks at one file.
     pub(crate) fn of(location: &Path, project: &Path, metadata: &Metadata) -> Self {
         let path = location.strip_prefix(project).unwrap_or(location);
@@ -54,6 +40,13 @@ impl FileInfo {
     }
 }
 
+/// A file of this machine as it is now, `None` when it is gone.
+pub(crate) fn look_again(file: &FileInfo, project: &Path) -> Option<FileInfo> {
+    let location = project.join(&file.path);
+    let metadata = std::fs::metadata(&location).ok()?;
+    Some(FileInfo::of(&location, project, &metadata))
+}
+
 /// Lists the files that `pattern` means, in the order of their paths.
 ///
 /// A folder means all files below it. Names that begin with `_` or `.` are left out, unless the
@@ -63,7 +56,8 @@ impl FileInfo {
 /// Returns [`Code::OPTION_INVALID`] for a pattern that is none, and errors of listing.
 pub(crate) fn discover(pattern: &str, project: &Path) -> Result<Vec<FileInfo>> {
     let full = project.join(pattern);
-    let (base, matcher) = split(&full, pattern)?;
+    let Pattern { base, matcher, .. } = Pattern::new(pattern, &full.to_string_lossy())?;
+    let base = PathBuf::from(base);
     let mut found = Vec::new();
     let failed = |path: &Path, error: std::io::Error| {
         Error::new(Code::INPUT_OUTPUT, format!("could not list {path:?}")).because(error)
@@ -118,17 +112,54 @@ fn pattern_names_hidden(pattern: &str) -> bool {
     pattern.rsplit('/').next().is_some_and(|name| name.starts_with(['_', '.']))
 }
 
-/// The folder to look in, and what to match there unless the path has no wildcard.
-fn split(full: &Path, pattern: &str) -> Result<(PathBuf, Option<GlobMatcher>)> {
-    let is_wild = |part: &std::ffi::OsStr| part.to_string_lossy().contains(['*', '?', '[', '{']);
-    if !full.iter().any(is_wild) {
-        return Ok((full.to_path_buf(), None));
-    }
-    let base: PathBuf = full.iter().take_while(|part| !is_wild(part)).collect();
-    let text = full.to_string_lossy();
-    let glob =
-        GlobBuilder::new(&text).literal_separator(true).backslash_escape(true).build().map_err(|error| {
-            Error::new(Code::OPTION_INVALID, format!("path {pattern:?} is not a pattern")).because(error)
+/// Which files a path means.
+pub(crate) struct Pattern {
+    /// Where to look: everything before the first wildcard.
+    pub(crate) base: String,
+    /// What to match there, unless the path has no wildcard.
+    matcher: Option<GlobMatcher>,
+    names_hidden: bool,
+}
+
+impl Pattern {
+    /// Reads a path as it was written, which is `full` when it is followed from the root.
+    ///
+    /// # Errors
+    /// Returns [`Code::OPTION_INVALID`] for one that is no pattern.
+    pub(crate) fn new(written: &str, full: &str) -> Result<Self> {
+        let is_wild = |part: &&str| part.contains(['*', '?', '[', '{']);
+        let names_hidden = pattern_names_hidden(written);
+        if full.split('/').all(|part| !is_wild(&part)) {
+            return Ok(Self { base: full.to_owned(), matcher: None, names_hidden });
+        }
+        let base = full.split('/').take_while(|part| !is_wild(part)).collect::<Vec<_>>().join("/");
+        let glob = GlobBuilder::new(full).literal_separator(true).backslash_escape(true).build();
+        let matcher = glob.map(|glob| glob.compile_matcher()).map_err(|error| {
+            Error::new(Code::OPTION_INVALID, format!("path {written:?} is not a pattern")).because(error)
         })?;
-    Ok((base, Some(glob.compile_matcher())))
+        Ok(Self { base, matcher: Some(matcher), names_hidden })
+    }
+
+    /// Whether it has a wildcard.
+    pub(crate) fn is_wild(&self) -> bool {
+        self.matcher.is_some()
+    }
+
+    /// Whether a path is one of those that are meant.
+    pub(crate) fn wants(&self, path: &str) -> bool {
+        let base = self.base.trim_end_matches('/');
+        let Some(below) = path.strip_prefix(base) else { return false };
+        if !(below.is_empty() || below.starts_with('/')) {
+            return false;
+        }
+        let (folders, name) = below.rsplit_once('/').unwrap_or(("", ""));
+        if folders.split('/').any(|part| part.starts_with(['_', '.'])) {
+            return false;
+        }
+        let hidden = name.starts_with(['_', '.']);
+        match &self.matcher {
+            Some(matcher) => matcher.is_match(path) && (!hidden || self.names_hidden),
+            None => !hidden,
+        }
+    }
 }

@@ -46,12 +46,17 @@ pub(crate) fn infer_schema(files: &[FileInfo], format: FileFormat, options: &Rea
     let mut guess = Guess::default();
     let step = files.len().div_ceil(options.sample_files).max(1);
     for file in files.iter().step_by(step) {
-        let path = file.location(&options.project);
+        let copy = match options.stores.fetch(file) {
+            Ok(copy) => copy,
+            Err(Failure::Ours(error)) => return Err(error),
+            Err(_) => continue,
+        };
+        let path = copy.path();
         let looked = match format {
-            FileFormat::Json => json(&path, options, &mut guess),
-            FileFormat::Csv => csv(&path, options, &mut guess),
-            FileFormat::Parquet => parquet::columns(&path).and_then(|found| stored(&found, &mut guess)),
-            FileFormat::Avro => avro::columns(&path).and_then(|found| stored(&found, &mut guess)),
+            FileFormat::Json => json(path, options, &mut guess),
+            FileFormat::Csv => csv(path, options, &mut guess),
+            FileFormat::Parquet => parquet::columns(path).and_then(|found| stored(&found, &mut guess)),
+            FileFormat::Avro => avro::columns(path).and_then(|found| stored(&found, &mut guess)),
             FileFormat::Text => Ok(()),
         };
         match looked {
@@ -128,7 +133,7 @@ fn json(path: &Path, options: &ReadFiles, guess: &mut Guess) -> Result<(), Failu
     // The lines of one block are a large enough sample of a file.
     let multi_line = options.multi_line;
     let cut = Cut { format: FileFormat::Json, header: false, delimiter: b',', multi_line };
-    let units = UnitQueue::new(cut, vec![path.to_path_buf()]);
+    let units = UnitQueue::of_file(cut, path);
     let Some(unit) = units.next().map_err(|(_, failure)| failure)? else { return Ok(()) };
     let mut look = |line: &[u8]| {
         if let Ok(Value::Object(fields)) = serde_json::from_slice(line) {

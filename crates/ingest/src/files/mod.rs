@@ -2,6 +2,7 @@
 
 pub(crate) mod avro;
 mod cells;
+mod clean;
 mod csv;
 mod discover;
 mod infer;
@@ -9,19 +10,22 @@ mod json;
 mod options;
 pub(crate) mod parquet;
 pub(crate) mod path_columns;
+mod queue;
 mod quick;
 mod reader;
 mod scan;
 mod seen;
 mod source;
+mod stores;
 #[cfg(test)]
 mod tests;
 mod units;
 
 pub use discover::FileInfo;
-pub use options::{FileFormat, ReadFiles, SchemaEvolution};
+pub use options::{CleanAction, Cleaning, FileFormat, ReadFiles, SchemaEvolution};
 pub use seen::{SeenFile, SeenFiles, SeenRun};
 pub use source::FileSource;
+pub use stores::FileStores;
 
 pub(crate) use cells::{Cell, Column, Fitted, fit};
 pub(crate) use csv::{CsvReader, CsvRecords, record_of, record_text};

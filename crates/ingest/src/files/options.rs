@@ -1,18 +1,20 @@
 //! The options of `read_files`.
 
 use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result, parse_bytes};
-use catchment_sql::{Argument, SqlText, nearest};
+use catchment_sql::{Argument, SqlText, interval_micros, nearest};
 use datafusion::arrow::datatypes::SchemaRef;
+use datafusion::sql::sqlparser::ast::{Expr, Value};
 use datafusion::sql::sqlparser::tokenizer::Span;
 use globset::{GlobBuilder, GlobMatcher};
 
 use crate::files::FileInfo;
-use crate::files::discover::discover;
+use crate::files::discover::Pattern;
 use crate::files::quick::{quick_date, quick_timestamp};
 use crate::files::scan::is_reserved;
+use crate::files::stores::{FileStores, is_object};
 use crate::source::Limits;
 use crate::types::parse_schema;
 
@@ -55,8 +57,8 @@ pub enum SchemaEvolution {
 pub struct ReadFiles {
     /// The path as written, for people.
     pub path: String,
-    /// The folder that relative paths of the project start from.
-    pub project: PathBuf,
+    /// Where files lie.
+    pub stores: Arc<FileStores>,
     /// The format; by default the files' extension tells.
     pub format: Option<FileFormat>,
     /// Columns as declared; by default they are inferred.
@@ -89,19 +91,46 @@ pub struct ReadFiles {
     pub sample_files: usize,
     /// Whether types are inferred, or every column is text.
     pub infer_types: bool,
+    /// What becomes of files that were read.
+    pub cleaning: Cleaning,
+    /// The region of the bucket; by default the environment tells.
+    pub region: Option<String>,
+    /// The queue that is told of new files, and how often all files are listed besides, in microseconds.
+    pub notifications: Option<(String, i64)>,
     /// How much one batch takes.
     pub limits: Limits,
 }
 
-/// Options of the reference that are known and not there yet, and what to do without them.
-const NOT_YET: &[(&str, &str)] = &[
-    ("useNotifications", "leave it out: folders are listed"),
-    ("useManagedFileEvents", "leave it out: folders are listed"),
-    ("queueUrl", "leave it out: folders are listed"),
-    ("region", "leave it out: only files of this machine are read so far"),
-    ("backfillInterval", "leave it out: every run lists all files, so none is missed"),
-    ("cleanSource", "remove files yourself when no rollback or full refresh will need them again"),
-];
+/// What becomes of files when they were read, and long enough ago.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Cleaning {
+    /// What is done.
+    pub action: CleanAction,
+    /// How long after their batch was planned, in microseconds.
+    pub after: i64,
+    /// Where they are moved to, with the path that they had below the source's folder.
+    pub destination: Option<String>,
+}
+
+/// What is done with files that were read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CleanAction {
+    /// They stay.
+    Off,
+    /// They are removed.
+    Delete,
+    /// They are moved elsewhere.
+    Move,
+}
+
+/// How long files stay that are cleaned, by default.
+const STAY: i64 = 30 * 86_400_000_000;
+
+/// How often all files are listed besides notifications, by default: they may get lost.
+const LISTED: i64 = 86_400_000_000;
+
+const RETENTION: &str = "cleanSource.retentionDuration";
+const DESTINATION: &str = "cleanSource.moveDestination";
 
 /// Options that work.
 const KNOWN: &[&str] = &[
@@ -124,25 +153,41 @@ const KNOWN: &[&str] = &[
     "modifiedAfter",
     "modifiedBefore",
     "partitionColumns",
+    "cleanSource",
+    RETENTION,
+    DESTINATION,
+    "region",
+    "useNotifications",
+    "queueUrl",
+    "backfillInterval",
 ];
 
 /// Options of other tools that have no meaning here, and why.
 const NEEDLESS: &[(&str, &str)] = &[
     ("schemaLocation", "inferred columns are remembered with the flow"),
     ("mergeSchema", "columns of all files looked at are always merged"),
+    (
+        "useManagedFileEvents",
+        "no service of ours watches buckets; queueUrl names a queue that is told of new files",
+    ),
 ];
 
 impl ReadFiles {
-    /// Reads the arguments of a call; relative paths start from `project`.
+    /// Reads the arguments of a call.
     ///
     /// # Errors
     /// Returns [`Code::OPTION_INVALID`] or [`Code::NOT_SUPPORTED`] for each option that is wrong, with its place.
-    pub fn parse(arguments: &[Argument], project: &Path, text: &SqlText, span: Span) -> Result<Self> {
+    pub fn parse(
+        arguments: &[Argument],
+        stores: &Arc<FileStores>,
+        text: &SqlText,
+        span: Span,
+    ) -> Result<Self> {
         let mut errors = Vec::new();
         let mut path = None;
         let mut call = Self {
             path: String::new(),
-            project: project.to_path_buf(),
+            stores: Arc::clone(stores),
             format: None,
             schema: None,
             hints: None,
@@ -159,6 +204,9 @@ impl ReadFiles {
             include_existing: true,
             sample_files: 50,
             infer_types: true,
+            cleaning: Cleaning { action: CleanAction::Off, after: STAY, destination: None },
+            region: None,
+            notifications: None,
             limits: Limits { files: FILES_PER_BATCH, bytes: BYTES_PER_BATCH },
         };
         for argument in arguments {
@@ -178,6 +226,7 @@ impl ReadFiles {
             Some(path) if !path.is_empty() => call.path = path,
             _ => errors.push(invalid("read_files needs a path".to_owned()).at(text.place(span))),
         }
+        errors.extend(call.contradictions(arguments).into_iter().map(|error| error.at(text.place(span))));
         Error::join(errors)?;
         let keeps = matches!(call.evolution, SchemaEvolution::Rescue | SchemaEvolution::AddNewColumns);
         if call.schema.is_none() && call.rescue.is_none() && keeps && call.format != Some(FileFormat::Text) {
@@ -197,14 +246,100 @@ impl ReadFiles {
     /// # Errors
     /// Returns errors of listing.
     pub(crate) fn discover(&self) -> Result<Vec<FileInfo>> {
-        let mut files = discover(&self.path, &self.project)?;
-        files.retain(|file| {
-            let name = file.path.rsplit('/').next().unwrap_or(&file.path);
-            self.name_filter.as_ref().is_none_or(|filter| filter.is_match(name))
-                && self.modified_after.is_none_or(|after| file.modified > after)
-                && self.modified_before.is_none_or(|before| file.modified < before)
-        });
+        let mut files = self.stores.list(self)?;
+        files.retain(|file| self.wants(file));
         Ok(files)
+    }
+
+    /// Whether options let a file in that the path means.
+    pub(crate) fn wants(&self, file: &FileInfo) -> bool {
+        let name = file.path.rsplit('/').next().unwrap_or(&file.path);
+        self.name_filter.as_ref().is_none_or(|filter| filter.is_match(name))
+            && self.modified_after.is_none_or(|after| file.modified > after)
+            && self.modified_before.is_none_or(|before| file.modified < before)
+    }
+
+    /// Whether files are taken away when they were read.
+    #[must_use]
+    pub fn cleans(&self) -> bool {
+        self.cleaning.action != CleanAction::Off
+    }
+
+    /// Whether two calls may read the same files, as far as the folders tell in which they look.
+    #[must_use]
+    pub fn may_share_files(&self, other: &Self) -> bool {
+        let base = |call: &Self| {
+            let full = match is_object(&call.path) {
+                true => call.path.clone(),
+                false => call.stores.project().join(&call.path).to_string_lossy().into_owned(),
+            };
+            let base = Pattern::new(&call.path, &full).map_or(full, |pattern| pattern.base);
+            format!("{}/", base.trim_end_matches('/'))
+        };
+        let (one, two) = (base(self), base(other));
+        one.starts_with(&two) || two.starts_with(&one)
+    }
+
+    /// What is wrong with options that are right each by itself.
+    fn contradictions(&self, arguments: &[Argument]) -> Vec<Error> {
+        let is_set = |option: &str| {
+            arguments.iter().any(|argument| {
+                argument.name.as_deref().is_some_and(|name| name.eq_ignore_ascii_case(option))
+            })
+        };
+        let wrong = |is_wrong: bool, what: &str, hint: &str| {
+            is_wrong.then(|| invalid(what.to_owned()).hint(hint.to_owned()))
+        };
+        let in_bucket = is_object(&self.path);
+        let cleaning = &self.cleaning;
+        let moves = cleaning.action == CleanAction::Move;
+        let lies_within = |destination: &String| {
+            let base = Pattern::new(&self.path, &self.path)
+                .map_or_else(|_| self.path.clone(), |pattern| pattern.base);
+            let base = base.trim_end_matches('/');
+            destination.strip_prefix(base).is_some_and(|below| below.is_empty() || below.starts_with('/'))
+        };
+        let destination = cleaning.destination.as_ref();
+        [
+            wrong(
+                moves != destination.is_some(),
+                "cleanSource => 'MOVE' and `cleanSource.moveDestination` go together",
+                "give both, or neither",
+            ),
+            wrong(
+                destination.is_some_and(lies_within),
+                "`cleanSource.moveDestination` lies in the folder that is read",
+                "name a folder beside it: the files would be read again",
+            ),
+            wrong(
+                destination.is_some_and(|to| bucket_of(to) != bucket_of(&self.path)),
+                "`cleanSource.moveDestination` lies in another store than the files",
+                "name a folder of the same bucket, or of this machine for files of this machine",
+            ),
+            wrong(
+                cleaning.action == CleanAction::Off && is_set(RETENTION),
+                "`cleanSource.retentionDuration` is without effect",
+                "add cleanSource => 'DELETE' or cleanSource => 'MOVE'",
+            ),
+            wrong(
+                is_set("region") && !in_bucket,
+                "region is for files in a bucket",
+                "leave it out for files of this machine",
+            ),
+            wrong(
+                self.notifications.is_some() && !self.path.starts_with("s3://"),
+                "notifications are for files in a bucket of S3",
+                "leave the options out: a folder is listed",
+            ),
+            wrong(
+                self.notifications.as_ref().is_some_and(|(url, _)| url.is_empty()),
+                "useNotifications and backfillInterval need queueUrl",
+                "let the bucket tell an SQS queue of ObjectCreated events, and name the queue's URL",
+            ),
+        ]
+        .into_iter()
+        .flatten()
+        .collect()
     }
 
     fn set(&mut self, name: &str, value: &str) -> Result<()> {
@@ -227,6 +362,20 @@ impl ReadFiles {
             Some("inferColumnTypes") => self.infer_types = boolean(name, value)?,
             Some("schemaInferenceSampleSize") => self.sample_files = count(name, value)?,
             Some("maxFilesPerTrigger") => self.limits.files = count(name, value)?,
+            Some("cleanSource") => self.cleaning.action = action_of(value)?,
+            Some(RETENTION) => self.cleaning.after = interval(name, value)?,
+            Some(DESTINATION) => self.cleaning.destination = Some(value.trim_end_matches('/').to_owned()),
+            Some("region") => self.region = Some(value.to_owned()),
+            Some("useNotifications") => match boolean(name, value)? {
+                true => _ = self.notifications.get_or_insert((String::new(), LISTED)),
+                false => self.notifications = None,
+            },
+            Some("queueUrl") => {
+                self.notifications.get_or_insert((String::new(), LISTED)).0 = value.to_owned()
+            }
+            Some("backfillInterval") => {
+                self.notifications.get_or_insert((String::new(), LISTED)).1 = interval(name, value)?;
+            }
             Some("maxBytesPerTrigger") => {
                 self.limits.bytes = parse_bytes(value).filter(|bytes| *bytes > 0).ok_or_else(|| {
                     invalid(format!("option \"{name}\" is {value:?}, not a size such as '512MB'"))
@@ -236,14 +385,6 @@ impl ReadFiles {
                 let why = NEEDLESS.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
                 return Err(invalid(format!("option \"{name}\" has no meaning here"))
                     .hint(format!("leave it out: {}", why.map_or("", |(_, why)| why))));
-            }
-            _ if NOT_YET.iter().any(|(known, _)| known.eq_ignore_ascii_case(name)) => {
-                let instead = NOT_YET.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
-                return Err(Error::new(
-                    Code::NOT_SUPPORTED,
-                    format!("option \"{name}\" of read_files is not supported yet"),
-                )
-                .hint(instead.map_or("", |(_, instead)| instead)));
             }
             _ => {
                 let error = invalid(format!("read_files has no option \"{name}\""));
@@ -284,6 +425,34 @@ fn evolution_of(value: &str) -> Result<SchemaEvolution> {
         _ => Err(invalid(format!("no schema evolution mode {value:?}"))
             .hint("modes: addNewColumns, rescue, failOnNewColumns, none")),
     }
+}
+
+fn action_of(value: &str) -> Result<CleanAction> {
+    match value.to_uppercase().as_str() {
+        "OFF" => Ok(CleanAction::Off),
+        "DELETE" => Ok(CleanAction::Delete),
+        "MOVE" => Ok(CleanAction::Move),
+        _ => {
+            Err(invalid(format!("option \"cleanSource\" is {value:?}"))
+                .hint("write 'OFF', 'DELETE' or 'MOVE'"))
+        }
+    }
+}
+
+fn interval(name: &str, value: &str) -> Result<i64> {
+    let words = value.trim().trim_start_matches("interval ").trim_start_matches("INTERVAL ");
+    let wrong = || invalid(format!("option \"{name}\" is {value:?}, not a time such as '7 days'"));
+    match interval_micros(&Expr::Value(Value::SingleQuotedString(words.to_owned()).with_empty_span())) {
+        Ok(micros) if micros >= 0 => Ok(micros),
+        Ok(_) => Err(wrong()),
+        Err(error) => Err(wrong().because(error)),
+    }
+}
+
+/// The store and bucket of a path, `None` for one of this machine.
+fn bucket_of(path: &str) -> Option<&str> {
+    let at = path.find("://")? + 3;
+    Some(path[at..].find('/').map_or(path, |slash| &path[..at + slash]))
 }
 
 fn glob(name: &str, value: &str) -> Result<GlobMatcher> {

@@ -1,6 +1,5 @@
 //! Scans files as a table: the streams of a scan decode units of the files side by side.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use async_trait::async_trait;
@@ -26,6 +25,7 @@ use crate::files::csv::{CsvReader, record_text};
 use crate::files::json::{JsonReader, Line, json_records};
 use crate::files::options::FileFormat;
 use crate::files::reader::{Failure, readable};
+use crate::files::stores::FileStores;
 use crate::files::units::{Body, Cut, Unit, UnitQueue, lines};
 use crate::files::{FileInfo, avro, parquet, path_columns};
 use crate::rejects::{Reject, Rejects};
@@ -47,7 +47,7 @@ pub(crate) fn is_reserved(name: &str) -> bool {
 pub(crate) struct Decoder {
     /// The path or pattern, as people know the source.
     pub(crate) name: String,
-    pub(crate) project: PathBuf,
+    pub(crate) stores: Arc<FileStores>,
     pub(crate) cut: Cut,
     /// The columns read from files.
     pub(crate) columns: SchemaRef,
@@ -135,14 +135,13 @@ impl TableProvider for FileTable {
             Some(projection) => Arc::new(self.schema.project(projection)?),
             None => Arc::clone(&self.schema),
         };
-        let project = &self.decoder.project;
-        let paths = self.files.iter().map(|file| file.location(project)).collect();
+        let fetch = Box::new(self.decoder.stores.fetcher(&self.files));
         let scan = Arc::new(Scan {
             decoder: Arc::clone(&self.decoder),
             wanted: Wanted::new(&self.decoder, &schema),
             schema: Arc::clone(&schema),
             files: Arc::clone(&self.files),
-            units: UnitQueue::new(self.decoder.cut.clone(), paths),
+            units: UnitQueue::new(self.decoder.cut.clone(), self.files.len(), fetch),
             rejects: Arc::clone(&self.rejects),
             first_piece: self.first_piece.unwrap_or(0),
             number: self.rejects.next_scan(),
@@ -290,20 +289,19 @@ impl<'a> UnitJob<'a> {
             }
             Body::Lines { offset, bytes } => self.json(lines(offset, &bytes), bytes.len()),
             Body::Document { text } => self.json(json_records(&text)?.into_iter(), text.len()),
-            Body::Container => {
-                let path = self.file.location(&self.scan.decoder.project);
-                self.stored(avro::open(&path, BATCH_ROWS)?, 0)
-            }
+            Body::Container => self.stored(avro::open(unit.at.path(), BATCH_ROWS)?, 0),
             Body::Records { header, records } => self.csv(header.as_deref().map(Vec::as_slice), &records),
             Body::RowGroup { metadata, group, first_row } => {
-                let path = self.file.location(&self.scan.decoder.project);
                 let columns = match self.scan.decoder.rescue {
                     // What is not in the schema is rescued, so all is read.
                     Some(_) => Arc::clone(metadata.schema()),
                     None => Arc::clone(&self.scan.decoder.columns),
                 };
                 self.require_known(metadata.schema().fields().iter().map(|field| field.name().as_str()))?;
-                self.stored(parquet::row_group(&path, metadata, group, BATCH_ROWS, &columns)?, first_row)
+                self.stored(
+                    parquet::row_group(unit.at.path(), metadata, group, BATCH_ROWS, &columns)?,
+                    first_row,
+                )
             }
         }?;
         self.flush_rejects()?;

@@ -24,9 +24,11 @@ struct Mark {
     broken: bool,
     /// The file was there before the flow, and is never read.
     passed_over: bool,
+    /// When it was taken, in microseconds since the Unix epoch, where that is known.
+    taken_at: Option<i64>,
 }
 
-/// The files a flow has taken, by a hash of their path: 32 bytes a file, whatever its name.
+/// The files a flow has taken, by a hash of their path: 64 bytes a file, whatever its name.
 ///
 /// Two paths with the same 128-bit hash would be taken for one; among a million files the chance
 /// of that is below 10^-26.
@@ -76,14 +78,32 @@ impl SeenFiles {
         self.marks.is_empty()
     }
 
+    /// Whether there may be something new at a path when files that change are not read again.
+    pub(crate) fn may_be_new(&self, path: &str) -> bool {
+        self.marks.get(&hash(path)).is_none_or(|known| known.broken)
+    }
+
+    /// When a file was taken that was read whole and is as it was then, in microseconds since the Unix epoch.
+    pub(crate) fn read_at(&self, file: &FileInfo) -> Option<i64> {
+        let known = self.marks.get(&hash(&file.path))?;
+        known.taken_at.filter(|_| !known.broken && !known.passed_over && known.is_of(file))
+    }
+
     pub(crate) fn look(&self, file: &FileInfo) -> Seen {
         match self.marks.get(&hash(&file.path)) {
             None => Seen::No,
             Some(known) if known.passed_over => Seen::Unchanged,
-            Some(known) if *known == (Mark { broken: known.broken, ..mark(file) }) => Seen::Unchanged,
+            Some(known) if known.is_of(file) => Seen::Unchanged,
             Some(known) if known.broken => Seen::No,
             Some(_) => Seen::Changed,
         }
+    }
+}
+
+impl Mark {
+    fn is_of(&self, file: &FileInfo) -> bool {
+        let now = mark(file);
+        (self.size, self.etag) == (now.size, now.etag)
     }
 }
 
@@ -97,6 +117,7 @@ fn mark(file: &FileInfo) -> Mark {
         etag: xxhash_rust::xxh3::xxh3_64(file.etag.as_bytes()),
         broken: false,
         passed_over: false,
+        taken_at: None,
     }
 }
 
@@ -118,6 +139,8 @@ pub struct SeenFile {
     pub broken: Option<String>,
     /// Whether it was there before the flow, and is never read.
     pub passed_over: bool,
+    /// When the batch was planned, in microseconds since the Unix epoch; older runs do not tell.
+    pub taken_at: Option<i64>,
 }
 
 impl SeenRun {
@@ -127,7 +150,10 @@ impl SeenRun {
             match file.broken {
                 _ if file.passed_over => seen.insert_passed_over(&file.file),
                 Some(_) => seen.insert_broken(&file.file),
-                None => seen.extend([&file.file]),
+                None => {
+                    let taken_at = file.taken_at;
+                    seen.marks.insert(hash(&file.file.path), Mark { taken_at, ..mark(&file.file) });
+                }
             }
         }
     }
@@ -180,6 +206,9 @@ impl SeenRun {
                 Arc::new(self.files.iter().map(|seen| Some(seen.passed_over)).collect::<BooleanArray>()),
             ),
         ];
+        let taken_at: ArrayRef =
+            Arc::new(self.files.iter().map(|seen| seen.taken_at).collect::<Int64Array>());
+        let columns = columns.into_iter().chain([("taken_at", taken_at)]);
         let rows = RecordBatch::try_from_iter(columns).map_err(|error| failed(error.to_string()))?;
         let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
         let mut writer = ArrowWriter::try_new(Vec::new(), rows.schema(), Some(properties))
@@ -209,6 +238,7 @@ impl SeenRun {
             let broken = column("broken")?.as_string::<i32>();
             // Older runs do not have it.
             let passed_over = rows.column_by_name("passed_over").map(|column| column.as_boolean());
+            let times = rows.column_by_name("taken_at").map(|column| column.as_primitive::<Int64Type>());
             for row in 0..rows.num_rows() {
                 let file = FileInfo {
                     path: paths.value(row).to_owned(),
@@ -220,7 +250,8 @@ impl SeenRun {
                     .ok_or_else(|| failed("a bad position".to_owned()))?;
                 let broken = broken.is_valid(row).then(|| broken.value(row).to_owned());
                 let passed_over = passed_over.is_some_and(|passed| passed.value(row));
-                files.push(SeenFile { file, taken_by: at, broken, passed_over });
+                let taken_at = times.filter(|times| times.is_valid(row)).map(|times| times.value(row));
+                files.push(SeenFile { file, taken_by: at, broken, passed_over, taken_at });
             }
         }
         Ok(Self { files })

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::Instant;
 
 use async_trait::async_trait;
 use catchment_core::{Code, Error, Result};
@@ -11,6 +12,8 @@ use datafusion::catalog::TableProvider;
 
 use crate::address::Address;
 use crate::files::FileInfo;
+use crate::files::clean::clean;
+use crate::files::discover::Pattern;
 use crate::files::infer::{format_of, infer_schema};
 use crate::files::options::{FileFormat, ReadFiles, SchemaEvolution};
 use crate::files::scan::{Decoder, FileTable};
@@ -65,7 +68,7 @@ impl FileSource {
         }
         let decoder = Arc::new(Decoder {
             name: options.path.clone(),
-            project: options.project.clone(),
+            stores: Arc::clone(&options.stores),
             cut: Cut {
                 format,
                 header: options.header,
@@ -113,6 +116,39 @@ impl FileSource {
         self.options.schema.is_none().then(|| Arc::new(Schema::new(self.decoder.known())))
     }
 
+    /// The files that a queue tells of and that are still there, `None` when all are to be listed.
+    async fn told(&self, standing: &Standing, limits: Limits) -> Result<Option<Vec<FileInfo>>> {
+        let Some((url, every)) = &self.options.notifications else { return Ok(None) };
+        let stores = &self.options.stores;
+        let queue = stores.queue(url, &self.options);
+        let (is_due, now) = (queue.is_listing_due(*every), Instant::now());
+        let told = queue.receive().await?;
+        let pattern = Pattern::new(&self.options.path, &self.options.path)?;
+        let may_be_new = |path: &str| self.options.allow_overwrites || standing.files.may_be_new(path);
+        let told = told.iter().map(String::as_str);
+        let mut waiting: BTreeSet<&str> =
+            told.filter(|path| pattern.wants(path) && may_be_new(path)).collect();
+        let asked: Vec<&str> = waiting.iter().copied().take(limits.files).collect();
+        let mut files = Vec::new();
+        for (path, file) in asked.iter().zip(stores.look_at(&asked).await?) {
+            let is_new = |file: &FileInfo| match standing.files.look(file) {
+                Seen::No => true,
+                Seen::Unchanged => false,
+                Seen::Changed => self.options.allow_overwrites,
+            };
+            match file.filter(|file| self.options.wants(file) && is_new(file)) {
+                Some(file) => files.push(file),
+                None => _ = waiting.remove(path),
+            }
+        }
+        queue.delete(|path| waiting.contains(path)).await?;
+        if is_due {
+            queue.listed(now);
+            return Ok(None);
+        }
+        Ok(Some(files))
+    }
+
     /// The limits of one batch.
     #[must_use]
     pub fn limits(&self) -> Limits {
@@ -151,10 +187,15 @@ impl Source for FileSource {
     }
 
     async fn plan(&self, standing: &Standing, limits: Limits) -> Result<Option<Range>> {
-        let options = self.options.clone();
-        let listed = tokio::task::spawn_blocking(move || options.discover())
-            .await
-            .map_err(|error| Error::new(Code::INTERNAL, "listing ended early").because(error))??;
+        let listed = match self.told(standing, limits).await? {
+            Some(told) => told,
+            None => {
+                let options = self.options.clone();
+                tokio::task::spawn_blocking(move || options.discover())
+                    .await
+                    .map_err(|error| Error::new(Code::INTERNAL, "listing ended early").because(error))??
+            }
+        };
         let mut fresh: Vec<FileInfo> = listed
             .into_iter()
             .filter(|file| match standing.files.look(file) {
@@ -166,6 +207,14 @@ impl Source for FileSource {
         let taken = limits.take(fresh.iter().map(|file| file.size));
         fresh.truncate(taken);
         Ok((!fresh.is_empty()).then_some(Range::Files { files: fresh }))
+    }
+
+    fn cleans(&self) -> bool {
+        self.options.cleans()
+    }
+
+    fn clean(&self, standing: &Standing, now: i64) -> Result<usize> {
+        clean(&self.options, standing, now)
     }
 
     fn leaves_existing(&self) -> bool {
@@ -213,7 +262,7 @@ impl Source for FileSource {
             path_columns: Arc::clone(&self.decoder.path_columns),
             cut: self.decoder.cut.clone(),
             rescue: self.decoder.rescue.clone(),
-            project: self.decoder.project.clone(),
+            stores: Arc::clone(&self.decoder.stores),
             held_to: None,
         }
     }
@@ -233,8 +282,8 @@ impl Source for FileSource {
                 RecordBatch::try_new(Arc::clone(&decoder.columns), columns)
                     .map_err(|error| gone(file).because(error))
             };
-            let records = look_up(&file.location(&decoder.project), &decoder.cut, addresses, &fit)
-                .map_err(|_| gone(file))?;
+            let copy = decoder.stores.fetch(file).map_err(|_| gone(file))?;
+            let records = look_up(copy.path(), &decoder.cut, addresses, &fit).map_err(|_| gone(file))?;
             let is_rows = matches!(decoder.cut.format, FileFormat::Parquet | FileFormat::Avro);
             found.extend(records.into_iter().map(|(address, record)| SourceRecord {
                 address,

@@ -1,5 +1,6 @@
 //! Files in every shape: discovery, decoding, what does not fit.
 
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
@@ -13,7 +14,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use futures::TryStreamExt;
 use proptest::prelude::{any, prop, proptest};
 
-use crate::files::{FileInfo, FileSource, ReadFiles, SeenFile, SeenRun};
+use crate::files::{FileInfo, FileSource, FileStores, ReadFiles, SeenFile, SeenRun};
 use crate::{BrokenFile, Limits, Rejects, Source, Standing};
 
 fn write(folder: &Path, name: &str, bytes: &[u8]) {
@@ -32,7 +33,8 @@ fn source(folder: &Path, path: &str, options: &[(&str, &str)]) -> catchment_core
         .chain(options.iter().map(|(name, value)| argument(Some(name), value)))
         .collect();
     let text = SqlText::new("q.sql", "");
-    FileSource::open(ReadFiles::parse(&arguments, folder, &text, Span::empty())?, None)
+    let stores = Arc::new(FileStores::new(folder.to_path_buf(), folder.to_path_buf(), BTreeMap::new()));
+    FileSource::open(ReadFiles::parse(&arguments, &stores, &text, Span::empty())?, None)
 }
 
 struct Read {
@@ -274,8 +276,8 @@ fn options_that_are_wrong_are_all_named() {
         source(folder.path(), "x", &[("formt", "json"), ("header", "maybe"), ("cleanSource", "true")])
             .unwrap_err();
     let messages: Vec<_> = error.each().map(|error| (error.code().id, error.hint_text())).collect();
-    let instead = "remove files yourself when no rollback or full refresh will need them again";
-    let expected = [("C2011", Some("did you mean \"format\"?")), ("C2011", None), ("C2002", Some(instead))];
+    let instead = "write 'OFF', 'DELETE' or 'MOVE'";
+    let expected = [("C2011", Some("did you mean \"format\"?")), ("C2011", None), ("C2011", Some(instead))];
     assert_eq!(messages, expected);
 }
 
@@ -309,7 +311,7 @@ proptest! {
         let run = |number: u64| SeenRun {
             files: paths
                 .iter()
-                .map(|path| SeenFile { file: file(path), taken_by: Position::new(0, number), broken: None, passed_over: path.contains('1') })
+                .map(|path| SeenFile { file: file(path), taken_by: Position::new(0, number), broken: None, passed_over: path.contains('1'), taken_at: (number > 1).then_some(7) })
                 .collect(),
         };
         let number = u64::from(number);

@@ -5,7 +5,7 @@
 
 use std::fs::File;
 use std::io::{BufRead, Read};
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use catchment_lake::LocalFile;
@@ -92,13 +92,14 @@ enum Reader {
 }
 
 impl UnitQueue {
-    pub(crate) fn new(cut: Cut, files: Vec<PathBuf>) -> Self {
-        let count = files.len();
-        Self::fetched(cut, count, Box::new(move |file| Ok(LocalFile::new(files[file].clone()))))
+    /// The units of a file that lies here.
+    pub(crate) fn of_file(cut: Cut, path: &Path) -> Self {
+        let path = path.to_path_buf();
+        Self::new(cut, 1, Box::new(move |_| Ok(LocalFile::new(path.clone()))))
     }
 
     /// The units of `count` files that are fetched one by one.
-    pub(crate) fn fetched(cut: Cut, count: usize, fetch: Box<Fetch>) -> Self {
+    pub(crate) fn new(cut: Cut, count: usize, fetch: Box<Fetch>) -> Self {
         Self { cut, files: count, fetch, state: Mutex::default() }
     }
 

@@ -180,7 +180,7 @@ impl Source for StreamSource {
             path_columns: Arc::new(Schema::empty()),
             cut: Cut { format, header: false, delimiter: b',', multi_line: false },
             rescue: self.options.rescue.clone(),
-            project: std::path::PathBuf::new(),
+            stores: Arc::default(),
             held_to: self.options.codec.schema(),
         }
     }

@@ -1,0 +1,108 @@
+//! Files that were read are taken away when they are told to be, and nothing else is.
+
+use serde_json::json;
+
+use crate::project::Project;
+
+fn pipeline(options: &str) -> String {
+    format!(
+        "CREATE STREAMING TABLE raw.t AS SELECT k FROM STREAM read_files('in', format => 'json', schema => 'k BIGINT', maxFilesPerTrigger => 2{options});"
+    )
+}
+
+const DELETE: &str = ", cleanSource => 'DELETE', `cleanSource.retentionDuration` => '0 seconds'";
+
+fn files(project: &Project, folder: &str) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut folders = vec![project.path().join(folder)];
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => {
+                    found.push(path.strip_prefix(project.path()).unwrap().to_string_lossy().into_owned())
+                }
+            }
+        }
+    }
+    found.sort();
+    found
+}
+
+#[test]
+fn only_what_was_read_long_enough_ago_is_removed() {
+    let project = Project::new(&pipeline(", cleanSource => 'DELETE'"));
+    for k in 0..5 {
+        project.write(&format!("in/{k}.json"), format!("{{\"k\":{k}}}\n"));
+    }
+    project.write("in/broken.json.gz", b"\x1f\x8b\x08\x00truncated");
+    project.write("in/_hidden.json", "{\"k\":9}\n");
+    project.call(&["run"]).exits(2);
+    // Thirty days are not over.
+    assert_eq!(files(&project, "in").len(), 7);
+    // A file that changed after it was read holds what nobody has read.
+    project.write("in/3.json", "{\"k\":3}\n{\"k\":33}\n");
+    project.write("pipelines/all.sql", pipeline(DELETE));
+    project.write("in/5.json", "{\"k\":5}\n");
+    project.call(&["run"]).exits(0);
+    assert_eq!(files(&project, "in"), ["in/3.json", "in/_hidden.json", "in/broken.json.gz"]);
+    let read = json!((0..6).map(|k| json!({ "k": k })).collect::<Vec<_>>());
+    assert_eq!(project.query("SELECT k FROM raw.t ORDER BY k"), read);
+    // A file of the same name and content is the one that was read.
+    project.write("in/6.json", "{\"k\":6}\n");
+    project.call(&["run"]).exits(0);
+    assert_eq!(files(&project, "in").len(), 3);
+    // What is gone cannot be read again, and that is said before anything is emptied.
+    let refused = project.call(&["run", "--full-refresh"]).exits(1);
+    assert!(refused.err.contains("6 files that it has read were cleaned"), "{}", refused.err);
+    let refused = project.call(&["rollback", "raw.t", "--to", "1"]).exits(1);
+    assert!(refused.err.contains("its sources do not hold any more"), "{}", refused.err);
+    assert_eq!(project.query("SELECT count(*) AS n FROM raw.t"), json!([{ "n": 7 }]));
+    project.write("pipelines/all.sql", pipeline(""));
+    project.call(&["run", "--full-refresh"]).exits(2);
+    assert_eq!(project.query("SELECT k FROM raw.t ORDER BY k"), json!([{ "k": 3 }, { "k": 33 }]));
+}
+
+#[test]
+fn moved_files_keep_their_paths() {
+    let moves = ", cleanSource => 'MOVE', `cleanSource.moveDestination` => 'done', `cleanSource.retentionDuration` => '0 days'";
+    let project = Project::new(&pipeline(moves));
+    project.write("in/a/x.json", "{\"k\":1}\n");
+    project.write("in/b/x.json", "{\"k\":2}\n");
+    project.call(&["run"]).exits(0);
+    assert_eq!(files(&project, "done"), ["done/a/x.json", "done/b/x.json"]);
+    assert!(files(&project, "in").is_empty());
+    assert_eq!(project.query("SELECT sum(k) AS k FROM raw.t"), json!([{ "k": 3 }]));
+}
+
+#[test]
+fn a_crash_takes_no_file_away_that_is_not_published() {
+    for fault in ["staged-written", "published", "books-written"] {
+        let project = Project::new(&pipeline(DELETE));
+        for k in 0..4 {
+            project.write(&format!("in/{k}.json"), format!("{{\"k\":{k}}}\n"));
+        }
+        let mut command = project.command(&["run"]);
+        command.env("CATCHMENT_FAULT", format!("{fault}:2:abort"));
+        assert_eq!(command.output().unwrap().status.code(), None, "{fault}");
+        assert_eq!(files(&project, "in").len(), 4, "{fault}");
+        project.call(&["run"]).exits(0);
+        assert!(files(&project, "in").is_empty(), "{fault}");
+        assert_eq!(
+            project.query("SELECT sum(k) AS k, count(*) AS n FROM raw.t"),
+            json!([{ "k": 6, "n": 4 }])
+        );
+    }
+}
+
+#[test]
+fn files_that_others_read_are_not_cleaned() {
+    let other = "CREATE MATERIALIZED VIEW cur.n AS SELECT count(*) AS n FROM read_files('in/*.json', schema => 'k BIGINT');";
+    let project = Project::new(&format!("{}\n{other}", pipeline(DELETE)));
+    let told = project.call(&["check"]).exits(1);
+    assert!(told.err.contains("take files away that flow \"cur.n\" reads"), "{}", told.err);
+    let whole = pipeline(DELETE).replace("STREAMING TABLE", "MATERIALIZED VIEW").replace("STREAM ", "");
+    let told = Project::new(&whole).call(&["check"]).exits(1);
+    assert!(told.err.contains("read as a whole"), "{}", told.err);
+}
