@@ -92,6 +92,10 @@ codes! {
     RECORD_LARGE = "C6008", User, Never, "records are too large";
     SERVICE_REFUSED = "C6009", User, Never, "another service refuses";
 
+    SERVING_OWNED = "C7001", User, Never, "another process has the serving tables";
+    SERVING_CHANGED = "C7002", User, Never, "definition of a serving table changed";
+    SERVING_KEY = "C7003", User, Never, "key of a serving table does not fit its query";
+
     INTERNAL = "C9001", Ours, Never, "bug in Catchment";
     FAULT_INJECTED = "C9002", Ours, Backoff, "injected fault";
 }

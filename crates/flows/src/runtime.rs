@@ -19,6 +19,7 @@ use crate::quarantine::quarantine_spec;
 use crate::records::{BatchPlan, BatchSummary, Records, StagedBatch, StagedOutput};
 use crate::report::{FlowReport, Phase, Phases, Stopwatch};
 use crate::resume::{Resume, resume};
+use crate::serving::ServingFolder;
 use crate::spec::{FlowKind, FlowSpec, Input, InputKind};
 use crate::windows::require_state;
 
@@ -68,6 +69,7 @@ pub struct Runtime {
     pub(crate) store: Arc<dyn Store>,
     pub(crate) clock: Arc<dyn Clock>,
     pub(crate) files: Arc<FileStores>,
+    pub(crate) serving: Arc<ServingFolder>,
     run: String,
     options: RuntimeOptions,
     pub(crate) keys: Arc<KeyCache>,
@@ -80,12 +82,12 @@ impl Runtime {
         owner: Arc<Owner>,
         sessions: Sessions,
         store: Arc<dyn Store>,
-        files: Arc<FileStores>,
+        (files, serving): (Arc<FileStores>, Arc<ServingFolder>),
         (run, keys): (String, Arc<KeyCache>),
         options: RuntimeOptions,
     ) -> Self {
         let clock = Arc::clone(owner.lake().clock());
-        Self { owner, sessions, store, clock, files, run, options, keys }
+        Self { owner, sessions, store, clock, files, serving, run, options, keys }
     }
 
     pub(crate) fn spill_folder(&self) -> std::path::PathBuf {
@@ -120,7 +122,14 @@ impl Runtime {
         let mut report = FlowReport::default();
         let mut retries = 0;
         loop {
-            let error = match self.catch_up(spec, catch_up, progress, &mut report).await {
+            let done = match &spec.serving {
+                Some(serving) => {
+                    let (key, refresh) = (&serving.key, catch_up.refresh && report.batches == 0);
+                    self.run_serving(spec, key, refresh, progress).await.map(|done| report = done)
+                }
+                None => self.catch_up(spec, catch_up, progress, &mut report).await,
+            };
+            let error = match done {
                 Ok(()) => return Ok(report),
                 Err(error) => error,
             };
@@ -143,6 +152,9 @@ impl Runtime {
     /// Returns errors of reading and writing.
     pub async fn publish_staged(&self, specs: &[FlowSpec], progress: &dyn Progress) -> Result<FlowReport> {
         let mut report = FlowReport::default();
+        if specs.iter().any(|spec| spec.serving.is_some()) {
+            return Ok(report);
+        }
         self.finish_replacement(specs, progress, &mut report).await?;
         for spec in specs {
             self.finish_replay(spec, progress, &mut report).await?;
@@ -508,7 +520,7 @@ impl Runtime {
     /// refresh, also after a crash.
     pub async fn begin_refresh(&self, flows: &[&FlowSpec]) -> Result<()> {
         let (mut resets, mut passed_over) = (Vec::new(), BTreeMap::new());
-        for spec in flows.iter().filter(|spec| spec.kind != FlowKind::Replace) {
+        for spec in flows.iter().filter(|spec| spec.kind != FlowKind::Replace && spec.serving.is_none()) {
             let published = self.owner.writer(&spec.target).position(&spec.name).await?;
             let (plans, _) = Records::new(self.lake(), &spec.name).positions().await?;
             if let Some(newest) = published.max(plans.last().copied()) {

@@ -12,6 +12,7 @@ use catchment_quality::dqdl::Ruleset;
 use catchment_sql::{BoundQuery, SqlText};
 
 use crate::records::BatchPlan;
+use crate::serving::Serving;
 use crate::windows::EventTime;
 
 /// How a flow's result goes into its table.
@@ -54,6 +55,8 @@ pub struct FlowSpec {
     pub ruleset: Option<Arc<Ruleset>>,
     /// What the table is declared to be.
     pub table: TableSpec,
+    /// How rows are found, when they go into a serving table instead of one of the lake.
+    pub serving: Option<Arc<Serving>>,
     /// The flow's definition as text; when it changes, a replaced table is computed anew.
     pub definition: String,
 }

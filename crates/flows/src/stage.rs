@@ -258,7 +258,7 @@ impl Runtime {
         }))
     }
 
-    async fn bind(
+    pub(crate) async fn bind(
         &self,
         planner: &Planner,
         input: &Input,

@@ -27,6 +27,7 @@ use crate::rollback::version_as_of;
 use crate::run::Workspace;
 use crate::scan_size::scan_sizes;
 use crate::sources::SourceCall;
+use crate::statement::DatasetKind;
 use crate::windows_table::windows_table;
 
 /// The most characters of a query's text that are noted.
@@ -230,6 +231,16 @@ impl<'w> Access<'w> {
         if name.schema == "system" {
             return self.system_table(&name).await;
         }
+        let dataset = self.workspace.project.datasets.get(&name);
+        if dataset.is_some_and(|dataset| dataset.body.kind == DatasetKind::ServingTable) {
+            return match as_of {
+                Some(as_of) => Err(Error::new(
+                    Code::NOT_SUPPORTED,
+                    format!("serving table \"{name}\" has its rows as they are, and no {as_of}"),
+                )),
+                None => self.workspace.serving_provider(&name),
+            };
+        }
         let table = self.workspace.lake.table(&name);
         let Some(snapshot) = table.latest().await? else { return Err(self.unknown(&name).await) };
         match as_of {
@@ -265,6 +276,9 @@ impl<'w> Access<'w> {
             self.workspace.lake.list().await?.iter().map(ToString::to_string).collect();
         let views = self.workspace.project.views.values().filter(|view| !view.body.temporary);
         names.extend(views.map(|view| view.body.name.0.to_string()));
+        let datasets = self.workspace.project.datasets.iter();
+        let serving = datasets.filter(|(_, declared)| declared.body.kind == DatasetKind::ServingTable);
+        names.extend(serving.map(|(name, _)| name.to_string()));
         names.extend(system_tables(&self.workspace.store).iter().map(|(name, _)| format!("system.{name}")));
         names.extend(["system.files".to_owned(), "system.windows".to_owned()]);
         Ok(names.into_iter().collect())

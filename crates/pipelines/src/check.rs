@@ -18,6 +18,7 @@ use crate::graph::{Graph, order};
 use crate::project::Project;
 use crate::rulesets;
 use crate::statement::DatasetKind;
+use crate::serving::kind_of;
 use crate::streams::Streams;
 
 /// A dataset, ready to run.
@@ -157,6 +158,7 @@ impl<'p> Checker<'p> {
             let kind = match declared.body.kind {
                 DatasetKind::StreamingTable => FlowKind::Append,
                 DatasetKind::MaterializedView => FlowKind::Replace,
+                DatasetKind::ServingTable => kind_of(&bound),
             };
             let distinct = self.distinct(kind, &declared.text, &mut bound);
             let definition = declared.text.slice(declared.span.start, declared.span.end);
@@ -176,6 +178,10 @@ impl<'p> Checker<'p> {
             let known = project.datasets.get(target);
             let wrong = match known.map(|dataset| dataset.body.kind) {
                 Some(DatasetKind::StreamingTable) => None,
+                Some(DatasetKind::ServingTable) => Some(Error::new(
+                    Code::FLOW_TARGET,
+                    format!("\"{target}\" is a serving table, which has one query"),
+                )),
                 Some(DatasetKind::MaterializedView) => Some(Error::new(
                     Code::FLOW_TARGET,
                     format!("\"{target}\" is a materialized view, which has one query"),
@@ -376,6 +382,7 @@ impl<'p> Checker<'p> {
                 expectations: expectations::with(&expectations, draft.distinct.as_ref()),
                 ruleset: ruleset.clone(),
                 table: table.clone(),
+                serving: declared.body.serving.as_ref().map(|serving| Arc::new(serving.spec())),
                 definition: match draft.kind {
                     // Computed as a whole, so what its rows are held to is part of it.
                     FlowKind::ReplaceWhere => {

@@ -4,8 +4,9 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use catchment_core::{Backoff, Code, Error, Result};
-use catchment_flows::{FlowSpec, Progress};
+use catchment_catalog::BatchRecord;
+use catchment_core::{Backoff, Code, Error, FlowName, Result};
+use catchment_flows::{CatchUp, FlowSpec, Input, InputKind, Phases, Progress, Runtime};
 use catchment_ingest::streams::OpenLog;
 use catchment_lake::Owner;
 use futures::StreamExt;
@@ -19,6 +20,9 @@ use crate::run::{Mode, RunReport, Workspace};
 
 /// How long the upkeep of tables may go on when the service is to end.
 const LAST_UPKEEP: Duration = Duration::from_secs(3);
+
+/// The least time between two batches of a serving table.
+const SERVING_PAUSE: Duration = Duration::from_millis(20);
 
 /// When datasets are brought up to date.
 #[derive(Debug, Clone, Copy)]
@@ -61,9 +65,71 @@ impl Workspace {
         options: KeepOptions,
         progress: Arc<dyn Progress>,
         told: &(dyn Fn(Result<&RunReport, &Error>) + Send + Sync),
-        mut stop: watch::Receiver<bool>,
+        stop: watch::Receiver<bool>,
     ) -> Result<()> {
         self.finish_backfill(owner, &datasets, &progress).await?;
+        let (serving, datasets): (Vec<_>, Vec<_>) = datasets.into_iter().partition(is_served_at_once);
+        let run = uuid::Uuid::now_v7().to_string();
+        let runtime = self.runtime(owner, run)?;
+        let serving = serving.iter().flat_map(|dataset| &dataset.flows);
+        let mut serving: FuturesUnordered<_> =
+            serving.map(|flow| self.keep_serving(&runtime, flow, options, told, stop.clone())).collect();
+        let all_serving = async {
+            while let Some(ended) = serving.next().await {
+                ended?;
+            }
+            Ok(())
+        };
+        let others = self.keep_datasets(owner, datasets, options, progress, told, stop.clone());
+        futures::try_join!(all_serving, others).map(|_| ())
+    }
+
+    /// Brings a serving table up to date as soon as there is something new in a stream.
+    async fn keep_serving(
+        &self,
+        runtime: &Runtime,
+        flow: &FlowSpec,
+        options: KeepOptions,
+        told: &(dyn Fn(Result<&RunReport, &Error>) + Send + Sync),
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<()> {
+        let log = self.streams.log()?;
+        let emit = flow.serving.as_ref().and_then(|serving| serving.emit_every).unwrap_or(0);
+        let pause = SERVING_PAUSE.max(Duration::from_micros(emit.unsigned_abs()));
+        let backoff = Backoff { retries: u32::MAX, ..Backoff::default() };
+        let mut failures = 0;
+        loop {
+            let is_last = *stop.borrow();
+            let mut changes: Vec<_> = log.streams().iter().map(|stream| stream.changes()).collect();
+            changes.iter_mut().for_each(watch::Receiver::mark_unchanged);
+            let begun = Instant::now();
+            let result = runtime.run_flow(flow, CatchUp::default(), &Silent).await;
+            failures = if result.is_ok() { 0 } else { failures + 1 };
+            if let Err(error) = &result {
+                told(Err(error));
+            }
+            if is_last {
+                return result.map(|_| ());
+            }
+            let pause = match failures {
+                0 => pause,
+                failures => pause.max(backoff.delay(failures, rand::rng().random()).unwrap_or_default()),
+            };
+            // A poll takes away rows that are over, too.
+            wait(any_of(&mut changes), begun + pause, Instant::now() + options.poll.min(options.buffer), &mut stop).await;
+        }
+    }
+
+    /// Brings the datasets of the lake up to date, and what reads them.
+    async fn keep_datasets(
+        &self,
+        owner: &Arc<Owner>,
+        datasets: Vec<Dataset>,
+        options: KeepOptions,
+        progress: Arc<dyn Progress>,
+        told: &(dyn Fn(Result<&RunReport, &Error>) + Send + Sync),
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<()> {
         let log = self.streams.log()?;
         let is_live = datasets.iter().flat_map(|dataset| &dataset.flows).any(FlowSpec::is_live);
         let poll = if is_live { options.poll.min(options.buffer) } else { options.poll };
@@ -91,14 +157,35 @@ impl Workspace {
                     options.buffer.max(backoff.delay(failures, rand::rng().random()).unwrap_or_default())
                 }
             };
-            let mut changed: FuturesUnordered<_> = changes.iter_mut().map(watch::Receiver::changed).collect();
-            let something = async {
-                if changed.next().await.is_none() {
-                    std::future::pending().await
-                }
-            };
-            wait(something, begun + pause, Instant::now() + poll, &mut stop).await;
+            wait(any_of(&mut changes), begun + pause, Instant::now() + poll, &mut stop).await;
         }
+    }
+}
+
+/// Whether a dataset is kept up to date by itself: a serving table that follows streams, and no table of the lake.
+fn is_served_at_once(dataset: &Dataset) -> bool {
+    let follows = |input: &Input| matches!(input.kind, InputKind::Stream(..));
+    let is_table = |input: &Input| dataset.reads.iter().any(|table| table.to_string() == input.name);
+    dataset.flows.iter().all(|flow| {
+        let mut streams = flow.inputs.iter().filter(|input| follows(input)).peekable();
+        flow.serving.is_some() && streams.peek().is_some() && !streams.any(is_table)
+    })
+}
+
+/// Is told of many batches a second, and says nothing.
+struct Silent;
+
+impl Progress for Silent {
+    fn published(&self, _: &BatchRecord, _: &Phases) {}
+
+    fn retrying(&self, _: &FlowName, _: &Error) {}
+}
+
+/// Waits until one of some streams has something new.
+async fn any_of(changes: &mut [watch::Receiver<u64>]) {
+    let mut changed: FuturesUnordered<_> = changes.iter_mut().map(watch::Receiver::changed).collect();
+    if changed.next().await.is_none() {
+        std::future::pending().await
     }
 }
 

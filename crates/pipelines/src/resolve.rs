@@ -20,6 +20,7 @@ use crate::event_time::Planned;
 use crate::expectations;
 use crate::remembered::{remembered_schema, taken_files};
 use crate::rollback::version_as_of;
+use crate::serving::{require_servable, serving_of};
 use crate::sources::SourceCall;
 use crate::statement::{DatasetKind, normal};
 
@@ -83,7 +84,7 @@ impl Checker<'_> {
         }
         let dataset = self.project.datasets.get(target);
         let needs_time = dataset.is_some_and(|dataset| expectations::has_horizon(&dataset.body.expectations));
-        let (plan, windows) = self.plan(&planner, draft, (&inputs, &streams), needs_time).await?;
+        let (plan, windows) = self.plan(&planner, (target, draft), (&inputs, &streams), needs_time).await?;
         let time = watermark_column(&draft.query.relations, &plan);
         let schema = storable_schema(plan.schema().as_arrow()).map_err(at)?;
         for (column, (key, of_input)) in kept_columns(&plan) {
@@ -147,7 +148,7 @@ impl Checker<'_> {
     async fn plan(
         &self,
         planner: &Planner,
-        draft: &Draft<'_>,
+        (target, draft): (&TableName, &Draft<'_>),
         (inputs, streams): (&[Input], &BTreeSet<String>),
         needs_time: bool,
     ) -> Result<(LogicalPlan, BTreeMap<String, EventTime>)> {
@@ -162,9 +163,17 @@ impl Checker<'_> {
             streams,
             needs_time,
         };
-        require_incremental(&plan, streams, &planned.windowed())
-            .map_err(|error| error.at(draft.text.place(draft.query.span)))?;
-        let windows = planned.event_times(planner, &self.project.config.config.event_time)?;
+        let windows = match serving_of(self.project, target) {
+            Some(declared) => {
+                require_servable(draft, declared, planner, &plan, streams)?;
+                BTreeMap::new()
+            }
+            None => {
+                require_incremental(&plan, streams, &planned.windowed())
+                    .map_err(|error| error.at(draft.text.place(draft.query.span)))?;
+                planned.event_times(planner, &self.project.config.config.event_time)?
+            }
+        };
         let mut names = BTreeSet::new();
         for field in plan.schema().fields() {
             if !names.insert(field.name()) {
@@ -274,6 +283,13 @@ impl Checker<'_> {
             return self.checked_schema(name);
         }
         if let Some(dataset) = self.project.datasets.get(name) {
+            if dataset.body.kind == DatasetKind::ServingTable {
+                return Err(Error::new(
+                    Code::NOT_SUPPORTED,
+                    format!("reading serving table \"{name}\" in a pipeline is not supported yet"),
+                )
+                .hint("read what it is made of"));
+            }
             if streaming && dataset.body.kind == DatasetKind::MaterializedView {
                 return Err(Error::new(
                     Code::NOT_APPEND_ONLY,

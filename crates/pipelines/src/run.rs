@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use catchment_catalog::{DatasetOutcome, DatasetStatus, RunRecord, RunStatus, SqliteStore, Store};
 use catchment_core::{Backoff, Clock, Code, Error, Result, TableName};
-use catchment_flows::{
+use catchment_flows::{ServingFolder, 
     CatchUp, FlowReport, FlowSpec, KeyCache, Phases, Progress, Runtime, RuntimeOptions, finish_rollback,
 };
 use catchment_lake::{Lake, MaintenanceOptions, Owner, RENEW_MILLIS, schema_text};
@@ -40,6 +40,8 @@ pub struct Workspace {
     pub sessions: Sessions,
     /// Its streams.
     pub streams: Arc<Streams>,
+    /// Its serving tables.
+    pub(crate) serving: Arc<ServingFolder>,
     pub(crate) clock: Arc<dyn Clock>,
     /// Keys of tables that must be unique, for as long as the lake is owned.
     pub(crate) keys: Arc<KeyCache>,
@@ -107,7 +109,8 @@ impl Workspace {
         let lake = open_lake(config, machine, &sessions, spill_folder)?;
         let streams = Arc::new(Streams::new(&project.config, machine));
         let (clock, keys) = (Arc::clone(&machine.clock), Arc::default());
-        Ok(Self { project, lake, store, sessions, streams, clock, keys })
+        let serving = Arc::new(ServingFolder::new(project.config.data().join("serving")));
+        Ok(Self { project, lake, store, sessions, streams, serving, clock, keys })
     }
 
     /// Checks the project without touching data.
@@ -191,26 +194,7 @@ impl Workspace {
             error: None,
         };
         self.store.put_run(&run)?;
-        let config = &self.project.config.config;
-        let options_of_flows = RuntimeOptions {
-            backoff: Backoff { retries: config.engine.retries, ..Backoff::default() },
-            maintenance: MaintenanceOptions {
-                checkpoint_after: config.maintenance.checkpoint_after,
-                minimum_files: config.maintenance.minimum_files,
-                target_bytes: config.maintenance.target_bytes()?,
-            },
-            kept_plans: config.maintenance.kept_plans,
-            // Operators of queries share the rest.
-            key_bytes: config.engine.memory_bytes()? / 8,
-        };
-        let runtime = Arc::new(Runtime::new(
-            Arc::clone(owner),
-            self.sessions.clone(),
-            Arc::clone(&self.store),
-            Arc::clone(&self.project.files),
-            (run.id.clone(), Arc::clone(&self.keys)),
-            options_of_flows,
-        ));
+        let runtime = Arc::new(self.runtime(owner, run.id.clone())?);
         let worker =
             Arc::new(Worker { runtime: Arc::clone(&runtime), owner: Arc::clone(owner), progress, mode });
         let done = schedule(datasets, &worker, self.project.config.config.engine.thread_count()).await?;
@@ -261,6 +245,30 @@ impl Workspace {
         self.store.put_run(&run)?;
         report.run = run;
         Ok(report)
+    }
+
+    /// What runs flows in a run.
+    pub(crate) fn runtime(&self, owner: &Arc<Owner>, run: String) -> Result<Runtime> {
+        let config = &self.project.config.config;
+        let options_of_flows = RuntimeOptions {
+            backoff: Backoff { retries: config.engine.retries, ..Backoff::default() },
+            maintenance: MaintenanceOptions {
+                checkpoint_after: config.maintenance.checkpoint_after,
+                minimum_files: config.maintenance.minimum_files,
+                target_bytes: config.maintenance.target_bytes()?,
+            },
+            kept_plans: config.maintenance.kept_plans,
+            // Operators of queries share the rest.
+            key_bytes: config.engine.memory_bytes()? / 8,
+        };
+        Ok(Runtime::new(
+            Arc::clone(owner),
+            self.sessions.clone(),
+            Arc::clone(&self.store),
+            (Arc::clone(&self.project.files), Arc::clone(&self.serving)),
+            (run, Arc::clone(&self.keys)),
+            options_of_flows,
+        ))
     }
 }
 

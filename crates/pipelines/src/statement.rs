@@ -36,13 +36,15 @@ pub enum Body {
     Stream(StreamStatement),
 }
 
-/// The two kinds of datasets.
+/// The kinds of datasets.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DatasetKind {
     /// Each input row once.
     StreamingTable,
     /// Equal to its query.
     MaterializedView,
+    /// The latest row of each key, read by key.
+    ServingTable,
 }
 
 /// A table that flows keep up to date.
@@ -68,6 +70,8 @@ pub struct DatasetStatement {
     pub query: Option<ParsedQuery>,
     /// The table that takes late rows of its query, and where that stands.
     pub late: Option<(TableName, Span)>,
+    /// What a serving table is declared with besides.
+    pub serving: Option<ServingStatement>,
 }
 
 /// A query with a name and no storage.
@@ -98,6 +102,7 @@ pub struct FlowStatement {
     pub late: Option<(TableName, Span)>,
 }
 
+pub(crate) use crate::declare_serving::ServingStatement;
 pub(crate) use crate::declare_stream::StreamStatement;
 
 /// Parses all statements of a file. After an error it goes on behind the next semicolon.
@@ -210,8 +215,10 @@ impl Reader<'_> {
         if self.word("stream") {
             return self.stream();
         }
+        if self.word("serving") {
+            return self.serving_table();
+        }
         for (word, what) in [
-            ("serving", "CREATE SERVING TABLE"),
             ("alert", "CREATE ALERT"),
             ("model", "CREATE MODEL"),
             ("table", "CREATE TABLE"),
@@ -220,7 +227,7 @@ impl Reader<'_> {
                 return Err(self.not_yet(what));
             }
         }
-        Err(self.unexpected("STREAMING TABLE, MATERIALIZED VIEW, VIEW, FLOW or STREAM"))
+        Err(self.unexpected("STREAMING TABLE, MATERIALIZED VIEW, VIEW, FLOW, STREAM or SERVING TABLE"))
     }
 
     fn view(&mut self, temporary: bool) -> Result<Body> {
@@ -258,6 +265,7 @@ impl Reader<'_> {
             properties: Vec::new(),
             query: None,
             late: None,
+            serving: None,
         };
         if self.parser.consume_token(&Token::LParen) {
             (dataset.columns, dataset.expectations) = self.columns()?;

@@ -1,4 +1,4 @@
-//! What listens: the Amazon Kinesis Data Streams API over the stream log.
+//! What listens: the Amazon Kinesis Data Streams API over the stream log, and rows of serving tables by key.
 //!
 //! One address takes everything, by HTTP/1.1 and by HTTP/2 with prior knowledge. Requests are bounded in size, and those
 //! that change or read streams are signed, unless the service was told to be open. A socket beside the streams takes the
@@ -12,6 +12,7 @@ mod ingest;
 mod kinesis;
 mod serve;
 mod sigv4;
+mod tables;
 
 pub use control::{
     RecordPlace, RecordRead, RecordsRead, ShardChange, ShardDescription, StreamCommand, StreamDescription,
@@ -22,3 +23,4 @@ pub use ingest::RecordCheck;
 pub use kinesis::{Incoming, Kinesis, KinesisOptions};
 pub use serve::{Metrics, Services, serve};
 pub use sigv4::{SignatureFault, SignedRequest, Signer};
+pub use tables::{ReadTable, TableRequest};

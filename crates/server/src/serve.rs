@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 
 use crate::ingest::Refused;
+use crate::tables::{self, ReadTable};
 use crate::kinesis::{Incoming, Kinesis, no_service};
 
 /// Bytes of the largest request that is read: 10 MB of records in base64, and what is around them.
@@ -30,6 +31,8 @@ pub struct Services {
     pub allows_reset: bool,
     /// Whether all datasets were brought up to date once.
     pub is_ready: Arc<AtomicBool>,
+    /// Reads serving tables.
+    pub tables: ReadTable,
     /// Makes what `GET /metrics` answers, as Prometheus reads it.
     pub metrics: Metrics,
 }
@@ -56,6 +59,7 @@ pub async fn serve(
         .route("/ready", get(ready))
         .route("/metrics", get(|State(services): State<Services>| async move { (services.metrics)().await }))
         .route("/v1/streams/{name}", post(ingest))
+        .route("/v1/tables/{*rest}", get(table).post(table))
         .fallback(kinesis)
         .layer(DefaultBodyLimit::max(LARGEST))
         .with_state(services);
@@ -82,6 +86,19 @@ async fn ingest(
         Ok(body) => services.kinesis.ingest(&name, incoming(&parts, body)).await,
         Err(_) => too_large(),
     }
+}
+
+async fn table(State(services): State<Services>, request: Request) -> Response<Body> {
+    let (parts, body) = request.into_parts();
+    let Ok(body) = axum::body::to_bytes(body, LARGEST).await else { return too_large() };
+    if let Err(refused) = services.kinesis.require_key(&incoming(&parts, body.clone())) {
+        return refused.into_response();
+    }
+    let path = parts.uri.path().strip_prefix("/v1/tables/").unwrap_or_default();
+    let query = parts.uri.query().unwrap_or_default();
+    let body = (parts.method == Method::POST).then_some(&body[..]);
+    // A row is microseconds away, and thousands of them are a few milliseconds.
+    tables::answer(&services.tables, path, query, body)
 }
 
 async fn kinesis(State(services): State<Services>, request: Request) -> Response<Body> {

@@ -9,6 +9,7 @@ mod distinct_first;
 mod functions;
 mod lineage;
 mod query;
+mod running;
 mod session;
 mod sorted;
 mod stream_words;
@@ -26,6 +27,7 @@ pub use query::{
     Argument, BoundQuery, ParsedQuery, Relation, RelationWords, Target, parse_query, parse_single_query,
     parser_for,
 };
+pub use running::Running;
 pub use session::{Moment, Planner, SessionOptions, Sessions, query_error};
 pub use system::{ComputedTable, system_tables};
 pub use text::{SqlText, nearest};

@@ -150,6 +150,10 @@ pub struct Planner {
 }
 
 impl Planner {
+    pub(crate) fn state(&self) -> &SessionState {
+        &self.state
+    }
+
     /// Binds a table to the key of a relation.
     ///
     /// # Errors

@@ -86,6 +86,7 @@ fn kind(dataset: &Dataset) -> &'static str {
     match dataset.kind {
         DatasetKind::StreamingTable => "streaming table",
         DatasetKind::MaterializedView => "materialized view",
+        DatasetKind::ServingTable => "serving table",
     }
 }
 

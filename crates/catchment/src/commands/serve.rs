@@ -8,12 +8,14 @@ use std::time::Duration;
 
 use catchment_catalog::{MasterKey, Store};
 use catchment_core::{Code, Error, Result, SystemClock};
-use catchment_flows::Progress;
+use catchment_flows::{KeyRange, Progress};
 use catchment_log::Log;
 use catchment_pipelines::{KeepOptions, OpenLog, RecordSchema, RunReport, Workspace};
 use catchment_server::{
-    Credentials, Kinesis, KinesisOptions, Metrics, RecordCheck, Services, serve, take_commands,
+    Credentials, Kinesis, KinesisOptions, Metrics, ReadTable, RecordCheck, Services, TableRequest, serve,
+    take_commands,
 };
+use datafusion::arrow::json::{ArrayWriter, LineDelimitedWriter};
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -79,7 +81,13 @@ pub(crate) async fn run(
     let (end, ended) = watch::channel(false);
     let totals = Arc::new(Totals::default());
     let metrics = metrics_of(&workspace, &totals).await;
-    let services = Services { kinesis, allows_reset: config.allow_reset, is_ready: Arc::default(), metrics };
+    let services = Services {
+        kinesis,
+        allows_reset: config.allow_reset,
+        is_ready: Arc::default(),
+        tables: tables(&workspace),
+        metrics,
+    };
     let ready = Arc::clone(&services.is_ready);
     let commands = match take_commands(&workspace.project.config.commands(), Arc::clone(&log)) {
         Ok(commands) => Some(tokio::spawn(commands)),
@@ -136,6 +144,40 @@ fn checks(workspace: &Workspace) -> Result<BTreeMap<String, RecordCheck>> {
         Ok((stream.clone(), check))
     };
     config.config.streams.json_schemas.iter().map(open).collect()
+}
+
+/// Reads rows of serving tables as JSON.
+fn tables(workspace: &Arc<Workspace>) -> ReadTable {
+    let workspace = Arc::clone(workspace);
+    Arc::new(move |name, request| {
+        let (rows, is_one) = match request {
+            TableRequest::Keys(keys) => (workspace.serving_rows(name, keys)?, false),
+            TableRequest::Key { key, from, to, limit, descending } => {
+                let found = workspace.serving_table(name)?;
+                let (primary, sort) = (found.key().primary.len(), found.key().sort.len());
+                match key.len() == primary && sort > 0 {
+                    true => {
+                        let (from, to) = (from.clone(), to.clone());
+                        let range = KeyRange { from, to, limit: *limit, descending: *descending };
+                        (workspace.serving_range(name, key, &range)?, false)
+                    }
+                    false => (workspace.serving_rows(name, std::slice::from_ref(key))?, true),
+                }
+            }
+        };
+        let written = |error| Error::new(Code::INTERNAL, "rows cannot be written as JSON").because(error);
+        if !is_one {
+            let mut writer = ArrayWriter::new(Vec::new());
+            writer.write(&rows).and_then(|()| writer.finish()).map_err(written)?;
+            return Ok(Some(writer.into_inner()));
+        }
+        if rows.num_rows() == 0 {
+            return Ok(None);
+        }
+        let mut writer = LineDelimitedWriter::new(Vec::new());
+        writer.write(&rows).and_then(|()| writer.finish()).map_err(written)?;
+        Ok(Some(writer.into_inner()))
+    })
 }
 
 /// Makes what is told to Prometheus.

@@ -231,21 +231,8 @@ impl Kinesis {
 
     /// Answers `POST /v1/streams/{name}`: signed for `kinesis`, or with a key and its secret as `Authorization: Bearer KEY:SECRET`.
     pub async fn ingest(&self, name: &str, incoming: Incoming<'_>) -> Response<Body> {
-        let bearer = header_text(incoming.headers, header::AUTHORIZATION.as_str())
-            .and_then(|text| text.strip_prefix("Bearer ").map(str::to_owned));
-        let is_permitted = match (&self.credentials, bearer) {
-            (Some(credentials), Some(bearer)) => {
-                let (key, given) = bearer.split_once(':').unwrap_or((&bearer, ""));
-                credentials.secret(key).is_some_and(|secret| is_same(&secret, given.as_bytes()))
-            }
-            _ => self.signer(&incoming, "kinesis").is_ok(),
-        };
-        if !is_permitted {
-            return Refused::new(
-                StatusCode::UNAUTHORIZED,
-                "sign the request, or send Authorization: Bearer KEY:SECRET",
-            )
-            .into_response();
+        if let Err(refused) = self.require_key(&incoming) {
+            return refused.into_response();
         }
         let key = incoming.query.split('&').find_map(|part| part.strip_prefix("key="));
         let key = key.map(|key| percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned());
@@ -255,6 +242,26 @@ impl Kinesis {
                 ingest::put(&stream, incoming.headers, incoming.body, key.as_deref(), check).await
             }
             Err(error) => Refused::new(StatusCode::NOT_FOUND, error.to_string()).into_response(),
+        }
+    }
+
+    /// Makes sure that a request of plain HTTP comes from somebody with a key.
+    pub(crate) fn require_key(&self, incoming: &Incoming<'_>) -> Result<(), Refused> {
+        let bearer = header_text(incoming.headers, header::AUTHORIZATION.as_str())
+            .and_then(|text| text.strip_prefix("Bearer ").map(str::to_owned));
+        let is_permitted = match (&self.credentials, bearer) {
+            (Some(credentials), Some(bearer)) => {
+                let (key, given) = bearer.split_once(':').unwrap_or((&bearer, ""));
+                credentials.secret(key).is_some_and(|secret| is_same(&secret, given.as_bytes()))
+            }
+            _ => self.signer(incoming, "kinesis").is_ok(),
+        };
+        match is_permitted {
+            true => Ok(()),
+            false => Err(Refused::new(
+                StatusCode::UNAUTHORIZED,
+                "sign the request, or send Authorization: Bearer KEY:SECRET",
+            )),
         }
     }
 

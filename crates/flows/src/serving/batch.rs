@@ -1,0 +1,178 @@
+//! Computes a batch of a serving table.
+
+use std::collections::{BTreeMap, HashSet};
+use std::sync::Arc;
+
+use catchment_core::{Code, Error, Result};
+use catchment_ingest::{ADDRESS_COLUMN, Rejects, first_piece};
+use catchment_sql::{Moment, Planner, Running, query_error};
+use datafusion::arrow::array::{ArrayRef, RecordBatch};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::SchemaRef;
+use futures::TryStreamExt;
+
+use crate::carry::{carry_addresses, in_source_order};
+use crate::records::BatchPlan;
+use crate::runtime::Runtime;
+use crate::serving::change::Change;
+use crate::serving::states::States;
+use crate::serving::store::failed;
+use crate::spec::{FlowKind, FlowSpec, InputKind};
+
+impl Runtime {
+    /// Computes a batch into a change; gives how many rows were read, and how many records could not be.
+    pub(crate) async fn serve_batch(
+        &self,
+        spec: &FlowSpec,
+        plan: &BatchPlan,
+        change: &mut Change,
+    ) -> Result<(u64, u64)> {
+        let planner = self.sessions.planner(Moment { micros: plan.planned_at, seed: plan.seed })?;
+        let (rejects, mut sink) = Rejects::channel();
+        let counting = tokio::spawn(async move {
+            let mut count = 0;
+            while let Some(rejected) = sink.recv().await {
+                count += rejected.num_rows() as u64;
+            }
+            count
+        });
+        let computed = self.serve_rows(spec, plan, &planner, &rejects, change).await;
+        let kept = rejects.take_kept()?.map_or(0, |rejected| rejected.num_rows() as u64);
+        let rows = rejects.rows();
+        drop(planner);
+        drop(rejects);
+        computed?;
+        let rejected = counting
+            .await
+            .map_err(|error| Error::new(Code::INTERNAL, "counting rejects ended early").because(error))?;
+        let rejected = kept + rejected;
+        if rejected > 0 {
+            tracing::warn!(table = %spec.target, rejected, "records could not be read and are not in a serving table");
+        }
+        Ok((rows, rejected))
+    }
+
+    async fn serve_rows(
+        &self,
+        spec: &FlowSpec,
+        plan: &BatchPlan,
+        planner: &Planner,
+        rejects: &Arc<Rejects>,
+        change: &mut Change,
+    ) -> Result<()> {
+        let (mut carriers, mut pieces) = (BTreeMap::new(), 0);
+        for input in &spec.inputs {
+            let range = self.bind(planner, input, plan, &[], rejects).await?;
+            if let (InputKind::Stream(source, _), Some(range)) = (&input.kind, range) {
+                let table = source.read(&range, Arc::clone(rejects), Some(first_piece(pieces)?))?;
+                carriers.insert(input.key.clone(), table);
+                pieces += range.pieces();
+            }
+        }
+        let logical = planner.plan(&spec.text, &spec.query).await?;
+        if spec.kind == FlowKind::Append
+            && let Some(running) = planner.running(&logical)?
+        {
+            return serve_groups(spec, plan, planner, &running, change).await;
+        }
+        let streams = spec.kind == FlowKind::Append;
+        let physical = match streams {
+            true => in_source_order(planner.physical(&carry_addresses(logical, &carriers)?).await?)?,
+            false => planner.physical(&logical).await?,
+        };
+        drop(carriers);
+        let mut kept = HashSet::new();
+        let mut rows = planner.run(physical)?;
+        while let Some(rows) = rows.try_next().await.map_err(query_error)? {
+            let keys = change.put_latest(&fit(&rows, &spec.table.schema)?)?;
+            if !streams {
+                for key in keys {
+                    if !kept.insert(key) {
+                        return Err(Error::new(
+                            Code::SERVING_KEY,
+                            format!("the query of serving table \"{}\" has two rows of one key", spec.target),
+                        )
+                        .hint("name more columns in PRIMARY KEY, or group by those that are there"));
+                    }
+                }
+            }
+        }
+        if !streams {
+            change.keep_only(&kept)?;
+        }
+        Ok(())
+    }
+}
+
+/// Goes on with the groups that have new rows.
+async fn serve_groups(
+    spec: &FlowSpec,
+    plan: &BatchPlan,
+    planner: &Planner,
+    running: &Running,
+    change: &mut Change,
+) -> Result<()> {
+    let table = Arc::clone(change.table());
+    let states = States::new(running.states(), running.group_columns())?;
+    let mut all = running.partial(planner).await?;
+    let mut touched: HashSet<Vec<u8>> = HashSet::new();
+    for partial in &all {
+        touched.extend(states.groups(partial)?);
+    }
+    let mut known = Vec::new();
+    for group in &touched {
+        let state = table.states.get(group).map_err(|error| failed("be read", error))?;
+        known.extend(state.filter(|state| !table.layout.is_over(state, plan.planned_at)));
+    }
+    if !known.is_empty() {
+        all.push(states.read(&known)?);
+    }
+    let merged = running.merge(planner, all).await?;
+    let mut visible = HashSet::new();
+    for rows in running.finish(planner, merged.clone()).await? {
+        visible.extend(change.put(&fit(&rows, &spec.table.schema)?)?);
+    }
+    let columns = key_columns(spec, running, &table)?;
+    for merged in &merged {
+        let keys: Vec<ArrayRef> = columns
+            .iter()
+            .zip(table.layout.key_columns())
+            .map(|(column, at)| cast(merged.column(*column), spec.table.schema.field(*at).data_type()))
+            .collect::<std::result::Result<_, _>>()
+            .map_err(|error| query_error(error.into()))?;
+        let rows = table.layout.keys_of(&keys)?;
+        for ((group, state), row) in states.groups(merged)?.iter().zip(states.write(merged, plan.planned_at)?).zip(rows) {
+            change.put_state(group, state, &row);
+            if !visible.contains(&row) {
+                // Its group does not pass HAVING, or not any more.
+                change.remove(row);
+            }
+        }
+    }
+    Ok(())
+}
+
+/// For each column of the key, the column of the groups that it is.
+fn key_columns(spec: &FlowSpec, running: &Running, table: &crate::serving::ServingTable) -> Result<Vec<usize>> {
+    let kept = running.kept_groups();
+    let column = |name: &String| {
+        let found = kept.iter().find(|(column, _)| column == name).map(|(_, group)| *group);
+        found.ok_or_else(|| {
+            Error::new(Code::INTERNAL, format!("key column \"{name}\" of \"{}\" is none of its groups", spec.target))
+        })
+    };
+    table.key().columns().map(column).collect()
+}
+
+/// Rows with the columns and types of the table.
+fn fit(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+    let columns = schema.fields().iter().map(|field| {
+        let column = rows.column_by_name(field.name()).filter(|_| field.name() != ADDRESS_COLUMN);
+        let column = column.ok_or_else(|| {
+            Error::new(Code::INTERNAL, format!("a batch has no column \"{}\"", field.name()))
+        })?;
+        cast(column, field.data_type()).map_err(|error| query_error(error.into()))
+    });
+    let columns = columns.collect::<Result<Vec<_>>>()?;
+    RecordBatch::try_new(Arc::clone(schema), columns).map_err(|error| query_error(error.into()))
+}

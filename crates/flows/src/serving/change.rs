@@ -1,0 +1,124 @@
+//! What a batch does to a serving table, written at once.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use catchment_core::{Result, TableName};
+use datafusion::arrow::array::RecordBatch;
+use fjall::OwnedWriteBatch;
+
+use crate::serving::rows::{AGE_BYTES, written_at};
+use crate::serving::store::{Described, ServingStore, failed};
+use crate::serving::table::ServingTable;
+
+/// Rows that are over and are taken away with one batch, at most.
+const SWEPT: usize = 10_000;
+
+/// A change that is being gathered.
+pub(crate) struct Change {
+    table: Arc<ServingTable>,
+    batch: OwnedWriteBatch,
+    /// Rows by their keys; the last one of a key counts, and `None` takes it away.
+    rows: HashMap<Vec<u8>, Option<Vec<u8>>>,
+    planned_at: i64,
+}
+
+impl Change {
+    pub(crate) fn new(store: &ServingStore, table: &Arc<ServingTable>, planned_at: i64) -> Self {
+        Self { table: Arc::clone(table), batch: store.batch(), rows: HashMap::new(), planned_at }
+    }
+
+    /// The table that is changed.
+    pub(crate) fn table(&self) -> &Arc<ServingTable> {
+        &self.table
+    }
+
+    /// How many rows are written.
+    pub(crate) fn rows(&self) -> u64 {
+        self.rows.values().filter(|row| row.is_some()).count() as u64
+    }
+
+    /// Writes rows; gives their keys.
+    pub(crate) fn put(&mut self, rows: &RecordBatch) -> Result<Vec<Vec<u8>>> {
+        let mut keys = Vec::with_capacity(rows.num_rows());
+        for (key, value) in self.table.layout.write(rows, self.planned_at)? {
+            keys.push(key.clone());
+            self.rows.insert(key, Some(value));
+        }
+        Ok(keys)
+    }
+
+    /// Takes a row away.
+    pub(crate) fn remove(&mut self, key: Vec<u8>) {
+        self.rows.insert(key, None);
+    }
+
+    /// Writes the state of a group whose row has the key `row`.
+    pub(crate) fn put_state(&mut self, group: &[u8], state: Vec<u8>, row: &[u8]) {
+        self.batch.insert(&self.table.states, group, state);
+        self.put_age(group, row);
+    }
+
+    /// Notes when what `of` is was written, where rows do not stay.
+    fn put_age(&mut self, of: &[u8], row: &[u8]) {
+        if self.table.key().time_to_live.is_some() {
+            let age = [self.planned_at.to_be_bytes().as_slice(), of].concat();
+            self.batch.insert(&self.table.ages, age, row);
+        }
+    }
+
+    /// Takes rows away that are not among `kept`.
+    pub(crate) fn keep_only(&mut self, kept: &HashSet<Vec<u8>>) -> Result<()> {
+        for entry in self.table.rows.iter() {
+            let key = entry.key().map_err(|error| failed("be read", error))?;
+            if !kept.contains(key.as_ref()) {
+                self.rows.insert(key.to_vec(), None);
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes away what is over, as far as one batch does; gives how much.
+    pub(crate) fn sweep(&mut self) -> Result<usize> {
+        let table = Arc::clone(&self.table);
+        let Some(time_to_live) = table.key().time_to_live else { return Ok(0) };
+        let until = self.planned_at.saturating_sub(time_to_live).saturating_add(1).max(0);
+        let mut count = 0;
+        for entry in table.ages.range(..until.to_be_bytes()).take(SWEPT) {
+            let (age, row) = entry.into_inner().map_err(|error| failed("be read", error))?;
+            let of = age.get(AGE_BYTES..).unwrap_or_default();
+            let read = |keyspace: &fjall::Keyspace| keyspace.get(of).map_err(|error| failed("be read", error));
+            // It may have been written again since.
+            let is_of = |value: Option<fjall::UserValue>| {
+                value.is_some_and(|value| written_at(&value) == written_at(&age))
+            };
+            if is_of(read(&table.states)?) {
+                self.batch.remove(&table.states, of);
+                self.rows.insert(row.to_vec(), None);
+            } else if is_of(read(&table.rows)?) {
+                self.rows.insert(row.to_vec(), None);
+            }
+            self.batch.remove(&table.ages, age);
+            count += 1;
+        }
+        Ok(count)
+    }
+
+    /// Makes all of it durable, together with where the flow stands.
+    pub(crate) fn commit(mut self, store: &ServingStore, name: &TableName, described: &Described) -> Result<()> {
+        for (key, value) in std::mem::take(&mut self.rows) {
+            match value {
+                Some(value) => self.batch.insert(&self.table.rows, key, value),
+                None => self.batch.remove(&self.table.rows, key),
+            }
+        }
+        store.commit(name, described, self.batch)
+    }
+
+    /// Writes rows that have no groups, and when they were written.
+    pub(crate) fn put_latest(&mut self, rows: &RecordBatch) -> Result<Vec<Vec<u8>>> {
+        let keys = self.put(rows)?;
+        keys.iter().for_each(|key| self.put_age(key, key));
+        Ok(keys)
+    }
+}

@@ -1,0 +1,28 @@
+//! Serving tables: the latest row of each key, read by key, kept up to date from streams or tables.
+//!
+//! A serving table is not in the lake: its rows lie in a store on this machine's disk ([`ServingStore`]), and can be made anew
+//! from what it reads. A batch is planned, computed and made durable in one write together with where the flow stands, so that each
+//! row of a stream counts exactly once whatever happens.
+
+mod batch;
+mod change;
+mod rows;
+mod run;
+mod states;
+mod store;
+mod table;
+#[cfg(test)]
+mod tests;
+
+/// How rows are found and written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Serving {
+    /// How they are found.
+    pub key: RowKey,
+    /// How often a service writes, at most, in microseconds.
+    pub emit_every: Option<i64>,
+}
+
+pub use rows::RowKey;
+pub use store::{ServingFolder, ServingStore};
+pub use table::{KeyRange, ServingTable};
