@@ -36,7 +36,8 @@ impl Runtime {
         let mut gone = Vec::new();
         for seen in SeenRun::merge(seen_runs(self.lake(), &spec.name, published).await?).newest().files {
             let was_read = seen.broken.is_none() && !seen.passed_over;
-            if was_read && self.files.look_again(&seen.file)?.is_none() {
+            // Another file of its name is not the one that was read.
+            if was_read && self.files.look_again(&seen.file)?.as_ref() != Some(&seen.file) {
                 gone.push(seen.file.path);
             }
         }

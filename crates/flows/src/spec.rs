@@ -99,7 +99,8 @@ impl FlowSpec {
     }
 
     /// Whether files are taken away when the flow has read them.
-    pub(crate) fn cleans(&self) -> bool {
+    #[must_use]
+    pub fn cleans(&self) -> bool {
         self.inputs.iter().any(|input| matches!(&input.kind, InputKind::Stream(source, _) if source.cleans()))
     }
 

@@ -17,8 +17,8 @@ use crate::expectations;
 use crate::graph::{Graph, order};
 use crate::project::Project;
 use crate::rulesets;
-use crate::statement::DatasetKind;
 use crate::serving::kind_of;
+use crate::statement::DatasetKind;
 use crate::streams::Streams;
 
 /// A dataset, ready to run.

@@ -90,8 +90,11 @@ impl Reader<'_> {
         let at = self.parser.peek_token_ref().span;
         match self.interval()? {
             time if time > 0 => Ok(time),
-            _ => Err(catchment_core::Error::new(catchment_core::Code::SQL_SYNTAX, "a time is more than nothing")
-                .at(self.text.place(at))),
+            _ => Err(catchment_core::Error::new(
+                catchment_core::Code::SQL_SYNTAX,
+                "a time is more than nothing",
+            )
+            .at(self.text.place(at))),
         }
     }
 }

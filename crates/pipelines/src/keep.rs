@@ -116,7 +116,13 @@ impl Workspace {
                 failures => pause.max(backoff.delay(failures, rand::rng().random()).unwrap_or_default()),
             };
             // A poll takes away rows that are over, too.
-            wait(any_of(&mut changes), begun + pause, Instant::now() + options.poll.min(options.buffer), &mut stop).await;
+            wait(
+                any_of(&mut changes),
+                begun + pause,
+                Instant::now() + options.poll.min(options.buffer),
+                &mut stop,
+            )
+            .await;
         }
     }
 

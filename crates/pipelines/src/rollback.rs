@@ -51,6 +51,8 @@ impl Workspace {
                 (dataset.name.clone(), dataset.flows.iter().map(|flow| flow.name.clone()).collect())
             })
             .collect();
+        let flows = checked.datasets.iter().flat_map(|dataset| &dataset.flows);
+        let cleaned = flows.filter(|flow| flow.cleans()).map(|flow| flow.name.clone()).collect();
         let readers = readers(&checked.datasets);
         let named: Vec<TableName> =
             select(checked.datasets, &options.datasets)?.into_iter().map(|dataset| dataset.name).collect();
@@ -65,6 +67,7 @@ impl Workspace {
         let request = RollbackRequest {
             files: &self.project.files,
             datasets: &datasets,
+            cleaned: &cleaned,
             targets: &targets,
             now: self.clock.now_micros(),
         };

@@ -7,8 +7,9 @@ use std::time::{Duration, Instant};
 
 use catchment_catalog::{DatasetOutcome, DatasetStatus, RunRecord, RunStatus, SqliteStore, Store};
 use catchment_core::{Backoff, Clock, Code, Error, Result, TableName};
-use catchment_flows::{ServingFolder, 
-    CatchUp, FlowReport, FlowSpec, KeyCache, Phases, Progress, Runtime, RuntimeOptions, finish_rollback,
+use catchment_flows::{
+    CatchUp, FlowReport, FlowSpec, KeyCache, Phases, Progress, Runtime, RuntimeOptions, ServingFolder,
+    finish_rollback,
 };
 use catchment_lake::{Lake, MaintenanceOptions, Owner, RENEW_MILLIS, schema_text};
 use catchment_sql::{SessionOptions, Sessions, nearest};

@@ -20,8 +20,11 @@ impl ServingStatement {
     /// How its rows are found and written.
     pub(crate) fn spec(&self) -> Serving {
         let names = |list: &[(String, Span)]| list.iter().map(|(name, _)| name.clone()).collect();
-        let key =
-            RowKey { primary: names(&self.primary), sort: names(&self.sort), time_to_live: self.time_to_live };
+        let key = RowKey {
+            primary: names(&self.primary),
+            sort: names(&self.sort),
+            time_to_live: self.time_to_live,
+        };
         Serving { key, emit_every: self.emit_every }
     }
 }
@@ -31,7 +34,8 @@ pub(crate) fn serving_of<'p>(
     project: &'p Project,
     name: &TableName,
 ) -> Option<(&'p Declared<DatasetStatement>, &'p ServingStatement)> {
-    let declared = project.datasets.get(name).filter(|declared| declared.body.kind == DatasetKind::ServingTable)?;
+    let declared =
+        project.datasets.get(name).filter(|declared| declared.body.kind == DatasetKind::ServingTable)?;
     Some((declared, declared.body.serving.as_ref()?))
 }
 
@@ -67,7 +71,8 @@ pub(crate) fn require_servable(
     for (index, (name, span)) in serving.primary.iter().chain(&serving.sort).enumerate() {
         let mut before = serving.primary.iter().chain(&serving.sort).take(index);
         if !columns.contains(&name.as_str()) {
-            let error = Error::new(Code::SERVING_KEY, format!("the query has no column \"{name}\" for the key"));
+            let error =
+                Error::new(Code::SERVING_KEY, format!("the query has no column \"{name}\" for the key"));
             let hint = match nearest(name, &columns) {
                 Some(near) => format!("did you mean \"{near}\"?"),
                 None => format!("columns: {}", columns.join(", ")),
@@ -93,15 +98,21 @@ pub(crate) fn require_servable(
     };
     let Some(running) = planner.running(plan).map_err(at)? else {
         if !shapes.is_empty() {
-            return Err(at(Error::new(Code::NOT_SUPPORTED, "windows without GROUP BY in a serving table are not supported yet")));
+            return Err(at(Error::new(
+                Code::NOT_SUPPORTED,
+                "windows without GROUP BY in a serving table are not supported yet",
+            )));
         }
         return require_incremental(plan, streams, &windowed).map_err(at);
     };
     require_incremental(running.below(), streams, &windowed).map_err(at)?;
     require_groups(declared, serving, &running, &shapes)?;
     if !shapes.is_empty() && serving.time_to_live.is_none() {
-        return Err(at(Error::new(Code::NOT_SUPPORTED, "windows in a serving table would be remembered for ever")
-            .hint("say how long they stay: TTL INTERVAL '1' DAY, behind PRIMARY KEY (...)")));
+        return Err(at(Error::new(
+            Code::NOT_SUPPORTED,
+            "windows in a serving table would be remembered for ever",
+        )
+        .hint("say how long they stay: TTL INTERVAL '1' DAY, behind PRIMARY KEY (...)")));
     }
     Ok(())
 }
@@ -137,12 +148,15 @@ fn require_groups(
     let missing = (0..names.len()).filter(|group| !covered.contains(group));
     let missing: Vec<&str> = missing
         .filter(|group| grows || !has_bound || !is_bound(&names[*group]))
-        .map(|group| names[group].as_str())
+        .map(|group| names[group].trim_start_matches("__"))
         .collect();
     if missing.is_empty() {
         return Ok(());
     }
-    Err(Error::new(Code::SERVING_KEY, format!("the key leaves out what the query groups by: {}", missing.join(", ")))
-        .hint("a row is one group: name these columns in PRIMARY KEY, or in its SORT KEY")
-        .at(place))
+    Err(Error::new(
+        Code::SERVING_KEY,
+        format!("the key leaves out what the query groups by: {}", missing.join(", ")),
+    )
+    .hint("a row is one group: name these columns in PRIMARY KEY, or in its SORT KEY")
+    .at(place))
 }

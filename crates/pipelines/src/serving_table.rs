@@ -23,13 +23,18 @@ impl Workspace {
     /// # Errors
     /// Returns [`Code::TABLE_UNKNOWN`] when the project has none or it was not run yet, and errors of the store.
     pub fn serving_table(&self, name: &str) -> Result<Arc<ServingTable>> {
-        let known = self.project.datasets.iter().filter(|(_, declared)| declared.body.kind == DatasetKind::ServingTable);
+        let known = self
+            .project
+            .datasets
+            .iter()
+            .filter(|(_, declared)| declared.body.kind == DatasetKind::ServingTable);
         let known: Vec<String> = known.map(|(name, _)| name.to_string()).collect();
         let parsed = TableName::parse(name, &self.project.config.config.project.schema);
-        let Some(table) = parsed.filter(|name| known.contains(&name.to_string())) else {
+        let full = parsed.as_ref().map_or_else(|| name.to_owned(), ToString::to_string);
+        let Some(table) = parsed.filter(|_| known.contains(&full)) else {
             let names: Vec<&str> = known.iter().map(String::as_str).collect();
             let error = Error::new(Code::TABLE_UNKNOWN, format!("no serving table \"{name}\""));
-            return Err(match nearest(name, &names) {
+            return Err(match nearest(&full, &names) {
                 Some(near) => error.hint(format!("did you mean \"{near}\"?")),
                 None => error,
             });

@@ -218,11 +218,8 @@ impl Reader<'_> {
         if self.word("serving") {
             return self.serving_table();
         }
-        for (word, what) in [
-            ("alert", "CREATE ALERT"),
-            ("model", "CREATE MODEL"),
-            ("table", "CREATE TABLE"),
-        ] {
+        for (word, what) in [("alert", "CREATE ALERT"), ("model", "CREATE MODEL"), ("table", "CREATE TABLE")]
+        {
             if self.peek_word(word) {
                 return Err(self.not_yet(what));
             }

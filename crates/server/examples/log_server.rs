@@ -39,6 +39,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         allows_reset: false,
         is_ready: Arc::default(),
         metrics: Arc::new(|| Box::pin(async { String::new() })),
+        tables: Arc::new(|_, _| Ok(None)),
     };
     serve(listener, services, std::future::pending()).await?;
     Ok(())

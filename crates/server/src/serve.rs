@@ -16,8 +16,8 @@ use futures::future::BoxFuture;
 use tokio::net::TcpListener;
 
 use crate::ingest::Refused;
-use crate::tables::{self, ReadTable};
 use crate::kinesis::{Incoming, Kinesis, no_service};
+use crate::tables::{self, ReadTable};
 
 /// Bytes of the largest request that is read: 10 MB of records in base64, and what is around them.
 const LARGEST: usize = 16 << 20;

@@ -71,10 +71,17 @@ fn failed(error: &Error) -> Refused {
     Refused::new(status, format!("{}{hint}", error.message()))
 }
 
-fn request(path: &str, query: &str, body: Option<&[u8]>) -> std::result::Result<(String, TableRequest), Refused> {
+fn request(
+    path: &str,
+    query: &str,
+    body: Option<&[u8]>,
+) -> std::result::Result<(String, TableRequest), Refused> {
     let wrong = |message: String| Refused::new(StatusCode::BAD_REQUEST, message);
-    let mut parts = path.split('/').map(|part| percent_decode_str(part).decode_utf8().map(|part| part.into_owned()));
-    let mut parts = parts.by_ref().collect::<std::result::Result<Vec<_>, _>>()
+    let mut parts =
+        path.split('/').map(|part| percent_decode_str(part).decode_utf8().map(|part| part.into_owned()));
+    let mut parts = parts
+        .by_ref()
+        .collect::<std::result::Result<Vec<_>, _>>()
         .map_err(|_| wrong("the path is not UTF-8".to_owned()))?;
     let table = parts.remove(0);
     if let Some(body) = body {
@@ -97,9 +104,14 @@ fn request(path: &str, query: &str, body: Option<&[u8]>) -> std::result::Result<
             ("order", "desc") => descending = true,
             ("limit", _) => {
                 let most = value.parse().ok().filter(|limit| (1..=MOST).contains(limit));
-                limit = most.ok_or_else(|| wrong(format!("limit is {value:?}, not a count of 1 to {MOST}")))?;
+                limit =
+                    most.ok_or_else(|| wrong(format!("limit is {value:?}, not a count of 1 to {MOST}")))?;
             }
-            _ => return Err(wrong(format!("no parameter {name}={value}; there are from, to, limit and order=asc|desc"))),
+            _ => {
+                return Err(wrong(format!(
+                    "no parameter {name}={value}; there are from, to, limit and order=asc|desc"
+                )));
+            }
         }
     }
     Ok((table, TableRequest::Key { key: parts, from, to, limit, descending }))

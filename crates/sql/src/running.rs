@@ -16,15 +16,15 @@ use catchment_core::{Code, Error, Result};
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::{Column, DFSchema, TableReference};
+use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::logical_expr::expr::{AggregateFunction, Sort};
 use datafusion::logical_expr::physical_planning_context::PhysicalPlanningContext;
 use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, LogicalPlanBuilder, lit};
-use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 use datafusion::physical_expr::PhysicalExpr;
+use datafusion::physical_expr::aggregate::{AggregateFunctionExpr, LoweredAggregateBuilder};
 use datafusion::physical_plan::ExecutionPlan;
 use datafusion::physical_plan::aggregates::{AggregateExec, AggregateMode, PhysicalGroupBy};
-use datafusion::datasource::memory::MemorySourceConfig;
 use futures::TryStreamExt;
 
 use crate::lineage::kept_columns;
@@ -218,7 +218,9 @@ fn find(plan: &LogicalPlan) -> Result<Option<&Aggregate>> {
         LogicalPlan::Projection(node) => find(&node.input),
         LogicalPlan::Filter(node) => find(&node.input),
         LogicalPlan::SubqueryAlias(node) => find(&node.input),
-        other if find_below(other) => refuse("an aggregate below a join, a union, a sort or a window function"),
+        other if find_below(other) => {
+            refuse("an aggregate below a join, a union, a sort or a window function")
+        }
         _ => Ok(None),
     }
 }
@@ -229,8 +231,11 @@ fn find_below(plan: &LogicalPlan) -> bool {
 }
 
 fn refuse<T>(what: &str) -> Result<T> {
-    Err(Error::new(Code::NOT_SUPPORTED, format!("{what} in a serving table over a stream is not supported yet"))
-        .hint("make what is read a table of its own, or take STREAM away"))
+    Err(Error::new(
+        Code::NOT_SUPPORTED,
+        format!("{what} in a serving table over a stream is not supported yet"),
+    )
+    .hint("make what is read a table of its own, or take STREAM away"))
 }
 
 fn names(aggregate: &Aggregate) -> impl Iterator<Item = String> {
@@ -268,7 +273,10 @@ fn columns_below(aggregate: &Aggregate) -> Result<(LogicalPlan, Vec<Expr>)> {
         // A projection has at least one column: `count(*)` counts its rows.
         columns.push(lit(true));
     }
-    let columns = columns.into_iter().enumerate().map(|(index, expr)| expr.unalias_nested().data.alias(format!("c{index}")));
+    let columns = columns
+        .into_iter()
+        .enumerate()
+        .map(|(index, expr)| expr.unalias_nested().data.alias(format!("c{index}")));
     let below = LogicalPlanBuilder::from(aggregate.input.as_ref().clone())
         .project(columns.collect::<Vec<_>>())
         .and_then(LogicalPlanBuilder::build)
@@ -280,7 +288,9 @@ fn columns_below(aggregate: &Aggregate) -> Result<(LogicalPlan, Vec<Expr>)> {
 fn of_groups(values: &SchemaRef) -> SchemaRef {
     let fields = values.fields().iter().enumerate();
     Arc::new(datafusion::arrow::datatypes::Schema::new(
-        fields.map(|(index, field)| field.as_ref().clone().with_name(format!("c{index}"))).collect::<Vec<_>>(),
+        fields
+            .map(|(index, field)| field.as_ref().clone().with_name(format!("c{index}")))
+            .collect::<Vec<_>>(),
     ))
 }
 
@@ -297,7 +307,8 @@ fn above(plan: &LogicalPlan, aggregate: &Aggregate, values: &SchemaRef) -> Resul
             .and_then(LogicalPlanBuilder::build)
             .map_err(query_error);
     }
-    let inputs = plan.inputs().into_iter().map(|input| above(input, aggregate, values)).collect::<Result<Vec<_>>>()?;
+    let inputs =
+        plan.inputs().into_iter().map(|input| above(input, aggregate, values)).collect::<Result<Vec<_>>>()?;
     plan.with_new_exprs(plan.expressions(), inputs).map_err(query_error)
 }
 

@@ -55,7 +55,7 @@ fn only_what_was_read_long_enough_ago_is_removed() {
     assert_eq!(files(&project, "in").len(), 3);
     // What is gone cannot be read again, and that is said before anything is emptied.
     let refused = project.call(&["run", "--full-refresh"]).exits(1);
-    assert!(refused.err.contains("6 files that it has read were cleaned"), "{}", refused.err);
+    assert!(refused.err.contains("7 files that it has read were cleaned"), "{}", refused.err);
     let refused = project.call(&["rollback", "raw.t", "--to", "1"]).exits(1);
     assert!(refused.err.contains("its sources do not hold any more"), "{}", refused.err);
     assert_eq!(project.query("SELECT count(*) AS n FROM raw.t"), json!([{ "n": 7 }]));
@@ -105,4 +105,78 @@ fn files_that_others_read_are_not_cleaned() {
     let whole = pipeline(DELETE).replace("STREAMING TABLE", "MATERIALIZED VIEW").replace("STREAM ", "");
     let told = Project::new(&whole).call(&["check"]).exits(1);
     assert!(told.err.contains("read as a whole"), "{}", told.err);
+}
+
+const MOVE: &str = ", cleanSource => 'MOVE', `cleanSource.moveDestination` => 'done', `cleanSource.retentionDuration` => '0 days'";
+
+#[test]
+fn nothing_is_overwritten_and_one_file_does_not_hold_up_others() {
+    let project = Project::new(&pipeline(&format!("{MOVE}, allowOverwrites => true")));
+    project.write("done/a.json", "what lies there");
+    project.write("in/a.json", "{\"k\":1}\n");
+    project.call(&["run"]).exits(0);
+    project.write("in/a.json", "{\"k\":2}\n{\"k\":2}\n");
+    // A folder of the name is as much in the way as a file.
+    project.write("done/b.json/in the way", "");
+    project.write("in/b.json", "{\"k\":3}\n");
+    project.write("in/c.json", "{\"k\":4}\n");
+    project.call(&["run"]).exits(0);
+    let kept: Vec<String> = files(&project, "done")
+        .iter()
+        .map(|file| std::fs::read_to_string(project.path().join(file)).unwrap())
+        .collect();
+    assert_eq!(kept.len(), 6, "{kept:?}");
+    for content in ["what lies there", "{\"k\":1}\n", "{\"k\":2}\n{\"k\":2}\n", "{\"k\":3}\n", "{\"k\":4}\n"]
+    {
+        assert!(kept.iter().any(|kept| kept == content), "{content:?} in {kept:?}");
+    }
+    assert!(files(&project, "in").is_empty());
+    assert_eq!(project.query("SELECT sum(k) AS k, count(*) AS n FROM raw.t"), json!([{ "k": 12, "n": 5 }]));
+}
+
+#[test]
+fn another_file_of_the_name_is_not_the_one_that_was_read() {
+    let project = Project::new(&pipeline(DELETE));
+    project.write("in/a.json", "{\"k\":1}\n");
+    project.call(&["run"]).exits(0);
+    project.write("in/b.json", "{\"k\":2}\n");
+    project.call(&["run"]).exits(0);
+    project.write("in/b.json", "{\"k\":33}\n{\"k\":34}\n");
+    let told = project.call(&["run", "--full-refresh"]).exits(1);
+    assert!(told.err.contains("2 files that it has read were cleaned"), "{}", told.err);
+    let told = project.call(&["rollback", "raw.t", "--to", "1"]).exits(1);
+    assert!(told.err.contains("its sources do not hold any more"), "{}", told.err);
+    assert_eq!(project.query("SELECT k FROM raw.t ORDER BY k"), json!([{ "k": 1 }, { "k": 2 }]));
+}
+
+#[test]
+fn folders_are_the_same_however_they_are_written() {
+    let project = Project::new("");
+    let here = project.path().to_string_lossy().into_owned();
+    let call = |path: &str, to: &str| {
+        let options = MOVE.replace("'done'", &format!("'{to}'"));
+        pipeline(&options).replace("'in'", &format!("'{path}'"))
+    };
+    for (path, to, why) in [
+        ("./in", "in/done", "lies in the folder that is read"),
+        ("in", "./in/x", "lies in the folder that is read"),
+        ("in", &format!("{here}/in/x"), "lies in the folder that is read"),
+        ("in/../in", "in/x", "lies in the folder that is read"),
+        ("**/*.json", "done", "lies in the folder that is read"),
+        ("s3://b/in", "s3://b//in/x", "lies in the folder that is read"),
+        ("in", "", "names no folder"),
+        ("in", "/", "names no folder"),
+    ] {
+        project.write("pipelines/all.sql", call(path, to));
+        let told = project.call(&["check"]).exits(1);
+        assert!(told.err.contains(why), "{path} to {to}: {}", told.err);
+    }
+    let other = "CREATE MATERIALIZED VIEW cur.n AS SELECT count(*) AS n FROM read_files('./in/', format => 'json', schema => 'k BIGINT');";
+    project.write("pipelines/all.sql", format!("{}\n{other}", call(&format!("{here}/in"), "done")));
+    assert!(project.call(&["check"]).exits(1).err.contains("take files away that flow \"cur.n\" reads"));
+    project.write("pipelines/all.sql", call(&format!("{here}/in"), "done"));
+    project.write("in/x/a.json", "{\"k\":1}\n");
+    project.write("in/y/a.json", "{\"k\":2}\n");
+    project.call(&["run"]).exits(0);
+    assert_eq!(files(&project, "done"), ["done/x/a.json", "done/y/a.json"]);
 }

@@ -27,6 +27,7 @@ mod proxy;
 mod readers;
 mod rollback;
 mod rollback_traps;
+mod serving;
 mod slt;
 mod time_travel;
 mod traces;

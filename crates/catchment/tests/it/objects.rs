@@ -81,6 +81,10 @@ fn objects_are_read_once_whatever_their_format_and_name() {
     // A lake in a folder whose source is a bucket, with names that have to be encoded and one that is hidden.
     server.put(&project, "in/day=1/a b+c é.json", "{\"k\":1,\"v\":\"x\"}\n{\"k\":\"no\"}\n");
     server.put(&project, "in/day=1/_hidden.json", "{\"k\":100}\n");
+    // As a console marks a folder.
+    server.put(&project, "in/day=1/", "");
+    server.put(&project, "in/day=1/folder.json/", "");
+    server.put(&project, "done/day=3/next.json", "{\"k\":0,\"v\":\"before\"}\n");
     server.put(&project, "in/day=1/other.txt", "{\"k\":101}\n");
     let many: String = (0..30_000).map(|k| format!("{{\"k\":{},\"v\":\"many\"}}\n", k + 1_000)).collect();
     server.put(&project, "in/day=2/many.json", &many);
@@ -98,7 +102,10 @@ fn objects_are_read_once_whatever_their_format_and_name() {
     let moved = json!([
         "done/day=1/a b+c é.json",
         "done/day=2/many.json",
+        "done/day=3/next.json",
+        "in/day=1/",
         "in/day=1/_hidden.json",
+        "in/day=1/folder.json/",
         "in/day=1/other.txt"
     ]);
     assert_eq!(server.list(), moved);
@@ -113,7 +120,7 @@ fn objects_are_read_once_whatever_their_format_and_name() {
     let found = server.call(&project, &["sql", "--json", query]).exits(0).json();
     assert_eq!(
         found,
-        json!([{ "n": 1 }, { "v": "x", "n": 1 }, { "v": "y", "n": 1 }, { "v": "many", "n": 30_000 }])
+        json!([{ "n": 1 }, { "v": "before", "n": 1 }, { "v": "x", "n": 1 }, { "v": "y", "n": 1 }, { "v": "many", "n": 30_000 }])
     );
 }
 
@@ -129,13 +136,14 @@ fn a_queue_tells_of_objects_and_listing_finds_what_it_did_not_tell() {
         server.put(&project, &format!("in/{name}-{k}.json"), format!("{{\"k\":{k}}}\n"))
     };
     let rows = |all: &[usize]| json!(all.iter().map(|k| json!({ "k": k })).collect::<Vec<_>>());
-    (0..5).for_each(|k| put("told", k));
+    (0..2).for_each(|k| put("told", k));
+    (2..5).for_each(|k| put("silent", k));
     server.put(&project, "in/told.txt", "what nobody reads");
     assert_eq!(server.run(&project), rows(&[0, 1, 2, 3, 4]));
     // All messages are done, also the one of an object that nobody reads.
     assert_eq!(server.asked(&["waiting", &url]), "0");
     // A message of what was read already changes nothing.
-    put("told", 3);
+    put("told", 1);
     put("told", 5);
     assert_eq!(server.run(&project), rows(&[0, 1, 2, 3, 4, 5]));
     assert_eq!(server.asked(&["waiting", &url]), "0");

@@ -24,6 +24,8 @@ pub struct RollbackRequest<'a> {
     pub files: &'a FileStores,
     /// The project's datasets with their flows, each after those that it reads.
     pub datasets: &'a [(TableName, Vec<FlowName>)],
+    /// Flows whose files are taken away when they were read: another file of the same name is not the one that was read.
+    pub cleaned: &'a BTreeSet<FlowName>,
     /// The versions asked for; `None` is before there was any.
     pub targets: &'a BTreeMap<TableName, Option<u64>>,
     /// The time, in microseconds since the Unix epoch.
@@ -334,6 +336,9 @@ impl Planner<'_> {
                 files += 1;
                 match self.request.files.look_again(&seen.file)? {
                     None => gone.push(seen.file.path),
+                    Some(there) if there != seen.file && self.request.cleaned.contains(&opening.flow) => {
+                        gone.push(seen.file.path);
+                    }
                     Some(there) if there != seen.file => changed.push(seen.file.path),
                     Some(_) => {}
                 }

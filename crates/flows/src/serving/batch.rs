@@ -11,7 +11,8 @@ use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::SchemaRef;
 use futures::TryStreamExt;
 
-use crate::carry::{carry_addresses, in_source_order};
+use crate::carry::carry_addresses;
+use crate::ordered::addresses;
 use crate::records::BatchPlan;
 use crate::runtime::Runtime;
 use crate::serving::change::Change;
@@ -77,14 +78,15 @@ impl Runtime {
         }
         let streams = spec.kind == FlowKind::Append;
         let physical = match streams {
-            true => in_source_order(planner.physical(&carry_addresses(logical, &carriers)?).await?)?,
+            true => planner.physical(&carry_addresses(logical, &carriers)?).await?,
             false => planner.physical(&logical).await?,
         };
         drop(carriers);
         let mut kept = HashSet::new();
         let mut rows = planner.run(physical)?;
         while let Some(rows) = rows.try_next().await.map_err(query_error)? {
-            let keys = change.put_latest(&fit(&rows, &spec.table.schema)?)?;
+            let addresses = streams.then(|| addresses(&rows)).transpose()?;
+            let keys = change.put_latest(&fit(&rows, &spec.table.schema)?, addresses)?;
             if !streams {
                 for key in keys {
                     if !kept.insert(key) {
@@ -141,7 +143,9 @@ async fn serve_groups(
             .collect::<std::result::Result<_, _>>()
             .map_err(|error| query_error(error.into()))?;
         let rows = table.layout.keys_of(&keys)?;
-        for ((group, state), row) in states.groups(merged)?.iter().zip(states.write(merged, plan.planned_at)?).zip(rows) {
+        for ((group, state), row) in
+            states.groups(merged)?.iter().zip(states.write(merged, plan.planned_at)?).zip(rows)
+        {
             change.put_state(group, state, &row);
             if !visible.contains(&row) {
                 // Its group does not pass HAVING, or not any more.
@@ -153,12 +157,19 @@ async fn serve_groups(
 }
 
 /// For each column of the key, the column of the groups that it is.
-fn key_columns(spec: &FlowSpec, running: &Running, table: &crate::serving::ServingTable) -> Result<Vec<usize>> {
+fn key_columns(
+    spec: &FlowSpec,
+    running: &Running,
+    table: &crate::serving::ServingTable,
+) -> Result<Vec<usize>> {
     let kept = running.kept_groups();
     let column = |name: &String| {
         let found = kept.iter().find(|(column, _)| column == name).map(|(_, group)| *group);
         found.ok_or_else(|| {
-            Error::new(Code::INTERNAL, format!("key column \"{name}\" of \"{}\" is none of its groups", spec.target))
+            Error::new(
+                Code::INTERNAL,
+                format!("key column \"{name}\" of \"{}\" is none of its groups", spec.target),
+            )
         })
     };
     table.key().columns().map(column).collect()

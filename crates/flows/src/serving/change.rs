@@ -4,7 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use catchment_core::{Result, TableName};
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{RecordBatch, UInt64Array};
 use fjall::OwnedWriteBatch;
 
 use crate::serving::rows::{AGE_BYTES, written_at};
@@ -20,12 +20,23 @@ pub(crate) struct Change {
     batch: OwnedWriteBatch,
     /// Rows by their keys; the last one of a key counts, and `None` takes it away.
     rows: HashMap<Vec<u8>, Option<Vec<u8>>>,
+    /// States by their groups, `None` for what is over. A key that stands twice in a batch of writes would be either.
+    states: HashMap<Vec<u8>, Option<Vec<u8>>>,
+    /// Where rows without groups come from, by their keys.
+    addresses: HashMap<Vec<u8>, u64>,
     planned_at: i64,
 }
 
 impl Change {
     pub(crate) fn new(store: &ServingStore, table: &Arc<ServingTable>, planned_at: i64) -> Self {
-        Self { table: Arc::clone(table), batch: store.batch(), rows: HashMap::new(), planned_at }
+        Self {
+            table: Arc::clone(table),
+            batch: store.batch(),
+            rows: HashMap::new(),
+            states: HashMap::new(),
+            addresses: HashMap::new(),
+            planned_at,
+        }
     }
 
     /// The table that is changed.
@@ -55,7 +66,7 @@ impl Change {
 
     /// Writes the state of a group whose row has the key `row`.
     pub(crate) fn put_state(&mut self, group: &[u8], state: Vec<u8>, row: &[u8]) {
-        self.batch.insert(&self.table.states, group, state);
+        self.states.insert(group.to_vec(), Some(state));
         self.put_age(group, row);
     }
 
@@ -87,13 +98,14 @@ impl Change {
         for entry in table.ages.range(..until.to_be_bytes()).take(SWEPT) {
             let (age, row) = entry.into_inner().map_err(|error| failed("be read", error))?;
             let of = age.get(AGE_BYTES..).unwrap_or_default();
-            let read = |keyspace: &fjall::Keyspace| keyspace.get(of).map_err(|error| failed("be read", error));
+            let read =
+                |keyspace: &fjall::Keyspace| keyspace.get(of).map_err(|error| failed("be read", error));
             // It may have been written again since.
             let is_of = |value: Option<fjall::UserValue>| {
                 value.is_some_and(|value| written_at(&value) == written_at(&age))
             };
             if is_of(read(&table.states)?) {
-                self.batch.remove(&table.states, of);
+                self.states.insert(of.to_vec(), None);
                 self.rows.insert(row.to_vec(), None);
             } else if is_of(read(&table.rows)?) {
                 self.rows.insert(row.to_vec(), None);
@@ -105,20 +117,49 @@ impl Change {
     }
 
     /// Makes all of it durable, together with where the flow stands.
-    pub(crate) fn commit(mut self, store: &ServingStore, name: &TableName, described: &Described) -> Result<()> {
+    pub(crate) fn commit(
+        mut self,
+        store: &ServingStore,
+        name: &TableName,
+        described: &Described,
+    ) -> Result<()> {
         for (key, value) in std::mem::take(&mut self.rows) {
             match value {
                 Some(value) => self.batch.insert(&self.table.rows, key, value),
                 None => self.batch.remove(&self.table.rows, key),
             }
         }
+        for (group, state) in std::mem::take(&mut self.states) {
+            match state {
+                Some(state) => self.batch.insert(&self.table.states, group, state),
+                None => self.batch.remove(&self.table.states, group),
+            }
+        }
         store.commit(name, described, self.batch)
     }
 
-    /// Writes rows that have no groups, and when they were written.
-    pub(crate) fn put_latest(&mut self, rows: &RecordBatch) -> Result<Vec<Vec<u8>>> {
-        let keys = self.put(rows)?;
-        keys.iter().for_each(|key| self.put_age(key, key));
+    /// Writes rows that have no groups; gives their keys. Of the rows of one key the one with the highest address stays, which
+    /// came last; rows of one address, which a join makes, are told apart by their values, so that it is the same one each time.
+    pub(crate) fn put_latest(
+        &mut self,
+        rows: &RecordBatch,
+        addresses: Option<&UInt64Array>,
+    ) -> Result<Vec<Vec<u8>>> {
+        let mut keys = Vec::with_capacity(rows.num_rows());
+        for (row, (key, value)) in self.table.layout.write(rows, self.planned_at)?.into_iter().enumerate() {
+            let address = addresses.map_or(0, |addresses| addresses.value(row));
+            let before = self.addresses.get(&key).copied();
+            let is_newer = match (before, self.rows.get(&key)) {
+                (Some(before), Some(Some(known))) => (before, known) < (address, &value),
+                _ => true,
+            };
+            if is_newer {
+                self.put_age(&key, &key);
+                self.addresses.insert(key.clone(), address);
+                self.rows.insert(key.clone(), Some(value));
+            }
+            keys.push(key);
+        }
         Ok(keys)
     }
 }

@@ -51,14 +51,16 @@ pub(crate) fn corrupt(error: impl Into<Box<dyn std::error::Error + Send + Sync>>
 pub(crate) fn converter(schema: &Schema, columns: &[usize]) -> Result<RowConverter> {
     let fields = columns.iter().map(|index| SortField::new(schema.field(*index).data_type().clone()));
     RowConverter::new(fields.collect()).map_err(|error| {
-        Error::new(Code::NOT_SUPPORTED, "a column has a type that cannot be kept in a serving table").because(error)
+        Error::new(Code::NOT_SUPPORTED, "a column has a type that cannot be kept in a serving table")
+            .because(error)
     })
 }
 
 impl Layout {
     /// Makes a layout of the columns of a table.
     pub(crate) fn new(schema: &SchemaRef, key: &RowKey) -> Result<Self> {
-        let key_columns = key.columns().map(|name| schema.index_of(name)).collect::<std::result::Result<Vec<_>, _>>();
+        let key_columns =
+            key.columns().map(|name| schema.index_of(name)).collect::<std::result::Result<Vec<_>, _>>();
         let key_columns = key_columns.map_err(corrupt)?;
         let value_columns: Vec<usize> =
             (0..schema.fields().len()).filter(|index| !key_columns.contains(index)).collect();
@@ -96,7 +98,9 @@ impl Layout {
 
     /// Rows as keys and values.
     pub(crate) fn write(&self, rows: &RecordBatch, written_at: i64) -> Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let of = |indexes: &[usize]| indexes.iter().map(|index| Arc::clone(rows.column(*index))).collect::<Vec<_>>();
+        let of = |indexes: &[usize]| {
+            indexes.iter().map(|index| Arc::clone(rows.column(*index))).collect::<Vec<_>>()
+        };
         let keys = bytes(&self.keys, &of(&self.key_columns))?;
         let values = match self.value_columns.is_empty() {
             true => vec![Vec::new(); rows.num_rows()],
@@ -113,12 +117,15 @@ impl Layout {
         let found = self.keys.convert_rows(keys).map_err(corrupt)?;
         self.key_columns.iter().zip(found).for_each(|(index, column)| columns[*index] = Some(column));
         let parser = self.values.parser();
-        let values = entries.iter().map(|(_, value)| parser.parse(value.as_ref().get(AGE_BYTES..).unwrap_or_default()));
+        let values = entries
+            .iter()
+            .map(|(_, value)| parser.parse(value.as_ref().get(AGE_BYTES..).unwrap_or_default()));
         if !self.value_columns.is_empty() {
             let found = self.values.convert_rows(values).map_err(corrupt)?;
             self.value_columns.iter().zip(found).for_each(|(index, column)| columns[*index] = Some(column));
         }
-        RecordBatch::try_new(Arc::clone(&self.schema), columns.into_iter().flatten().collect()).map_err(corrupt)
+        RecordBatch::try_new(Arc::clone(&self.schema), columns.into_iter().flatten().collect())
+            .map_err(corrupt)
     }
 
     /// Whether what has this value is over at a time.

@@ -35,9 +35,15 @@ impl Runtime {
         if last.as_ref().is_some_and(|last| last.definition_hash != definition(spec)) {
             return Err(Error::new(
                 Code::SERVING_CHANGED,
-                format!("the definition of serving table \"{}\" is not the one that its rows were made by", spec.target),
+                format!(
+                    "the definition of serving table \"{}\" is not the one that its rows were made by",
+                    spec.target
+                ),
             )
-            .hint(format!("build it anew from what it reads: `catchment run --full-refresh --select {}`", spec.target)));
+            .hint(format!(
+                "build it anew from what it reads: `catchment run --full-refresh --select {}`",
+                spec.target
+            )));
         }
         let table = store.opened(&spec.target, Layout::new(&spec.table.schema, key)?)?;
         let horizons = Taken::default().look_ahead(spec).await?.horizons;
@@ -65,7 +71,8 @@ impl Runtime {
             self.lake().faults().reach(FaultPoint::StagedWritten)?;
             let rows_out = change.rows();
             plan.ranges.clear();
-            let described = Described { schema: schema_text(&spec.table.schema)?, key: key.clone(), plan: plan.clone() };
+            let described =
+                Described { schema: schema_text(&spec.table.schema)?, key: key.clone(), plan: plan.clone() };
             change.commit(&store, &spec.target, &described)?;
             self.lake().faults().reach(FaultPoint::Published)?;
             let took = watch.end(Phase::Publish);
@@ -116,7 +123,9 @@ impl Runtime {
                         // What was undone or replaced upstream has been counted here.
                         let anew = format!("`catchment run --full-refresh --select {}`", spec.target);
                         match error.code() {
-                            Code::NOT_APPEND_ONLY | Code::HISTORY_GONE => error.hint(format!("build it anew: {anew}")),
+                            Code::NOT_APPEND_ONLY | Code::HISTORY_GONE => {
+                                error.hint(format!("build it anew: {anew}"))
+                            }
                             _ => error,
                         }
                     })?;

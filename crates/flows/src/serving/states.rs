@@ -34,7 +34,8 @@ impl States {
 
     pub(crate) fn read(&self, values: &[impl AsRef<[u8]>]) -> Result<RecordBatch> {
         let parser = self.all.parser();
-        let rows = values.iter().map(|value| parser.parse(value.as_ref().get(AGE_BYTES..).unwrap_or_default()));
+        let rows =
+            values.iter().map(|value| parser.parse(value.as_ref().get(AGE_BYTES..).unwrap_or_default()));
         let columns: Vec<ArrayRef> = self.all.convert_rows(rows).map_err(corrupt)?;
         RecordBatch::try_new(self.schema.clone(), columns).map_err(corrupt)
     }

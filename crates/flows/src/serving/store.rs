@@ -149,8 +149,7 @@ impl ServingStore {
     }
 
     pub(crate) fn described(&self, name: &TableName) -> Result<Option<Described>> {
-        let found =
-            self.descriptions.get(name.to_string()).map_err(|error| failed("be read", error))?;
+        let found = self.descriptions.get(name.to_string()).map_err(|error| failed("be read", error))?;
         let Some(bytes) = found else { return Ok(None) };
         serde_json::from_slice(&bytes).map(Some).map_err(|error| {
             Error::new(Code::PLAN_CORRUPT, format!("what is kept of serving table \"{name}\" cannot be read"))
@@ -181,7 +180,12 @@ impl ServingStore {
     }
 
     /// Makes a change durable, together with where the flow stands after it.
-    pub(crate) fn commit(&self, name: &TableName, described: &Described, mut batch: OwnedWriteBatch) -> Result<()> {
+    pub(crate) fn commit(
+        &self,
+        name: &TableName,
+        described: &Described,
+        mut batch: OwnedWriteBatch,
+    ) -> Result<()> {
         let bytes = serde_json::to_vec(described)
             .map_err(|error| Error::new(Code::INTERNAL, "a plan cannot be written").because(error))?;
         batch.insert(&self.descriptions, name.to_string(), bytes);

@@ -70,7 +70,9 @@ impl ServingTable {
         let mut found: Vec<Entry> = Vec::new();
         for key in self.layout.keys_of(&columns)? {
             let value = self.rows.get(&key).map_err(|error| failed("be read", error))?;
-            found.extend(value.filter(|value| !self.layout.is_over(value, now)).map(|value| (key.into(), value)));
+            found.extend(
+                value.filter(|value| !self.layout.is_over(value, now)).map(|value| (key.into(), value)),
+            );
         }
         self.layout.read(&found)
     }
@@ -81,7 +83,8 @@ impl ServingTable {
     /// As [`ServingTable::get`].
     pub fn range(&self, primary: &[String], range: &KeyRange, now: i64) -> Result<RecordBatch> {
         let count = self.key().primary.len();
-        let prefix = self.layout.keys_of(&self.key_values(&[primary.to_vec()], count)?)?.pop().unwrap_or_default();
+        let prefix =
+            self.layout.keys_of(&self.key_values(&[primary.to_vec()], count)?)?.pop().unwrap_or_default();
         let bound = |value: &Option<String>| match value {
             Some(value) => {
                 let key: Vec<String> = primary.iter().chain([value]).cloned().collect();
@@ -150,7 +153,10 @@ impl ServingTable {
         let texts: ArrayRef = Arc::new(StringArray::from_iter_values(keys.iter().map(|key| &key[column])));
         let options = CastOptions { safe: true, ..CastOptions::default() };
         let wrong = |text: &str| {
-            Error::new(Code::SQL_TYPE, format!("{text:?} is no {} for key column \"{}\"", field.data_type(), field.name()))
+            Error::new(
+                Code::SQL_TYPE,
+                format!("{text:?} is no {} for key column \"{}\"", field.data_type(), field.name()),
+            )
         };
         let values = cast_with_options(&texts, field.data_type(), &options)
             .map_err(|error| wrong(&keys[0][column]).because(error))?;

@@ -3,7 +3,6 @@
 use catchment_core::Result;
 
 use crate::files::FileInfo;
-use crate::files::discover::Pattern;
 use crate::files::options::ReadFiles;
 use crate::source::Standing;
 
@@ -21,25 +20,38 @@ pub(super) fn clean(options: &ReadFiles, standing: &Standing, now: i64) -> Resul
     let is_due = |file: &FileInfo| {
         standing.files.read_at(file).is_some_and(|read| read.saturating_add(cleaning.after) <= now)
     };
-    let mut count = 0;
+    let (mut count, mut failures) = (0, Vec::new());
     for file in options.discover()?.iter().filter(|file| is_due(file)) {
-        match &cleaning.destination {
-            Some(destination) => options.stores.rename(file, &destination_of(options, file, destination)?)?,
-            None => options.stores.remove(file)?,
+        match clean_file(options, file) {
+            Ok(true) => count += 1,
+            Ok(false) => {}
+            Err(error) => failures.push(error),
         }
-        count += 1;
     }
-    Ok(count)
+    match (failures.len(), failures.into_iter().next()) {
+        (1, Some(error)) => Err(error),
+        (more, Some(error)) => Err(error.hint(format!("and {} more files", more - 1))),
+        _ => Ok(count),
+    }
+}
+
+/// Takes one file away, unless it changed since it was listed.
+fn clean_file(options: &ReadFiles, file: &FileInfo) -> Result<bool> {
+    if options.stores.look_again(file)?.as_ref() != Some(file) {
+        return Ok(false);
+    }
+    match &options.cleaning.destination {
+        Some(destination) => options.stores.rename(file, &destination_of(options, file, destination))?,
+        None => options.stores.remove(file)?,
+    }
+    Ok(true)
 }
 
 /// Where a file goes: it keeps its path below the folder that is read.
-fn destination_of(options: &ReadFiles, file: &FileInfo, destination: &str) -> Result<String> {
-    let base = Pattern::new(&options.path, &options.path)?.base;
-    let base = base.trim_start_matches("./").trim_end_matches('/');
-    let below = match file.path.strip_prefix(base).map(|below| below.trim_start_matches('/')) {
-        Some(below) if !below.is_empty() => below,
-        // The path names the file itself.
-        _ => file.path.rsplit('/').next().unwrap_or(&file.path),
-    };
-    Ok(format!("{destination}/{below}"))
+fn destination_of(options: &ReadFiles, file: &FileInfo, destination: &str) -> String {
+    let (full, base) = (options.stores.full(&file.path), options.base());
+    let below = full.strip_prefix(base.trim_end_matches('/')).map(|below| below.trim_start_matches('/'));
+    // The path may name the file itself.
+    let name = full.rsplit('/').next().unwrap_or(&full);
+    format!("{destination}/{}", below.filter(|below| !below.is_empty()).unwrap_or(name))
 }

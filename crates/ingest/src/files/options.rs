@@ -268,16 +268,14 @@ impl ReadFiles {
     /// Whether two calls may read the same files, as far as the folders tell in which they look.
     #[must_use]
     pub fn may_share_files(&self, other: &Self) -> bool {
-        let base = |call: &Self| {
-            let full = match is_object(&call.path) {
-                true => call.path.clone(),
-                false => call.stores.project().join(&call.path).to_string_lossy().into_owned(),
-            };
-            let base = Pattern::new(&call.path, &full).map_or(full, |pattern| pattern.base);
-            format!("{}/", base.trim_end_matches('/'))
-        };
-        let (one, two) = (base(self), base(other));
-        one.starts_with(&two) || two.starts_with(&one)
+        let (one, two) = (self.base(), other.base());
+        is_below(&one, &two) || is_below(&two, &one)
+    }
+
+    /// The folder that is looked in, from the root of the machine or of the bucket.
+    pub(crate) fn base(&self) -> String {
+        let full = self.stores.full(&self.path);
+        Pattern::new(&self.path, &full).map_or(full, |pattern| pattern.base)
     }
 
     /// What is wrong with options that are right each by itself.
@@ -293,18 +291,18 @@ impl ReadFiles {
         let in_bucket = is_object(&self.path);
         let cleaning = &self.cleaning;
         let moves = cleaning.action == CleanAction::Move;
-        let lies_within = |destination: &String| {
-            let base = Pattern::new(&self.path, &self.path)
-                .map_or_else(|_| self.path.clone(), |pattern| pattern.base);
-            let base = base.trim_end_matches('/');
-            destination.strip_prefix(base).is_some_and(|below| below.is_empty() || below.starts_with('/'))
-        };
+        let lies_within = |destination: &String| is_below(&self.stores.full(destination), &self.base());
         let destination = cleaning.destination.as_ref();
         [
             wrong(
                 moves != destination.is_some(),
                 "cleanSource => 'MOVE' and `cleanSource.moveDestination` go together",
                 "give both, or neither",
+            ),
+            wrong(
+                destination.is_some_and(|to| to.trim_matches('/').is_empty()),
+                "`cleanSource.moveDestination` names no folder",
+                "name one beside the folder that is read",
             ),
             wrong(
                 destination.is_some_and(lies_within),
@@ -447,6 +445,14 @@ fn interval(name: &str, value: &str) -> Result<i64> {
         Ok(_) => Err(wrong()),
         Err(error) => Err(wrong().because(error)),
     }
+}
+
+/// Whether a path is a folder or lies below it, both from the root.
+fn is_below(path: &str, folder: &str) -> bool {
+    let folder = folder.trim_end_matches('/');
+    path.trim_end_matches('/')
+        .strip_prefix(folder)
+        .is_some_and(|below| below.is_empty() || below.starts_with('/'))
 }
 
 /// The store and bucket of a path, `None` for one of this machine.

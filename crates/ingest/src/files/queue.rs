@@ -11,12 +11,14 @@ use std::time::{Duration, Instant};
 use aws_config::BehaviorVersion;
 use aws_sdk_sqs::Client;
 use aws_sdk_sqs::config::timeout::TimeoutConfig;
-use aws_sdk_sqs::error::DisplayErrorContext;
+use aws_sdk_sqs::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sqs::types::DeleteMessageBatchRequestEntry;
 use catchment_core::{Code, Error, Result};
 use percent_encoding::percent_decode_str;
 use serde_json::Value;
 use tokio::sync::OnceCell;
+
+use crate::files::stores::is_path;
 
 /// How long one question may take, all tries together.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -75,19 +77,21 @@ impl Queue {
     /// Takes what the queue tells; gives the objects of all messages that are not done.
     ///
     /// # Errors
-    /// Returns [`Code::INPUT_OUTPUT`] when the queue does not answer.
+    /// Returns [`Code::INPUT_OUTPUT`] when the queue does not answer, and [`Code::SERVICE_REFUSED`] when it refuses.
     pub(crate) async fn receive(&self) -> Result<Vec<String>> {
         let client = self.client().await;
         while self.state().messages.len() < HELD {
             let answer = client.receive_message().queue_url(&self.url).max_number_of_messages(AT_ONCE);
-            let answer = answer.send().await.map_err(|error| self.failed("be read", error))?;
+            let answer = answer.send().await.map_err(|error| self.failed("read", error))?;
             let mut state = self.state();
             let before = state.messages.len();
             for message in answer.messages.unwrap_or_default() {
                 let (Some(id), Some(receipt)) = (message.message_id, message.receipt_handle) else {
                     continue;
                 };
-                let objects = objects_of(&message.body.unwrap_or_default());
+                let mut objects = objects_of(&message.body.unwrap_or_default());
+                // A key that no path can have is nobody's file.
+                objects.retain(|object| is_path(object));
                 state.messages.insert(id, Message { receipt, objects });
             }
             // What is held already may be handed out again and again.
@@ -120,11 +124,12 @@ impl Queue {
             for (index, (_, message)) in messages.iter().enumerate() {
                 let entry = DeleteMessageBatchRequestEntry::builder().id(index.to_string());
                 let entry = entry.receipt_handle(&message.receipt).build();
-                request =
-                    request.entries(entry.map_err(|error| self.failed("be told what to delete", error))?);
+                request = request.entries(entry.map_err(|error| {
+                    Error::new(Code::INTERNAL, "a message has no receipt").because(error)
+                })?);
             }
             // What could not be deleted, such as by a receipt that is too old, is handed out again.
-            request.send().await.map_err(|error| self.failed("delete messages", error))?;
+            request.send().await.map_err(|error| self.failed("delete messages of", error))?;
             let mut state = self.state();
             messages.iter().for_each(|(id, _)| _ = state.messages.remove(id));
         }
@@ -147,10 +152,23 @@ impl Queue {
             .await
     }
 
-    fn failed(&self, what: &str, error: impl std::error::Error) -> Error {
-        // Of an answer of the service the name says only that it is one.
-        let cause = DisplayErrorContext(error).to_string();
-        Error::new(Code::INPUT_OUTPUT, format!("queue {:?} could not {what}", self.url)).because(cause)
+    fn failed<E>(&self, what: &str, error: SdkError<E>) -> Error
+    where
+        E: ProvideErrorMetadata + std::error::Error + Send + Sync + 'static,
+    {
+        let service = error.as_service_error();
+        // What the service refuses it refuses again, but for too many questions.
+        let is_final =
+            service.and_then(ProvideErrorMetadata::code).is_some_and(|code| !code.contains("Throttl"));
+        let why = service.and_then(ProvideErrorMetadata::message).map(str::to_owned).unwrap_or_else(|| {
+            let mut cause: &dyn std::error::Error = &error;
+            while let Some(deeper) = cause.source() {
+                cause = deeper;
+            }
+            cause.to_string()
+        });
+        let code = if is_final { Code::SERVICE_REFUSED } else { Code::INPUT_OUTPUT };
+        Error::new(code, format!("could not {what} queue {:?}: {why}", self.url))
     }
 }
 

@@ -35,6 +35,8 @@ struct Mark {
 #[derive(Debug, Clone, Default)]
 pub struct SeenFiles {
     marks: HashMap<u128, Mark>,
+    /// Whether there are files of a batch that is not published.
+    unpublished: bool,
 }
 
 /// Whether a file has been taken.
@@ -46,8 +48,9 @@ pub(crate) enum Seen {
 }
 
 impl SeenFiles {
-    /// Adds files.
+    /// Adds files of a batch that is not published.
     pub fn extend<'a>(&mut self, files: impl IntoIterator<Item = &'a FileInfo>) {
+        self.unpublished = true;
         self.marks.extend(files.into_iter().map(|file| (hash(&file.path), mark(file))));
     }
 
@@ -76,6 +79,11 @@ impl SeenFiles {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.marks.is_empty()
+    }
+
+    /// Whether all files are those of published batches.
+    pub(crate) fn is_published(&self) -> bool {
+        !self.unpublished
     }
 
     /// Whether there may be something new at a path when files that change are not read again.

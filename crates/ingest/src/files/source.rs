@@ -16,6 +16,7 @@ use crate::files::clean::clean;
 use crate::files::discover::Pattern;
 use crate::files::infer::{format_of, infer_schema};
 use crate::files::options::{FileFormat, ReadFiles, SchemaEvolution};
+use crate::files::queue::Queue;
 use crate::files::scan::{Decoder, FileTable};
 use crate::files::seen::Seen;
 use crate::files::units::Cut;
@@ -116,37 +117,47 @@ impl FileSource {
         self.options.schema.is_none().then(|| Arc::new(Schema::new(self.decoder.known())))
     }
 
-    /// The files that a queue tells of and that are still there, `None` when all are to be listed.
-    async fn told(&self, standing: &Standing, limits: Limits) -> Result<Option<Vec<FileInfo>>> {
-        let Some((url, every)) = &self.options.notifications else { return Ok(None) };
-        let stores = &self.options.stores;
-        let queue = stores.queue(url, &self.options);
-        let (is_due, now) = (queue.is_listing_due(*every), Instant::now());
+    /// The files that a queue tells of and that are new, `None` when all are to be listed.
+    async fn told(
+        &self,
+        queue: &Queue,
+        standing: &Standing,
+        limits: Limits,
+    ) -> Result<Option<Vec<FileInfo>>> {
+        let Some((_, every)) = &self.options.notifications else { return Ok(None) };
+        let is_due = queue.is_listing_due(*every);
         let told = queue.receive().await?;
         let pattern = Pattern::new(&self.options.path, &self.options.path)?;
         let may_be_new = |path: &str| self.options.allow_overwrites || standing.files.may_be_new(path);
         let told = told.iter().map(String::as_str);
         let mut waiting: BTreeSet<&str> =
             told.filter(|path| pattern.wants(path) && may_be_new(path)).collect();
-        let asked: Vec<&str> = waiting.iter().copied().take(limits.files).collect();
+        let asked: Vec<&str> = waiting.iter().copied().collect();
         let mut files = Vec::new();
-        for (path, file) in asked.iter().zip(stores.look_at(&asked).await?) {
-            let is_new = |file: &FileInfo| match standing.files.look(file) {
-                Seen::No => true,
-                Seen::Unchanged => false,
-                Seen::Changed => self.options.allow_overwrites,
-            };
-            match file.filter(|file| self.options.wants(file) && is_new(file)) {
-                Some(file) => files.push(file),
-                None => _ = waiting.remove(path),
+        for paths in asked.chunks(limits.files.clamp(1, 1_000)) {
+            for (path, file) in paths.iter().zip(self.options.stores.look_at(paths).await?) {
+                match file.filter(|file| self.options.wants(file) && self.is_new(standing, file)) {
+                    Some(file) => files.push(file),
+                    None => _ = waiting.remove(path),
+                }
+            }
+            if files.len() >= limits.files {
+                break;
             }
         }
-        queue.delete(|path| waiting.contains(path)).await?;
-        if is_due {
-            queue.listed(now);
-            return Ok(None);
+        // What a batch has taken that is not published may still be needed.
+        if standing.files.is_published() {
+            queue.delete(|path| waiting.contains(path)).await?;
         }
-        Ok(Some(files))
+        Ok((!is_due).then_some(files))
+    }
+
+    fn is_new(&self, standing: &Standing, file: &FileInfo) -> bool {
+        match standing.files.look(file) {
+            Seen::No => true,
+            Seen::Unchanged => false,
+            Seen::Changed => self.options.allow_overwrites,
+        }
     }
 
     /// The limits of one batch.
@@ -187,7 +198,15 @@ impl Source for FileSource {
     }
 
     async fn plan(&self, standing: &Standing, limits: Limits) -> Result<Option<Range>> {
-        let listed = match self.told(standing, limits).await? {
+        let began = Instant::now();
+        let queue =
+            self.options.notifications.as_ref().map(|(url, _)| self.options.stores.queue(url, &self.options));
+        let told = match &queue {
+            Some(queue) => self.told(queue, standing, limits).await?,
+            None => None,
+        };
+        let is_listed = told.is_none();
+        let listed = match told {
             Some(told) => told,
             None => {
                 let options = self.options.clone();
@@ -196,14 +215,13 @@ impl Source for FileSource {
                     .map_err(|error| Error::new(Code::INTERNAL, "listing ended early").because(error))??
             }
         };
-        let mut fresh: Vec<FileInfo> = listed
-            .into_iter()
-            .filter(|file| match standing.files.look(file) {
-                Seen::No => true,
-                Seen::Unchanged => false,
-                Seen::Changed => self.options.allow_overwrites,
-            })
-            .collect();
+        let mut fresh: Vec<FileInfo> =
+            listed.into_iter().filter(|file| self.is_new(standing, file)).collect();
+        // Listing goes on until nothing is left that the queue may not have told.
+        if let Some(queue) = queue.filter(|_| is_listed && fresh.is_empty() && standing.files.is_published())
+        {
+            queue.listed(began);
+        }
         let taken = limits.take(fresh.iter().map(|file| file.size));
         fresh.truncate(taken);
         Ok((!fresh.is_empty()).then_some(Range::Files { files: fresh }))

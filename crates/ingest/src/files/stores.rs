@@ -114,8 +114,8 @@ impl FileStores {
         })?;
         let mut found =
             listed.map_err(|error| storage_error(format!("could not list {:?}", options.path), error))?;
-        // Some consoles mark a folder by an empty object of its name.
-        found.retain(|file| pattern.wants(&file.path) && !(file.size == 0 && file.path.ends_with('/')));
+        // Some consoles mark a folder by an empty object; an empty object has no rows.
+        found.retain(|file| file.size > 0 && pattern.wants(&file.path));
         found.sort();
         Ok(found)
     }
@@ -175,29 +175,45 @@ impl FileStores {
         }
     }
 
-    /// Moves a file to `to`, in the same bucket or on this machine.
+    /// Moves a file to `to`, in the same bucket or on this machine. What lies there already stays: the file then goes
+    /// beside it, under its name and a hash of what it holds.
     pub(crate) fn rename(&self, file: &FileInfo, to: &str) -> Result<()> {
         let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
             Error::new(Code::INPUT_OUTPUT, format!("could not move {:?} to {to:?}", file.path)).because(error)
         };
-        if let (Some((bucket, from)), Some((_, to))) =
-            (self.object(&file.path, None)?, self.object(to, None)?)
+        let beside = format!("{to}.{:016x}", xxhash_rust::xxh3::xxh3_64(file.etag.as_bytes()));
+        if let (Some((bucket, from)), Some((_, key)), Some((_, beside))) =
+            (self.object(&file.path, None)?, self.object(to, None)?, self.object(&beside, None)?)
         {
-            return wait(bucket.store.rename(&from, &to))?.map_err(|error| failed(error.into()));
+            return wait(bucket.rename(&from, &key, &beside))?.map_err(|error| failed(error.into()));
         }
-        let (from, to) = (self.project.join(&file.path), self.project.join(to));
-        let moved = to.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
-            match std::fs::rename(&from, &to) {
-                // Another disk: the copy is durable before the file goes.
-                Err(error) if error.kind() == std::io::ErrorKind::CrossesDevices => {
-                    std::fs::copy(&from, &to)?;
-                    std::fs::File::open(&to)?.sync_all()?;
-                    std::fs::remove_file(&from)
-                }
-                done => done,
+        let from = self.project.join(&file.path);
+        match move_file(&from, &self.project.join(to)) {
+            Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => {
+                move_file(&from, &self.project.join(beside)).map_err(|error| failed(error.into()))
             }
-        });
-        moved.map_err(|error| failed(error.into()))
+            done => done.map_err(|error| failed(error.into())),
+        }
+    }
+
+    /// A path from the root of the machine, or of a bucket, without steps that lead nowhere.
+    pub(crate) fn full(&self, path: &str) -> String {
+        let (root, path) = match path.find("://") {
+            Some(at) => {
+                let end = path[at + 3..].find('/').map_or(path.len(), |slash| at + 3 + slash);
+                (path[..end].to_owned(), path[end..].to_owned())
+            }
+            None => (String::new(), self.project.join(path).to_string_lossy().into_owned()),
+        };
+        let mut parts: Vec<&str> = Vec::new();
+        for part in path.split('/') {
+            match part {
+                "" | "." => {}
+                ".." if root.is_empty() => _ = parts.pop(),
+                part => parts.push(part),
+            }
+        }
+        format!("{root}/{}", parts.join("/"))
     }
 
     /// The queue that tells of new files for a call, kept from run to run.
@@ -278,6 +294,16 @@ impl Bucket {
         }
     }
 
+    async fn rename(&self, from: &Key, to: &Key, beside: &Key) -> object_store::Result<()> {
+        let to = match self.store.head(to).await {
+            Err(StoreError::NotFound { .. }) => to,
+            Ok(_) => beside,
+            Err(error) => return Err(error),
+        };
+        self.store.copy(from, to).await?;
+        self.store.delete(from).await
+    }
+
     async fn fetch(&self, key: &Key, file: &FileInfo, scratch: &Path) -> Result<LocalFile, Failure> {
         // What is read is what was planned, or nothing.
         let if_match = file.etag.contains('"').then(|| file.etag.clone());
@@ -299,9 +325,33 @@ impl Bucket {
     }
 }
 
+/// Moves a file to where nothing lies.
+fn move_file(from: &Path, to: &Path) -> std::io::Result<()> {
+    if let Some(folder) = to.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    match std::fs::hard_link(from, to) {
+        Ok(()) => {}
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => return Err(error),
+        // Another disk, or one without links: the copy is durable before the file goes.
+        Err(_) => {
+            let mut target = std::fs::File::create_new(to)?;
+            std::io::copy(&mut std::fs::File::open(from)?, &mut target)?;
+            target.sync_all()?;
+        }
+    }
+    std::fs::remove_file(from)
+}
+
 /// Whether a path is an object in a bucket rather than a file of this machine.
 pub(crate) fn is_object(path: &str) -> bool {
     path.contains("://")
+}
+
+/// Whether a URL names an object that can be asked for.
+pub(crate) fn is_path(url: &str) -> bool {
+    let end = url.find("://").map_or(0, |at| at + 3);
+    url[end..].split_once('/').is_some_and(|(_, below)| !below.is_empty() && Key::parse(below).is_ok())
 }
 
 fn key(text: &str) -> std::result::Result<Key, object_store::path::Error> {
