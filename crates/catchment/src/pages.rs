@@ -53,6 +53,9 @@ pub(crate) const PAGES: &[(&str, &str)] = &[
     ("C6007", include_str!("../../../docs/errors/C6007.md")),
     ("C6008", include_str!("../../../docs/errors/C6008.md")),
     ("C6009", include_str!("../../../docs/errors/C6009.md")),
+    ("C7001", include_str!("../../../docs/errors/C7001.md")),
+    ("C7002", include_str!("../../../docs/errors/C7002.md")),
+    ("C7003", include_str!("../../../docs/errors/C7003.md")),
     ("C9001", include_str!("../../../docs/errors/C9001.md")),
     ("C9002", include_str!("../../../docs/errors/C9002.md")),
 ];

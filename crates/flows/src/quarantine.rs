@@ -42,6 +42,7 @@ pub fn quarantine_spec(dataset: &catchment_core::TableName) -> TableSpec {
         number("byte_offset"),
         number("row_number"),
         text("record"),
+        text("header"),
         text("flow"),
         number("epoch"),
         number("batch"),
@@ -167,7 +168,14 @@ impl<F: FnMut() -> Result<FileWriter>> Quarantine<F> {
                 .into_iter()
                 .map(|(rules, record)| {
                     let (file, byte_offset, row_number) = (String::new(), None, None);
-                    let record = SourceRecord { address: Address(0), file, byte_offset, row_number, record };
+                    let record = SourceRecord {
+                        address: Address(0),
+                        file,
+                        byte_offset,
+                        row_number,
+                        record,
+                        header: None,
+                    };
                     BadRecord { rules, record, source: None }
                 })
                 .collect(),
@@ -216,6 +224,7 @@ impl<F: FnMut() -> Result<FileWriter>> Quarantine<F> {
                 Arc::new(bad.iter().map(|bad| number(bad.record.row_number)).collect::<Int64Array>()),
             ),
             ("record", Arc::new(bad.iter().map(|bad| Some(&bad.record.record)).collect::<StringArray>())),
+            ("header", Arc::new(bad.iter().map(|bad| bad.record.header.as_deref()).collect::<StringArray>())),
         ];
         stamped(&self.plan, columns, bad.len())
     }
@@ -272,7 +281,7 @@ fn rows_of(plan: &BatchPlan, rules: &[&str], rejects: &RecordBatch) -> Result<Re
     )
     .map_err(internal)?;
     let mut columns: Vec<(&str, ArrayRef)> = vec![("rules", Arc::new(broken))];
-    for name in ["reason", "source", "file_path", "byte_offset", "row_number", "record"] {
+    for name in ["reason", "source", "file_path", "byte_offset", "row_number", "record", "header"] {
         columns.extend(rejects.column_by_name(name).map(|column| (name, Arc::clone(column))));
     }
     stamped(plan, columns, count)

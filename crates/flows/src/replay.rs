@@ -276,6 +276,8 @@ fn take_records(
     let rows = filter_record_batch(rows, ours).map_err(internal)?;
     let (sources, files, records) =
         (texts(&rows, "source")?, texts(&rows, "file_path")?, texts(&rows, "record")?);
+    // Older tables do not have it.
+    let headers = rows.column_by_name("header").and_then(|column| column.as_string_opt::<i32>());
     let number = |name: &str, row: usize| {
         let column = rows.column_by_name(name)?.as_primitive_opt::<Int64Type>()?;
         column.is_valid(row).then(|| u64::try_from(column.value(row)).ok()).flatten()
@@ -289,6 +291,9 @@ fn take_records(
             byte_offset: number("byte_offset", row),
             row_number: number("row_number", row),
             record: records.value(row).to_owned(),
+            header: headers
+                .filter(|headers| headers.is_valid(row))
+                .map(|headers| headers.value(row).to_owned()),
         });
     }
     Ok(())

@@ -27,6 +27,8 @@ pub struct SourceRecord {
     pub row_number: Option<u64>,
     /// The record: as it stands in a text, as a JSON object elsewhere.
     pub record: String,
+    /// The names of its columns, for a record of a CSV file whose first line has them.
+    pub header: Option<String>,
 }
 
 /// A place in a file and the address that stands for it; places ascend.

@@ -26,9 +26,11 @@ pub struct Reject {
     pub reason: String,
     /// The record as it stands there; bytes that are no text are written `\xNN`.
     pub record: Option<String>,
+    /// The names of its columns, for a record of a CSV file whose first line has them.
+    pub header: Option<String>,
 }
 
-/// The columns in which rejects travel: `source`, `file_path`, `byte_offset`, `row_number`, `reason`, `record`.
+/// The columns in which rejects travel: `source`, `file_path`, `byte_offset`, `row_number`, `reason`, `record`, `header`.
 #[must_use]
 pub fn reject_schema() -> SchemaRef {
     Arc::new(Schema::new(vec![
@@ -38,6 +40,7 @@ pub fn reject_schema() -> SchemaRef {
         Field::new("row_number", DataType::Int64, true),
         Field::new("reason", DataType::Utf8, true),
         Field::new("record", DataType::Utf8, true),
+        Field::new("header", DataType::Utf8, true),
     ]))
 }
 
@@ -54,6 +57,7 @@ pub fn reject_batch(rejects: &[Reject]) -> Result<RecordBatch> {
         Arc::new(rejects.iter().map(|reject| number(reject.row)).collect::<Int64Array>()),
         Arc::new(rejects.iter().map(|reject| Some(reject.reason.as_str())).collect::<StringArray>()),
         Arc::new(rejects.iter().map(|reject| reject.record.as_deref()).collect::<StringArray>()),
+        Arc::new(rejects.iter().map(|reject| reject.header.as_deref()).collect::<StringArray>()),
     ];
     RecordBatch::try_new(reject_schema(), columns)
         .map_err(|error| Error::new(Code::INTERNAL, "could not collect rejected records").because(error))

@@ -15,7 +15,7 @@ use datafusion::datasource::MemTable;
 use crate::address::{ADDRESS_COLUMN, Address, address_field};
 use crate::files::{
     Column, CsvReader, CsvRecords, Cut, FileFormat, FileInfo, FileStores, Fitted, JsonReader, Line,
-    METADATA_COLUMN, metadata_fields, open, path_columns, record_of,
+    METADATA_COLUMN, csv_header_of, metadata_fields, open, path_columns, record_of,
 };
 use crate::records::SourceRecord;
 use crate::rejects::{Reject, Rejects};
@@ -118,14 +118,22 @@ fn decode(
     let known = || format.columns.fields().iter().chain(format.path_columns.fields());
     let mut columns = known().map(|field| Column::new(field.data_type(), 0)).collect::<Result<Vec<_>>>()?;
     let (mut rescued, mut kept, mut rejected) = (Vec::new(), Vec::new(), Vec::new());
-    let mut headers: HashMap<&str, Option<Vec<String>>> = HashMap::new();
+    let mut headers: HashMap<(bool, &str), Option<Vec<String>>> = HashMap::new();
     let json = JsonReader::new(&format.columns, format.rescue.is_some());
     for (index, record) in records.iter().enumerate() {
         let mut values: Vec<Fitted<'_>> = Vec::new();
         let csv;
         let line = match format.cut.format {
             FileFormat::Csv => {
-                let header = headers.entry(&record.file).or_insert_with(|| header_of(format, &record.file));
+                // What was kept without its header is read by that of the file as it is now.
+                let header = match &record.header {
+                    Some(_) => headers.entry((true, record.header.as_deref().unwrap_or_default())),
+                    None => headers.entry((false, record.file.as_str())),
+                };
+                let header = header.or_insert_with(|| match &record.header {
+                    Some(header) => Some(csv_header_of(header, format.cut.delimiter)),
+                    None => header_of(format, &record.file),
+                });
                 csv = record_of(&record.record, format.cut.delimiter);
                 match CsvReader::new(&format.columns, header.as_deref(), format.rescue.is_some()) {
                     Ok(_) if format.cut.header && header.is_none() => {
@@ -165,6 +173,7 @@ fn decode(
             row: record.row_number,
             reason,
             record: Some(record.record.clone()),
+            header: record.header.clone(),
         });
     }
     rejects.count(kept.len());

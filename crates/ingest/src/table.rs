@@ -88,7 +88,8 @@ impl TableSource {
         limits: Limits,
     ) -> Result<Option<Range>> {
         let mut files = snapshot.files()?;
-        files.sort_by(|a, b| a.path.cmp(&b.path));
+        // In the order in which they were written, so that rows come as they were added.
+        files.sort_by(|a, b| (a.modification_time, &a.path).cmp(&(b.modification_time, &b.path)));
         let rest: Vec<AddedFile> = files.iter().skip(first).map(AddedFile::of).collect();
         let taken = limits.take(rest.iter().map(|file| file.size));
         if rest.is_empty() {
@@ -281,6 +282,7 @@ impl Source for TableSource {
                 byte_offset: None,
                 row_number: Some(address.place()),
                 record,
+                header: None,
             }));
         }
         Ok(found)

@@ -19,6 +19,9 @@ pub struct ServingStatement {
     pub emit_every: Option<i64>,
 }
 
+/// Columns, and where they stand.
+type Columns = Vec<(String, Span)>;
+
 impl Reader<'_> {
     /// `TABLE name PRIMARY KEY (columns [SORT KEY (columns)]) [TTL interval] [EMIT EVERY interval] AS query`
     pub(crate) fn serving_table(&mut self) -> Result<Body> {
@@ -66,7 +69,7 @@ impl Reader<'_> {
     }
 
     /// `(column, ... [SORT KEY (column, ...)])`
-    fn key_columns(&mut self) -> Result<(Vec<(String, Span)>, Vec<(String, Span)>)> {
+    fn key_columns(&mut self) -> Result<(Columns, Columns)> {
         self.parser.expect_token(&Token::LParen).map_err(|error| self.syntax(&error))?;
         let mut primary = Vec::new();
         loop {

@@ -180,3 +180,26 @@ fn folders_are_the_same_however_they_are_written() {
     project.call(&["run"]).exits(0);
     assert_eq!(files(&project, "done"), ["done/x/a.json", "done/y/a.json"]);
 }
+
+#[test]
+fn records_of_csv_keep_the_names_of_their_columns() {
+    let table = |least: i64| {
+        format!(
+            "CREATE STREAMING TABLE raw.t (CONSTRAINT low EXPECT (a > {least}) ON VIOLATION QUARANTINE) AS SELECT a, b
+               FROM STREAM read_files('in', format => 'csv', schema => 'a BIGINT, b BIGINT'{DELETE});"
+        )
+    };
+    let project = Project::new(&table(0));
+    project.write("in/x.csv", "a,b\n-1,100\n5,6\n7,no\n");
+    project.call(&["run"]).exits(2);
+    // A file of the same name, whose columns stand otherwise.
+    project.write("in/x.csv", "b,a\n7,8\n");
+    project.write("pipelines/all.sql", table(-50));
+    project.call(&["replay", "raw.t"]);
+    assert_eq!(
+        project.query("SELECT a, b FROM raw.t ORDER BY a"),
+        json!([{ "a": -1, "b": 100 }, { "a": 5, "b": 6 }])
+    );
+    let held = project.query("SELECT record, header FROM raw.t__quarantine");
+    assert_eq!(held, json!([{ "record": "7,no", "header": "a,b" }]));
+}

@@ -94,8 +94,8 @@ fn pipeline() -> String {
 fn lines(file: u64) -> String {
     let line = |n: u64| {
         let mixed = (n ^ 0x9e37_79b9).wrapping_mul(0xbf58_476d_1ce4_e5b9) >> 20;
-        let k = if mixed % 11 == 0 { Value::Null } else { json!(format!("key {}", mixed % 9)) };
-        let v = if mixed % 7 == 0 { Value::Null } else { json!(mixed % 80) };
+        let k = if mixed.is_multiple_of(11) { Value::Null } else { json!(format!("key {}", mixed % 9)) };
+        let v = if mixed.is_multiple_of(7) { Value::Null } else { json!(mixed % 80) };
         let seconds = (n * 3 + mixed % 200) % 3_600;
         let ts = format!("2026-11-25T10:{:02}:{:02}Z", seconds / 60, seconds % 60);
         json!({ "n": n, "k": k, "v": v, "u": mixed % 13, "ts": ts }).to_string() + "\n"

@@ -260,6 +260,7 @@ async fn refuse(
                 row: record.row_number,
                 reason: reason.clone(),
                 record: Some(record.record),
+                header: record.header,
             };
             reject_batch(&records.into_iter().map(reject).collect::<Vec<_>>())
         });

@@ -141,6 +141,16 @@ pub(crate) fn record_text(record: &ByteRecord, delimiter: u8) -> Result<String> 
     Ok(crate::files::reader::readable(&bytes).trim_end_matches(['\r', '\n']).to_owned())
 }
 
+/// The names of columns as one line of text.
+pub(crate) fn header_text(names: &[String], delimiter: u8) -> Result<String> {
+    record_text(&ByteRecord::from_iter(names), delimiter)
+}
+
+/// The names of columns from a line of text.
+pub(crate) fn header_of(text: &str, delimiter: u8) -> Vec<String> {
+    record_of(text, delimiter).iter().map(|name| String::from_utf8_lossy(name).into_owned()).collect()
+}
+
 /// The text of a record as a record again.
 pub(crate) fn record_of(text: &str, delimiter: u8) -> ByteRecord {
     let mut reader = ReaderBuilder::new()

@@ -28,7 +28,7 @@ pub use source::FileSource;
 pub use stores::FileStores;
 
 pub(crate) use cells::{Cell, Column, Fitted, fit};
-pub(crate) use csv::{CsvReader, CsvRecords, record_of, record_text};
+pub(crate) use csv::{CsvReader, CsvRecords, header_of as csv_header_of, record_of, record_text};
 pub(crate) use json::{JsonReader, Line, json_records};
 pub(crate) use parquet::fit_rows;
 pub(crate) use reader::{Failure, is_compressed, open, readable};

@@ -21,7 +21,7 @@ use tokio::sync::mpsc::Sender;
 
 use crate::address::{ADDRESS_COLUMN, Address, address_field, consecutive};
 use crate::files::cells::{Column, Fitted};
-use crate::files::csv::{CsvReader, record_text};
+use crate::files::csv::{CsvReader, header_text, record_text};
 use crate::files::json::{JsonReader, Line, json_records};
 use crate::files::options::FileFormat;
 use crate::files::reader::{Failure, readable};
@@ -318,7 +318,7 @@ impl<'a> UnitJob<'a> {
                     values.push(Fitted::Text(line.into()));
                     rows.push(&mut values, None, at);
                 }
-                Err(_) => self.reject(at, "invalid UTF-8".to_owned(), readable(line))?,
+                Err(_) => self.reject(at, "invalid UTF-8".to_owned(), readable(line), None)?,
             }
             if rows.count == BATCH_ROWS && self.send(&mut rows)? == Flow::Stop {
                 return Ok(Flow::Stop);
@@ -344,7 +344,7 @@ impl<'a> UnitJob<'a> {
             values.clear();
             match reader.read(line, &mut values) {
                 Line::Row(rescued) => rows.push(&mut values, rescued, at),
-                Line::Malformed(reason) => self.reject(at, reason, readable(line))?,
+                Line::Malformed(reason) => self.reject(at, reason, readable(line), None)?,
                 Line::New(names) => return Err(self.new_columns(&names).into()),
             }
             if rows.count == BATCH_ROWS && self.send(&mut rows)? == Flow::Stop {
@@ -373,7 +373,8 @@ impl<'a> UnitJob<'a> {
                 Line::New(names) => return Err(self.new_columns(&names).into()),
                 Line::Malformed(reason) => {
                     let text = record_text(record, decoder.cut.delimiter)?;
-                    self.reject(*at, reason, text)?;
+                    let header = header.map(|names| header_text(names, decoder.cut.delimiter));
+                    self.reject(*at, reason, text, header.transpose()?)?;
                 }
             }
         }
@@ -423,11 +424,11 @@ impl<'a> UnitJob<'a> {
         .hint("nothing of the batch was published; declare the columns, or choose schemaEvolutionMode 'addNewColumns' or 'rescue'")
     }
 
-    fn reject(&mut self, offset: u64, reason: String, record: String) -> Result<()> {
+    fn reject(&mut self, offset: u64, reason: String, record: String, header: Option<String>) -> Result<()> {
         if self.reports {
             let (source, file) = (self.scan.decoder.name.clone(), self.file.path.clone());
             let (offset, record) = (Some(offset), Some(record));
-            self.rejected.push(Reject { source, file, offset, row: None, reason, record });
+            self.rejected.push(Reject { source, file, offset, row: None, reason, record, header });
             if self.rejected.len() == 1_024 {
                 self.flush_rejects()?;
             }

@@ -1,6 +1,7 @@
 //! `read_files(...)` as a source.
 
 use std::collections::BTreeSet;
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -13,10 +14,12 @@ use datafusion::catalog::TableProvider;
 use crate::address::Address;
 use crate::files::FileInfo;
 use crate::files::clean::clean;
+use crate::files::csv::{CsvRecords, header_text};
 use crate::files::discover::Pattern;
 use crate::files::infer::{format_of, infer_schema};
 use crate::files::options::{FileFormat, ReadFiles, SchemaEvolution};
 use crate::files::queue::Queue;
+use crate::files::reader::{Failure, open};
 use crate::files::scan::{Decoder, FileTable};
 use crate::files::seen::Seen;
 use crate::files::units::Cut;
@@ -178,6 +181,12 @@ fn hinted(columns: &SchemaRef, hints: Option<&SchemaRef>) -> SchemaRef {
     Arc::new(Schema::new(typed.chain(missing).collect::<Vec<_>>()))
 }
 
+/// The first line of a CSV file, which names its columns.
+fn named_columns(path: &Path, delimiter: u8) -> std::result::Result<Option<String>, Failure> {
+    let names = CsvRecords::new(open(path)?, delimiter, true)?.header;
+    Ok(names.map(|names| header_text(&names, delimiter)).transpose()?)
+}
+
 fn foreign() -> Error {
     Error::new(Code::INTERNAL, "a range of a table was given to a file source")
 }
@@ -302,6 +311,10 @@ impl Source for FileSource {
             };
             let copy = decoder.stores.fetch(file).map_err(|_| gone(file))?;
             let records = look_up(copy.path(), &decoder.cut, addresses, &fit).map_err(|_| gone(file))?;
+            let header = match decoder.cut.format == FileFormat::Csv && decoder.cut.header {
+                true => named_columns(copy.path(), decoder.cut.delimiter).map_err(|_| gone(file))?,
+                false => None,
+            };
             let is_rows = matches!(decoder.cut.format, FileFormat::Parquet | FileFormat::Avro);
             found.extend(records.into_iter().map(|(address, record)| SourceRecord {
                 address,
@@ -309,6 +322,7 @@ impl Source for FileSource {
                 byte_offset: (!is_rows).then(|| address.place()),
                 row_number: is_rows.then(|| address.place()),
                 record,
+                header: header.clone(),
             }));
         }
         Ok(found)

@@ -189,6 +189,7 @@ impl SlicePart {
             row: record.ordinal,
             reason: reason.to_owned(),
             record: record.data.as_deref().map(crate::files::readable),
+            header: None,
         })
     }
 }

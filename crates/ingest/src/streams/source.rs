@@ -93,6 +93,7 @@ impl StreamSource {
             byte_offset: None,
             row_number: record.ordinal,
             record: self.options.codec.text_of(&self.options.columns, record.data.as_deref()),
+            header: None,
         })
     }
 }
