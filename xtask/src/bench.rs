@@ -72,14 +72,27 @@ pub(crate) fn latency(commits: u64, seconds: u64, rate: u64) -> Outcome {
     python("latency.py", &[program.to_string_lossy().as_ref(), &example, commits, seconds, rate])
 }
 
+/// Batches, reads by key and freshness of serving tables with so many groups.
+pub(crate) fn serving(groups: u64, rate: u64, seconds: u64) -> Outcome {
+    let (program, example) = (program(true)?, example("catchment-flows", "serving_reads")?);
+    let numbers = [groups, rate, seconds].map(|number| number.to_string());
+    let [groups, rate, seconds] = numbers.each_ref().map(String::as_str);
+    python("serving.py", &[program.to_string_lossy().as_ref(), &example, groups, rate, seconds])
+}
+
 /// Builds the example that makes commits.
 fn commits_example() -> Result<String, Box<dyn std::error::Error>> {
+    example("catchment-lake", "commits")
+}
+
+/// Builds an example.
+fn example(package: &str, name: &str) -> Result<String, Box<dyn std::error::Error>> {
     // Together with the program, so that dependencies have the features that they have there.
-    let packages = ["--package", "catchment", "--package", "catchment-lake"];
-    let mut arguments = vec!["build", "--release", "--quiet", "--example", "commits"];
+    let packages = ["--package", "catchment", "--package", package];
+    let mut arguments = vec!["build", "--release", "--quiet", "--example", name];
     arguments.extend(packages);
     command("cargo", &arguments)?;
-    let example = program(true)?.with_file_name("examples").join("commits");
+    let example = program(true)?.with_file_name("examples").join(name);
     Ok(example.to_string_lossy().into_owned())
 }
 

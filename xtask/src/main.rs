@@ -26,6 +26,8 @@ const HELP: &str = "cargo xtask TASK
   bench commits [--commits N]  whether commits to one table get slower
   bench latency [--commits N] [--seconds S] [--rate R]
                                from PutRecords to the row in Delta, on a table with many commits
+  bench serving [--groups N] [--rate R] [--seconds S]
+                               batches, reads by key and freshness of serving tables
 ";
 
 fn main() -> ExitCode {
@@ -52,6 +54,11 @@ fn main() -> ExitCode {
             number(rest, "--commits", 100_000),
             number(rest, "--seconds", 60),
             number(rest, "--rate", 20_000),
+        ),
+        ["bench", "serving", rest @ ..] => bench::serving(
+            number(rest, "--groups", 5_000_000),
+            number(rest, "--rate", 20_000),
+            number(rest, "--seconds", 20),
         ),
         _ => {
             eprint!("{HELP}");

@@ -21,6 +21,27 @@ const MUTATIONS: &[Mutation] = &[
         test: ("catchment-lake", "tests::a_position_is_published_once"),
     },
     Mutation {
+        name: "the position of a serving table",
+        file: "crates/flows/src/serving/store.rs",
+        find: "        batch.insert(&self.descriptions, name.to_string(), bytes);\n",
+        replace: "        if self.descriptions.is_empty().unwrap_or(true) {\n            batch.insert(&self.descriptions, name.to_string(), bytes);\n        }\n",
+        test: ("catchment", "serving::every_query_goes_on_as_if_all_rows_came_at_once"),
+    },
+    Mutation {
+        name: "the states of a serving table",
+        file: "crates/flows/src/serving/batch.rs",
+        find: "        all.push(states.read(&known)?);\n",
+        replace: "        let _ = states.read(&known)?;\n",
+        test: ("catchment", "serving::every_query_goes_on_as_if_all_rows_came_at_once"),
+    },
+    Mutation {
+        name: "the sync of a serving table",
+        file: "crates/flows/src/serving/store.rs",
+        find: "self.database.batch().durability(Some(PersistMode::SyncAll))",
+        replace: "self.database.batch()",
+        test: ("catchment", "serving::no_power_cut_loses_or_repeats_a_row"),
+    },
+    Mutation {
         name: "the empty commit",
         file: "crates/lake/src/merge.rs",
         find: "self.commit(&mut tip, draft, &marks).await",

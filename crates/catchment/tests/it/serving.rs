@@ -2,6 +2,7 @@
 
 use serde_json::{Value, json};
 
+use crate::crash::disk::Disk;
 use crate::kinesis::Serving;
 use crate::project::{Project, dataset};
 
@@ -147,6 +148,29 @@ fn a_kill_anywhere_counts_each_row_once() {
     project.call(&["run"]).exits(0);
     agree(&project, "after kills");
     assert!(kills >= 12, "{kills} kills of 20");
+}
+
+#[test]
+fn no_power_cut_loses_or_repeats_a_row() {
+    let project = Project::new(&pipeline());
+    let disk = Disk::new(project.path());
+    let mut cuts = 0;
+    for file in 0..10 {
+        project.write(&format!("in/{file:02}.json"), lines(file));
+        let mut command = project.command(&["run"]);
+        let fault = ["published", "staged-written", "before-plan"][file as usize % 3];
+        command.env("CATCHMENT_FAULT", format!("{fault}:{}:abort", 3 + file * 7 % 23));
+        disk.settle();
+        disk.below(&mut command);
+        let is_cut = command.output().unwrap().status.code().is_none();
+        if is_cut {
+            disk.lose_power();
+        }
+        cuts += usize::from(is_cut);
+        project.call(&["run"]).exits(0);
+        agree(&project, &format!("after {fault} of file {file}"));
+    }
+    assert!(cuts >= 6, "{cuts} cuts of 10");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use catchment_core::{Code, Error, Result, TableName};
 use catchment_lake::parse_schema_text;
+use fjall::config::{CompressionPolicy, HashRatioPolicy};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 use serde::{Deserialize, Serialize};
 
@@ -20,7 +21,7 @@ use crate::serving::table::ServingTable;
 const FORMAT: &str = "1";
 
 /// Memory for blocks that were read, in bytes.
-const CACHE_BYTES: u64 = 128 << 20;
+const CACHE_BYTES: u64 = 256 << 20;
 
 /// Threads that write files and join them.
 const WORKERS: usize = 2;
@@ -89,6 +90,14 @@ pub(crate) struct Described {
     pub(crate) key: RowKey,
     /// The plan of the last batch, without its ranges: where the flow stands.
     pub(crate) plan: BatchPlan,
+}
+
+/// How what is read by key is kept: small blocks as they are, and an index in each. A batch reads as many states as it has
+/// groups, wherever these lie.
+fn by_key() -> KeyspaceCreateOptions {
+    KeyspaceCreateOptions::default()
+        .data_block_compression_policy(CompressionPolicy::disabled())
+        .data_block_hash_ratio_policy(HashRatioPolicy::all(0.75))
 }
 
 pub(crate) fn failed(what: &str, error: fjall::Error) -> Error {
@@ -161,7 +170,7 @@ impl ServingStore {
     pub(crate) fn opened(&self, name: &TableName, layout: Layout) -> Result<Arc<ServingTable>> {
         let keyspace = |kind: &str| {
             self.database
-                .keyspace(&format!("{kind} {name}"), KeyspaceCreateOptions::default)
+                .keyspace(&format!("{kind} {name}"), by_key)
                 .map_err(|error| failed("be opened", error))
         };
         let table = Arc::new(ServingTable {
@@ -203,10 +212,7 @@ impl ServingStore {
         self.database.persist(PersistMode::SyncAll).map_err(done)?;
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         for kind in ["rows", "states", "ages"] {
-            let keyspace = self
-                .database
-                .keyspace(&format!("{kind} {name}"), KeyspaceCreateOptions::default)
-                .map_err(done)?;
+            let keyspace = self.database.keyspace(&format!("{kind} {name}"), by_key).map_err(done)?;
             keyspace.clear().map_err(done)?;
         }
         self.database.persist(PersistMode::SyncAll).map_err(done)
