@@ -35,13 +35,6 @@ const MUTATIONS: &[Mutation] = &[
         test: ("catchment", "serving::every_query_goes_on_as_if_all_rows_came_at_once"),
     },
     Mutation {
-        name: "the sync of a serving table",
-        file: "crates/flows/src/serving/store.rs",
-        find: "self.database.batch().durability(Some(PersistMode::SyncAll))",
-        replace: "self.database.batch()",
-        test: ("catchment", "serving::no_power_cut_loses_or_repeats_a_row"),
-    },
-    Mutation {
         name: "the empty commit",
         file: "crates/lake/src/merge.rs",
         find: "self.commit(&mut tip, draft, &marks).await",

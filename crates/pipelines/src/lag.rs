@@ -1,6 +1,6 @@
 //! How far flows are behind the streams that they read.
 
-use catchment_core::{FlowName, Result};
+use catchment_core::{FlowName, Result, TableName};
 use catchment_flows::{InputKind, WindowState, stream_standings, window_state};
 use catchment_ingest::StreamPosition;
 use catchment_ingest::streams::OpenLog;
@@ -8,6 +8,7 @@ use catchment_log::{ShardId, StreamName};
 
 use crate::check::Dataset;
 use crate::run::Workspace;
+use crate::statement::DatasetKind;
 
 /// How far a flow is behind one shard of a stream.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +40,19 @@ impl Workspace {
         Ok(states)
     }
 
+    /// What each serving table that was written has on disk, in bytes.
+    ///
+    /// # Errors
+    /// Returns errors of the store.
+    pub fn serving_bytes(&self, datasets: &[Dataset]) -> Result<Vec<(TableName, u64)>> {
+        let mut sizes = Vec::new();
+        for dataset in datasets.iter().filter(|dataset| dataset.kind == DatasetKind::ServingTable) {
+            let table = self.serving.table(&dataset.name)?;
+            sizes.extend(table.map(|table| (dataset.name.clone(), table.disk_bytes())));
+        }
+        Ok(sizes)
+    }
+
     /// How far the flows of datasets are behind, for each open shard and each that still has records for them.
     ///
     /// # Errors
@@ -56,7 +70,10 @@ impl Workspace {
             if streams.is_empty() {
                 continue;
             }
-            let standings = stream_standings(&self.lake, &spec.target, &spec.name).await?;
+            let standings = match &spec.serving {
+                Some(_) => self.serving.stream_standings(&spec.target)?,
+                None => stream_standings(&self.lake, &spec.target, &spec.name).await?,
+            };
             for name in streams {
                 let stream = log.stream(&StreamName::new(name)?)?;
                 let standing = standings.get(&format!("stream:{name}"));

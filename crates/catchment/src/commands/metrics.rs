@@ -161,6 +161,21 @@ pub(crate) async fn measures(workspace: &Workspace, datasets: &[Dataset], totals
         Err(error) => tracing::warn!(error = %error.one_line(), "lags cannot be told"),
     }
     windows(&mut text, workspace, datasets).await;
+    match workspace.serving_bytes(datasets) {
+        Ok(sizes) => {
+            let name = "catchment_serving_bytes";
+            head(
+                &mut text,
+                name,
+                "Bytes of a serving table on disk, with the states of its groups.",
+                "gauge",
+            );
+            for (table, bytes) in sizes {
+                let _ = writeln!(text, "{name}{{table=\"{table}\"}} {bytes}");
+            }
+        }
+        Err(error) => tracing::warn!(error = %error.one_line(), "sizes of serving tables cannot be told"),
+    }
     text
 }
 

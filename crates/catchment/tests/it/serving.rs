@@ -326,6 +326,12 @@ fn a_service_counts_what_comes_and_answers_by_key() {
         (status, serde_json::from_slice::<Value>(&body).unwrap()),
         (200, json!([clicks("p/0 é"), clicks("p/2 é")]))
     );
+    let (_, _, metrics) = service.send_to("GET", "/metrics", &[], b"");
+    let metrics = String::from_utf8(metrics).unwrap();
+    let lags: Vec<&str> =
+        metrics.lines().filter(|line| line.starts_with("catchment_flow_lag_records{")).collect();
+    assert!(!lags.is_empty() && lags.iter().all(|line| line.ends_with(" 0")), "{lags:?}");
+    assert!(metrics.contains("catchment_serving_bytes{table=\"main.pages\"}"), "{metrics}");
     // Another process is told who has the rows.
     let told = project.call(&["sql", "SELECT * FROM pages"]).exits(1);
     assert!(told.err.contains("C7001"), "{}", told.err);

@@ -3,11 +3,12 @@
 //! All that a batch does to a table is one synced write: its rows, the states of its groups, what it takes away, and where
 //! the flow stands. So there is nothing to recover: what is there was written by a whole batch.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use catchment_core::{Code, Error, Result, TableName};
+use catchment_ingest::StreamStanding;
 use catchment_lake::parse_schema_text;
 use fjall::config::{CompressionPolicy, HashRatioPolicy};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
@@ -60,6 +61,18 @@ impl ServingFolder {
         let store = Arc::new(ServingStore::open(&self.path)?);
         *opened = Some(Arc::clone(&store));
         Ok(store)
+    }
+
+    /// Where the flow of a table stands in each stream that it reads, by the stream's name.
+    ///
+    /// # Errors
+    /// As [`ServingStore::open`].
+    pub fn stream_standings(&self, name: &TableName) -> Result<BTreeMap<String, StreamStanding>> {
+        if !self.path.exists() {
+            return Ok(BTreeMap::new());
+        }
+        let described = self.store()?.described(name)?;
+        Ok(described.map(|described| described.plan.streams).unwrap_or_default())
     }
 
     /// The table of a name, when a batch has written it.

@@ -54,6 +54,12 @@ impl ServingTable {
         self.layout.schema()
     }
 
+    /// What it has on disk, in bytes, without what was written last.
+    #[must_use]
+    pub fn disk_bytes(&self) -> u64 {
+        self.rows.disk_space() + self.states.disk_space() + self.ages.disk_space()
+    }
+
     /// How its rows are found.
     #[must_use]
     pub fn key(&self) -> &RowKey {
