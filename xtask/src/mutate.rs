@@ -30,7 +30,7 @@ const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "the states of a serving table",
         file: "crates/flows/src/serving/batch.rs",
-        find: "        all.push(states.read(&known)?);\n",
+        find: "        all.insert(0, states.read(&known)?);\n",
         replace: "        let _ = states.read(&known)?;\n",
         test: ("catchment", "serving::every_query_goes_on_as_if_all_rows_came_at_once"),
     },

@@ -291,6 +291,11 @@ impl Workspace {
     }
 
     async fn plan_backfill(&self, datasets: &[Dataset], options: &BackfillOptions) -> Result<Backfill> {
+        // A serving table is built anew as a whole, when what it has read is not what is there any more.
+        let is_serving = |dataset: &&Dataset| dataset.kind == DatasetKind::ServingTable;
+        let datasets: Vec<Dataset> =
+            datasets.iter().filter(|dataset| !is_serving(dataset)).cloned().collect();
+        let datasets = datasets.as_slice();
         let named = select(datasets.to_vec(), &options.datasets)?;
         let mut steps = Vec::new();
         let mut reasons: Vec<(TableName, Option<TableName>)> = Vec::new();

@@ -383,9 +383,11 @@ impl<'p> Checker<'p> {
                 ruleset: ruleset.clone(),
                 table: table.clone(),
                 serving: declared.body.serving.as_ref().map(|serving| Arc::new(serving.spec())),
-                definition: match draft.kind {
+                definition: match (draft.kind, &declared.body.serving) {
+                    // What states were made of is more than words: views, and types of what is read.
+                    (_, Some(serving)) => format!("{:?}\n{}", serving.spec().key, resolved.plan),
                     // Computed as a whole, so what its rows are held to is part of it.
-                    FlowKind::ReplaceWhere => {
+                    (FlowKind::ReplaceWhere, _) => {
                         format!(
                             "{}{rules}\n{}",
                             draft.definition,

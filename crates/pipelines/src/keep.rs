@@ -81,7 +81,18 @@ impl Workspace {
             Ok(())
         };
         let others = self.keep_datasets(owner, datasets, options, progress, told, stop.clone());
-        futures::try_join!(all_serving, others).map(|_| ())
+        let (mut all_serving, mut others) = (Box::pin(all_serving), Box::pin(others));
+        // Either ends when the service ends, or when it cannot go on; what fails in one keeps nothing of the other from
+        // its last publication.
+        let served = tokio::select! {
+            done = &mut others => {
+                done?;
+                return all_serving.await;
+            }
+            served = &mut all_serving => served,
+        };
+        others.await?;
+        served
     }
 
     /// Brings a serving table up to date as soon as there is something new in a stream.

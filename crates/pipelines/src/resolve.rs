@@ -37,6 +37,8 @@ pub(crate) struct Resolved {
     pub(crate) time: Option<String>,
     /// The table that takes late rows, and what it is declared to be.
     pub(crate) late: Option<(TableName, TableSpec)>,
+    /// What the query comes to, with the types of all columns and whatever views it reads.
+    pub(crate) plan: String,
 }
 
 impl Checker<'_> {
@@ -92,7 +94,8 @@ impl Checker<'_> {
             kept.extend(input.map(|input| (draft.flow.clone(), input.name.clone(), column)));
         }
         let late = self.late(draft, &inputs, &windows).await?;
-        Ok(Resolved { inputs, schema, windows, time, late })
+        let plan = plan.display_indent_schema().to_string();
+        Ok(Resolved { inputs, schema, windows, time, late, plan })
     }
 
     /// What the table of late rows is declared to be: the columns of the one stream whose rows are put into windows.

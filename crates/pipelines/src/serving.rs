@@ -1,14 +1,16 @@
 //! Checks serving tables: their keys must fit their queries, and what they remember must have an end.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result, TableName};
 use catchment_flows::{FlowKind, RowKey, Serving, require_incremental};
 use catchment_sql::{
     Planner, Running, Target, WINDOW_END, WINDOW_START, WindowShape, finds_sessions, nearest, window_shapes,
 };
+use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::common::tree_node::TreeNode;
-use datafusion::logical_expr::LogicalPlan;
+use datafusion::logical_expr::{Expr, LogicalPlan};
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::check::Draft;
@@ -106,6 +108,24 @@ pub(crate) fn require_servable(
         return require_incremental(plan, streams, &windowed).map_err(at);
     };
     require_incremental(running.below(), streams, &windowed).map_err(at)?;
+    if running.above().exists(|node| Ok(node.expressions().iter().any(has_query))).unwrap_or(true) {
+        let what = "a query within HAVING or beside aggregates in a serving table is not supported yet";
+        return Err(at(Error::new(Code::NOT_SUPPORTED, what).hint("join the table before GROUP BY")));
+    }
+    let is_dictionary = |field: &&Arc<Field>| holds_dictionary(field.data_type());
+    if let Some(field) = running.states().fields().iter().find(is_dictionary) {
+        let what = format!("dictionaries in a serving table are not supported yet: {}", field.name());
+        return Err(at(Error::new(Code::NOT_SUPPORTED, what).hint("CAST them AS VARCHAR")));
+    }
+    for (name, span) in serving.primary.iter().chain(&serving.sort) {
+        let field = plan.schema().field_with_unqualified_name(name).map(|field| field.data_type().clone());
+        if let Ok(DataType::Timestamp(TimeUnit::Nanosecond, _)) = field {
+            let what = format!("key column \"{name}\" is finer than the microseconds that a table keeps");
+            return Err(Error::new(Code::SERVING_KEY, what)
+                .hint("round it: date_trunc('microsecond', ...), or CAST it AS TIMESTAMP(6)")
+                .at(declared.text.place(*span)));
+        }
+    }
     require_groups(declared, serving, &running, &shapes)?;
     if !shapes.is_empty() && serving.time_to_live.is_none() {
         return Err(at(Error::new(
@@ -115,6 +135,21 @@ pub(crate) fn require_servable(
         .hint("say how long they stay: TTL INTERVAL '1' DAY, behind PRIMARY KEY (...)")));
     }
     Ok(())
+}
+
+fn has_query(expr: &Expr) -> bool {
+    let is_query =
+        |expr: &Expr| matches!(expr, Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_));
+    expr.exists(|expr| Ok(is_query(expr))).unwrap_or(true)
+}
+
+fn holds_dictionary(data_type: &DataType) -> bool {
+    match data_type {
+        DataType::Dictionary(..) => true,
+        DataType::List(field) | DataType::LargeList(field) => holds_dictionary(field.data_type()),
+        DataType::Struct(fields) => fields.iter().any(|field| holds_dictionary(field.data_type())),
+        _ => false,
+    }
 }
 
 /// Makes sure that a group has one row, and a row one group.

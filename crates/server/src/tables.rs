@@ -90,7 +90,7 @@ fn request(
         }
         return Ok((table, TableRequest::Keys(keys(body)?)));
     }
-    if parts.iter().all(String::is_empty) {
+    if parts.is_empty() {
         return Err(wrong(format!("name a key: /v1/tables/{table}/KEY")));
     }
     let (mut from, mut to, mut limit, mut descending) = (None, None, ROWS, false);

@@ -116,6 +116,12 @@ impl Running {
         &self.below
     }
 
+    /// What is above the aggregate.
+    #[must_use]
+    pub fn above(&self) -> &LogicalPlan {
+        &self.above
+    }
+
     /// The columns of states: those of the groups first.
     #[must_use]
     pub fn states(&self) -> &SchemaRef {
@@ -253,8 +259,12 @@ fn columns_below(aggregate: &Aggregate) -> Result<(LogicalPlan, Vec<Expr>)> {
         // An aggregate may need to know a number or a text before it sees rows.
         Expr::Literal(..) => expr,
         expr => {
-            columns.push(expr);
-            column_of(columns.len() - 1)
+            // What stands twice is one column: an aggregate may ask that what it orders by is what it takes.
+            let known = columns.iter().position(|column| *column == expr);
+            column_of(known.unwrap_or_else(|| {
+                columns.push(expr);
+                columns.len() - 1
+            }))
         }
     };
     let mut functions = Vec::new();
@@ -263,6 +273,10 @@ fn columns_below(aggregate: &Aggregate) -> Result<(LogicalPlan, Vec<Expr>)> {
             return refuse(&format!("{expr}"));
         };
         let AggregateFunction { func, mut params } = function;
+        // Its states do not say which of their values were the first ones.
+        if func.name() == "nth_value" {
+            return refuse("nth_value");
+        }
         params.args = params.args.into_iter().map(&mut take).collect();
         params.filter = params.filter.map(|filter| Box::new(take(*filter)));
         let order = params.order_by.into_iter();

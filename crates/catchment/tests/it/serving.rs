@@ -47,6 +47,12 @@ const QUERIES: &[(&str, &str, &str, &str)] = &[
     ),
     ("prices", "SELECT u, sum(CAST(v AS DECIMAL(10, 2)) * 1.5) AS price FROM", "GROUP BY u", "u"),
     (
+        "lists",
+        "SELECT u, array_agg(DISTINCT v ORDER BY v) AS vs, string_agg(DISTINCT k, ',' ORDER BY k) AS ks, array_agg(n ORDER BY n DESC) AS ns FROM",
+        "GROUP BY u",
+        "u",
+    ),
+    (
         "minutes",
         "SELECT k, TUMBLE_START(ts, INTERVAL '1' MINUTE) AS minute, TUMBLE_END(ts, INTERVAL '1' MINUTE) AS until, count(*) AS n FROM",
         "GROUP BY k, TUMBLE(ts, INTERVAL '1' MINUTE)",
@@ -155,7 +161,7 @@ fn no_power_cut_loses_or_repeats_a_row() {
     let project = Project::new(&pipeline());
     let disk = Disk::new(project.path());
     let mut cuts = 0;
-    for file in 0..10 {
+    for file in 0..5 {
         project.write(&format!("in/{file:02}.json"), lines(file));
         let mut command = project.command(&["run"]);
         let fault = ["published", "staged-written", "before-plan"][file as usize % 3];
@@ -170,7 +176,7 @@ fn no_power_cut_loses_or_repeats_a_row() {
         project.call(&["run"]).exits(0);
         agree(&project, &format!("after {fault} of file {file}"));
     }
-    assert!(cuts >= 6, "{cuts} cuts of 10");
+    assert!(cuts >= 3, "{cuts} cuts of 5");
 }
 
 #[test]
@@ -203,6 +209,55 @@ fn rows_end_with_their_time_and_begin_anew() {
     // Words that lie elsewhere are the same definition.
     project.write("pipelines/all.sql", table("'1 hour'").replace(" AS SELECT", "\n  AS SELECT"));
     project.call(&["run"]).exits(0);
+}
+
+#[test]
+fn another_definition_is_noticed_wherever_it_stands() {
+    let text = |view: &str, literal: &str| {
+        format!(
+            "CREATE STREAMING TABLE raw.e AS SELECT k, v FROM STREAM read_files('in', format => 'json', schema => 'k VARCHAR, v BIGINT');
+             CREATE TEMPORARY VIEW seen AS SELECT k, {view} AS v FROM STREAM raw.e;
+             CREATE SERVING TABLE live.t PRIMARY KEY (k) AS SELECT CASE WHEN k = '{literal}' THEN 'that' ELSE k END AS k, sum(v) AS v FROM STREAM seen GROUP BY 1;"
+        )
+    };
+    let project = Project::new(&text("CAST(v AS DECIMAL(10, 2))", "a b"));
+    project.write("in/0.json", "{\"k\":\"a b\",\"v\":5}\n");
+    project.call(&["run"]).exits(0);
+    project.write("in/1.json", "{\"k\":\"a b\",\"v\":1}\n");
+    for (view, literal) in
+        [("CAST(v AS DECIMAL(12, 4))", "a b"), ("v * 100", "a b"), ("CAST(v AS DECIMAL(10, 2))", "a  b")]
+    {
+        project.write("pipelines/all.sql", text(view, literal));
+        let told = project.call(&["run"]).exits(1);
+        assert!(told.err.contains("C7002"), "{view} {literal}: {}", told.err);
+    }
+    project.write("pipelines/all.sql", text("CAST(v AS DECIMAL(10, 2))", "a b") + " -- another word");
+    project.call(&["run"]).exits(0);
+    assert_eq!(
+        project.query("SELECT k, CAST(v AS BIGINT) AS v FROM live.t"),
+        json!([{ "k": "that", "v": 6 }])
+    );
+}
+
+#[test]
+fn batches_come_in_their_order_and_a_backfill_is_told() {
+    let project = Project::new(
+        "CREATE STREAMING TABLE raw.e PARTITIONED BY (p) AS SELECT n, 1 AS p FROM STREAM read_files('in', format => 'json', schema => 'n BIGINT');
+         CREATE SERVING TABLE live.t PRIMARY KEY (p) AS SELECT p, first_value(n) AS first, last_value(n) AS last, string_agg(CAST(n AS VARCHAR), ',') AS every FROM STREAM raw.e GROUP BY p;",
+    );
+    for n in 1..4 {
+        project.write(&format!("in/{n}.json"), format!("{{\"n\":{n}}}\n"));
+        project.call(&["run"]).exits(0);
+    }
+    let expected = json!([{ "p": 1, "first": 1, "last": 3, "every": "1,2,3" }]);
+    assert_eq!(project.query("SELECT * FROM live.t"), expected);
+    // What was replaced has been counted: that is said, and building anew is the way out.
+    project.call(&["backfill", "raw.e", "--all", "--cascade"]).exits(0);
+    let told = project.call(&["run"]).exits(1);
+    assert!(told.err.contains("--full-refresh --select live.t"), "{}", told.err);
+    project.call(&["run", "--full-refresh", "--select", "live.t"]).exits(0);
+    let counted = project.query("SELECT p, first + last AS sum FROM live.t");
+    assert_eq!(counted, json!([{ "p": 1, "sum": 4 }]));
 }
 
 #[test]
@@ -239,6 +294,22 @@ fn what_does_not_fit_is_refused_with_its_reason() {
             "an aggregate of an aggregate",
         ),
         ("PRIMARY KEY (k) AS SELECT DISTINCT k FROM STREAM raw.e", "DISTINCT"),
+        (
+            "PRIMARY KEY (k) AS SELECT k, nth_value(v, 2 ORDER BY v) AS v FROM STREAM raw.e GROUP BY k",
+            "nth_value",
+        ),
+        (
+            "PRIMARY KEY (k) AS SELECT k, count(*) AS n FROM STREAM raw.e GROUP BY k HAVING count(*) > (SELECT count(*) FROM STREAM raw.e)",
+            "a query within HAVING",
+        ),
+        (
+            "PRIMARY KEY (d) AS SELECT arrow_cast(k, 'Dictionary(Int32, Utf8)') AS d, count(*) AS n FROM STREAM raw.e GROUP BY d",
+            "dictionaries in a serving table",
+        ),
+        (
+            "PRIMARY KEY (t) AS SELECT arrow_cast(k, 'Timestamp(Nanosecond, None)') AS t, count(*) AS n FROM STREAM raw.e GROUP BY t",
+            "finer than the microseconds",
+        ),
         (
             "PRIMARY KEY (k) AS SELECT k FROM STREAM read_files('in', format => 'json', schema => 'k BIGINT')",
             "read_files in a serving table",
@@ -285,6 +356,10 @@ fn a_service_counts_what_comes_and_answers_by_key() {
     let (status, ..) =
         service.send_to("POST", "/v1/streams/clicks", &[], json!(records).to_string().as_bytes());
     assert_eq!(status, 202);
+    // A key that no store could hold is left out, and holds nothing up.
+    let long =
+        json!([{ "page": "L".repeat(70_000), "user_id": 1, "ts": "2026-11-25T10:00:00Z" }]).to_string();
+    assert_eq!(service.send_to("POST", "/v1/streams/clicks", &[], long.as_bytes()).0, 202);
     let get = |path: &str| {
         let (status, _, body) = service.send_to("GET", path, &[], b"");
         (status, serde_json::from_slice::<Value>(&body).unwrap())
@@ -332,6 +407,9 @@ fn a_service_counts_what_comes_and_answers_by_key() {
         metrics.lines().filter(|line| line.starts_with("catchment_flow_lag_records{")).collect();
     assert!(!lags.is_empty() && lags.iter().all(|line| line.ends_with(" 0")), "{lags:?}");
     assert!(metrics.contains("catchment_serving_bytes{table=\"main.pages\"}"), "{metrics}");
+    let long = json!({ "keys": ["L".repeat(70_000)] }).to_string();
+    let (status, _, body) = service.send_to("POST", "/v1/tables/pages", &[], long.as_bytes());
+    assert_eq!((status, body.as_slice()), (200, &b"[]"[..]));
     // Another process is told who has the rows.
     let told = project.call(&["sql", "SELECT * FROM pages"]).exits(1);
     assert!(told.err.contains("C7001"), "{}", told.err);

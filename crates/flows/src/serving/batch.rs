@@ -7,7 +7,7 @@ use catchment_core::{Code, Error, Result};
 use catchment_ingest::{ADDRESS_COLUMN, Rejects, first_piece};
 use catchment_sql::{Moment, Planner, Running, query_error};
 use datafusion::arrow::array::{ArrayRef, RecordBatch};
-use datafusion::arrow::compute::cast;
+use datafusion::arrow::compute::{cast, filter_record_batch};
 use datafusion::arrow::datatypes::SchemaRef;
 use futures::TryStreamExt;
 
@@ -50,9 +50,9 @@ impl Runtime {
         let rejected = counting
             .await
             .map_err(|error| Error::new(Code::INTERNAL, "counting rejects ended early").because(error))?;
-        let rejected = kept + rejected;
+        let rejected = kept + rejected + change.too_long();
         if rejected > 0 {
-            tracing::warn!(table = %spec.target, rejected, "records could not be read and are not in a serving table");
+            tracing::warn!(table = %spec.target, rejected, "records are not in a serving table: they could not be read, or their keys are too long");
         }
         Ok((rows, rejected))
     }
@@ -122,12 +122,19 @@ async fn serve_groups(
     let states = States::new(running.states(), running.group_columns())?;
     let mut all = running.partial(planner).await?;
     let mut touched: HashSet<Vec<u8>> = HashSet::new();
-    for partial in &all {
-        touched.extend(states.groups(partial)?);
+    for partial in &mut all {
+        let groups = states.groups(partial)?;
+        let fits: Vec<bool> = groups.iter().map(|group| !change.is_too_long(group)).collect();
+        if fits.contains(&false) {
+            *partial = filter_record_batch(partial, &fits.clone().into())
+                .map_err(|error| query_error(error.into()))?;
+        }
+        touched.extend(groups.into_iter().zip(fits).filter(|(_, fits)| *fits).map(|(group, _)| group));
     }
     let known = known_states(&table, touched, plan.planned_at)?;
     if !known.is_empty() {
-        all.push(states.read(&known)?);
+        // Before what is new, for aggregates that go by the order of rows.
+        all.insert(0, states.read(&known)?);
     }
     let merged = running.merge(planner, all).await?;
     let mut visible = HashSet::new();

@@ -2,12 +2,13 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use catchment_core::{Result, TableName};
 use datafusion::arrow::array::{RecordBatch, UInt64Array};
 use fjall::OwnedWriteBatch;
 
-use crate::serving::rows::{AGE_BYTES, written_at};
+use crate::serving::rows::{AGE_BYTES, LONGEST_KEY, written_at};
 use crate::serving::store::{Described, ServingStore, failed};
 use crate::serving::table::ServingTable;
 
@@ -25,6 +26,10 @@ pub(crate) struct Change {
     /// Where rows without groups come from, by their keys.
     addresses: HashMap<Vec<u8>, u64>,
     planned_at: i64,
+    /// Up to where ages are swept when this is committed.
+    swept: Option<i64>,
+    /// Rows that are left out, since no key may be so long.
+    too_long: u64,
 }
 
 impl Change {
@@ -36,6 +41,8 @@ impl Change {
             states: HashMap::new(),
             addresses: HashMap::new(),
             planned_at,
+            swept: None,
+            too_long: 0,
         }
     }
 
@@ -53,10 +60,25 @@ impl Change {
     pub(crate) fn put(&mut self, rows: &RecordBatch) -> Result<Vec<Vec<u8>>> {
         let mut keys = Vec::with_capacity(rows.num_rows());
         for (key, value) in self.table.layout.write(rows, self.planned_at)? {
+            if self.is_too_long(&key) {
+                continue;
+            }
             keys.push(key.clone());
             self.rows.insert(key, Some(value));
         }
         Ok(keys)
+    }
+
+    /// How many rows were left out, since their keys are too long.
+    pub(crate) fn too_long(&self) -> u64 {
+        self.too_long
+    }
+
+    /// Whether a key is too long for the store; such a row is counted and left out.
+    pub(crate) fn is_too_long(&mut self, key: &[u8]) -> bool {
+        let is_too_long = key.len() > LONGEST_KEY;
+        self.too_long += u64::from(is_too_long);
+        is_too_long
     }
 
     /// Takes a row away.
@@ -94,9 +116,13 @@ impl Change {
         let table = Arc::clone(&self.table);
         let Some(time_to_live) = table.key().time_to_live else { return Ok(0) };
         let until = self.planned_at.saturating_sub(time_to_live).saturating_add(1).max(0);
-        let mut count = 0;
-        for entry in table.ages.range(..until.to_be_bytes()).take(SWEPT) {
+        let from = table.swept.load(Ordering::Relaxed).min(until);
+        let (mut count, mut reached) = (0, until);
+        for entry in table.ages.range(from.to_be_bytes()..until.to_be_bytes()).take(SWEPT) {
             let (age, row) = entry.into_inner().map_err(|error| failed("be read", error))?;
+            if count + 1 == SWEPT {
+                reached = written_at(&age).unwrap_or(0);
+            }
             let of = age.get(AGE_BYTES..).unwrap_or_default();
             let read =
                 |keyspace: &fjall::Keyspace| keyspace.get(of).map_err(|error| failed("be read", error));
@@ -113,6 +139,7 @@ impl Change {
             self.batch.remove(&table.ages, age);
             count += 1;
         }
+        self.swept = Some(reached);
         Ok(count)
     }
 
@@ -135,7 +162,11 @@ impl Change {
                 None => self.batch.remove(&self.table.states, group),
             }
         }
-        store.commit(name, described, self.batch)
+        store.commit(name, described, self.batch)?;
+        if let Some(swept) = self.swept {
+            self.table.swept.store(swept, Ordering::Relaxed);
+        }
+        Ok(())
     }
 
     /// Writes rows that have no groups; gives their keys. Of the rows of one key the one with the highest address stays, which
@@ -147,6 +178,9 @@ impl Change {
     ) -> Result<Vec<Vec<u8>>> {
         let mut keys = Vec::with_capacity(rows.num_rows());
         for (row, (key, value)) in self.table.layout.write(rows, self.planned_at)?.into_iter().enumerate() {
+            if self.is_too_long(&key) {
+                continue;
+            }
             let address = addresses.map_or(0, |addresses| addresses.value(row));
             let before = self.addresses.get(&key).copied();
             let is_newer = match (before, self.rows.get(&key)) {

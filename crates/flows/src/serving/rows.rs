@@ -41,6 +41,9 @@ pub(crate) struct Layout {
     values: RowConverter,
 }
 
+/// The longest key in bytes; the store takes 65,535, and eight more are needed beside it.
+pub(crate) const LONGEST_KEY: usize = 65_000;
+
 /// Bytes of a value before its columns.
 pub(crate) const AGE_BYTES: usize = 8;
 

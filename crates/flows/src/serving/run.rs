@@ -9,7 +9,7 @@ use catchment_lake::schema_text;
 use crate::bookmarks::Taken;
 use crate::records::{BatchPlan, BatchSummary};
 use crate::report::{FlowReport, Phase, Stopwatch};
-use crate::runtime::{Progress, Runtime};
+use crate::runtime::{Progress, Runtime, definition_hash};
 use crate::serving::change::Change;
 use crate::serving::rows::{Layout, RowKey};
 use crate::serving::store::Described;
@@ -28,11 +28,13 @@ impl Runtime {
         progress: &dyn Progress,
     ) -> Result<FlowReport> {
         let store = self.serving.store()?;
-        if refresh {
-            store.clear(&spec.target)?;
-        }
         let mut last = store.described(&spec.target)?.map(|described| described.plan);
-        if last.as_ref().is_some_and(|last| last.definition_hash != definition(spec)) {
+        // What lies there without a description is what an interrupted refresh has left.
+        if refresh || last.is_none() {
+            store.clear(&spec.target)?;
+            last = None;
+        }
+        if last.as_ref().is_some_and(|last| last.definition_hash != definition_hash(spec)) {
             return Err(Error::new(
                 Code::SERVING_CHANGED,
                 format!(
@@ -55,7 +57,7 @@ impl Runtime {
                 position: last.as_ref().map_or(Position::new(0, 0), |last| last.position.next()),
                 ..BatchPlan::empty(spec.name.clone(), Position::new(0, 0), self.clock.now_micros())
             };
-            plan.definition_hash = definition(spec);
+            plan.definition_hash = definition_hash(spec);
             let is_due = self.plan_serving(spec, last.as_ref(), &horizons, &mut plan).await?;
             watch.end(Phase::Plan);
             let mut change = Change::new(&store, &table, plan.planned_at);
@@ -156,10 +158,4 @@ impl Runtime {
             (_, Some(last)) => last.versions != plan.versions,
         })
     }
-}
-
-/// What tells one definition of a table from another: how its words are laid out does not matter.
-fn definition(spec: &FlowSpec) -> String {
-    let words = spec.definition.split_whitespace().collect::<Vec<_>>().join(" ");
-    format!("{:032x}", xxhash_rust::xxh3::xxh3_128(words.as_bytes()))
 }

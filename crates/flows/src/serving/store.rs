@@ -5,6 +5,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::AtomicI64;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use catchment_core::{Code, Error, Result, TableName};
@@ -188,9 +189,11 @@ impl ServingStore {
         };
         let table = Arc::new(ServingTable {
             layout,
+            database: self.database.clone(),
             rows: keyspace("rows")?,
             states: keyspace("states")?,
             ages: keyspace("ages")?,
+            swept: AtomicI64::new(0),
         });
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), Arc::clone(&table));
         Ok(table)
@@ -219,7 +222,7 @@ impl ServingStore {
     /// # Errors
     /// Returns errors of the disk.
     pub fn clear(&self, name: &TableName) -> Result<()> {
-        // First where the flow stands: what is left of the rows is replaced by the rows of the first batch.
+        // First where the flow stands: without it, all else is cleared before it is used.
         let done = |error| failed("be emptied", error);
         self.descriptions.remove(name.to_string()).map_err(done)?;
         self.database.persist(PersistMode::SyncAll).map_err(done)?;

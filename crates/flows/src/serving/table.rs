@@ -2,14 +2,15 @@
 
 use std::ops::Bound;
 use std::sync::Arc;
+use std::sync::atomic::AtomicI64;
 
 use catchment_core::{Code, Error, Result};
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::SchemaRef;
-use fjall::{Keyspace, UserKey, UserValue};
+use fjall::{Database, Keyspace, Readable, UserKey, UserValue};
 
-use crate::serving::rows::{Layout, RowKey};
+use crate::serving::rows::{LONGEST_KEY, Layout, RowKey};
 use crate::serving::store::failed;
 
 /// Rows of a batch when all are read.
@@ -18,12 +19,15 @@ const SCAN_ROWS: usize = 8_192;
 /// A serving table, open for reading.
 pub struct ServingTable {
     pub(crate) layout: Layout,
+    pub(crate) database: Database,
     pub(crate) rows: Keyspace,
     /// By the bytes of a group: its state.
     pub(crate) states: Keyspace,
     /// By when it was written and what it is of (a group, or a row without one): the key of the row. Only of a table
     /// whose rows do not stay.
     pub(crate) ages: Keyspace,
+    /// What was written before this has been swept, in microseconds since the Unix epoch: what is gone need not be passed again.
+    pub(crate) swept: AtomicI64,
 }
 
 impl std::fmt::Debug for ServingTable {
@@ -73,9 +77,14 @@ impl ServingTable {
     /// Returns [`Code::SQL_TYPE`] for a text that is no value of its column, and errors of the disk.
     pub fn get(&self, keys: &[Vec<String>], now: i64) -> Result<RecordBatch> {
         let columns = self.key_values(keys, self.layout.key_columns().len())?;
+        // All rows of an answer are of the same batches.
+        let view = self.database.snapshot();
         let mut found: Vec<Entry> = Vec::new();
         for key in self.layout.keys_of(&columns)? {
-            let value = self.rows.get(&key).map_err(|error| failed("be read", error))?;
+            if key.len() > LONGEST_KEY {
+                continue;
+            }
+            let value = view.get(&self.rows, &key).map_err(|error| failed("be read", error))?;
             found.extend(
                 value.filter(|value| !self.layout.is_over(value, now)).map(|value| (key.into(), value)),
             );
@@ -104,11 +113,11 @@ impl ServingTable {
             None => behind(&prefix).map_or(Bound::Unbounded, Bound::Excluded),
         };
         if let (Bound::Included(from), Bound::Excluded(to)) = (&from, &to)
-            && from >= to
+            && (from >= to || from.len().max(to.len()) > LONGEST_KEY)
         {
             return self.layout.read(&Vec::<Entry>::new());
         }
-        let mut entries = self.rows.range((from, to));
+        let mut entries = self.database.snapshot().range(&self.rows, (from, to));
         let mut found = Vec::new();
         while found.len() < range.limit {
             let next = if range.descending { entries.next_back() } else { entries.next() };
@@ -127,7 +136,7 @@ impl ServingTable {
     /// Returns errors of the disk, and those of `each`.
     pub fn scan(&self, now: i64, mut each: impl FnMut(RecordBatch) -> Result<bool>) -> Result<()> {
         let mut found: Vec<Entry> = Vec::new();
-        for entry in self.rows.iter() {
+        for entry in self.database.snapshot().iter(&self.rows) {
             let (key, value) = entry.into_inner().map_err(|error| failed("be read", error))?;
             if !self.layout.is_over(&value, now) {
                 found.push((key, value));
