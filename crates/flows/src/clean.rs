@@ -13,9 +13,6 @@ impl Runtime {
     pub(crate) fn clean(&self, spec: &FlowSpec, taken: &Taken) {
         for input in &spec.inputs {
             let InputKind::Stream(source, _) = &input.kind else { continue };
-            if !source.cleans() {
-                continue;
-            }
             match source.clean(&taken.standing(&input.name), self.clock.now_micros()) {
                 Ok(0) => {}
                 Ok(count) => {

@@ -88,10 +88,11 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         Ok(None)
     }
 
-    /// Pieces that were taken and have changed since, though they are not read again.
+    /// Pieces that were taken and have changed since, though they are not read again: as [`Source::plan`] found them when
+    /// it was last asked.
     ///
     /// # Errors
-    /// Returns errors of listing.
+    /// Returns errors of looking at them.
     fn changed(&self, standing: &Standing) -> Result<Vec<String>> {
         let _ = standing;
         Ok(Vec::new())
@@ -113,10 +114,10 @@ pub trait Source: Send + Sync + std::fmt::Debug {
     }
 
     /// Takes away the pieces that published batches read long enough ago, at a time in microseconds since the Unix
-    /// epoch; gives how many.
+    /// epoch, as [`Source::plan`] found them when it was last asked, and ends with what it has found; gives how many.
     ///
     /// # Errors
-    /// Returns errors of listing and removing; what was taken away until then stays away.
+    /// Returns errors of removing; what else is due is taken away all the same.
     fn clean(&self, standing: &Standing, now: i64) -> Result<usize> {
         let _ = (standing, now);
         Ok(0)

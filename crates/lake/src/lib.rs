@@ -47,7 +47,7 @@ pub use release::Release;
 pub use schema::{parse_schema_text, schema_text, storable_schema, to_stored, widens};
 pub use stats::Indexed;
 pub use stats::{ColumnRange, may_hold};
-pub use store::DurableStore;
+pub use store::{DurableStore, open_bucket};
 pub use table::{Snapshot, Table};
 pub use vacuum::{Pins, Vacuumed};
 pub use writer::{CLUSTER_BY, Outcome, Publication, TableSpec, TableWriter};

@@ -4,7 +4,7 @@
 //! machine may lose a commit that was already acknowledged, or leave its name on an empty file.
 //! This wrapper writes to a temporary name, syncs, links or renames, and syncs the folder.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::fs::File;
 use std::io::{ErrorKind, Write};
 use std::path::{Path as FilePath, PathBuf};
@@ -19,8 +19,9 @@ use object_store::path::Path;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, GetResultPayload, ListResult, MultipartUpload, ObjectMeta,
     ObjectStore, ObjectStoreExt, PutMode, PutMultipartOptions, PutOptions, PutPayload, PutResult,
-    RenameOptions, Result, UploadPart,
+    RenameOptions, Result, UploadPart, parse_url_opts,
 };
+use url::Url;
 
 use crate::cached::{Cache, Known};
 
@@ -29,6 +30,25 @@ const WHOLE_BYTES: u64 = 16 << 20;
 
 /// Attempts at such an answer.
 const ATTEMPTS: u32 = 5;
+
+/// How long a bucket is waited for, unless options say otherwise. A request is tried again for three minutes.
+const WAITS: &[(&str, &str)] = &[("connect_timeout", "5s"), ("timeout", "60s")];
+
+/// Opens the bucket of a URL by variables of the environment, such as `AWS_REGION`, and by options, which go before them;
+/// the second is the path within it.
+///
+/// # Errors
+/// Returns errors of a URL that is of no store, and of options that are none of its.
+pub fn open_bucket(
+    url: &Url,
+    variables: &BTreeMap<String, String>,
+    options: BTreeMap<String, String>,
+) -> Result<(Arc<dyn ObjectStore>, Path)> {
+    let waits = WAITS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let variables = variables.iter().map(|(name, value)| (name.to_lowercase(), value.clone()));
+    let all: BTreeMap<_, _> = waits.chain(variables).chain(options).collect();
+    parse_url_opts(url, all).map(|(store, path)| (Arc::from(store), path))
+}
 
 /// A store that returns from a write only when the write is durable. A local one is rooted at `/`, another one at its
 /// bucket.

@@ -9,6 +9,7 @@ use catchment_core::{Backoff, Code, Error, FlowName, Result};
 use catchment_flows::{CatchUp, FlowSpec, Input, InputKind, Phases, Progress, Runtime};
 use catchment_ingest::streams::OpenLog;
 use catchment_lake::Owner;
+use catchment_log::Log;
 use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use rand::Rng;
@@ -107,12 +108,10 @@ impl Workspace {
         let log = self.streams.log()?;
         let emit = flow.serving.as_ref().and_then(|serving| serving.emit_every).unwrap_or(0);
         let pause = SERVING_PAUSE.max(Duration::from_micros(emit.unsigned_abs()));
-        let backoff = Backoff { retries: u32::MAX, ..Backoff::default() };
         let mut failures = 0;
         loop {
             let is_last = *stop.borrow();
-            let mut changes: Vec<_> = log.streams().iter().map(|stream| stream.changes()).collect();
-            changes.iter_mut().for_each(watch::Receiver::mark_unchanged);
+            let mut changes = changes_from_now(&log);
             let begun = Instant::now();
             let result = runtime.run_flow(flow, CatchUp::default(), &Silent).await;
             failures = if result.is_ok() { 0 } else { failures + 1 };
@@ -122,18 +121,9 @@ impl Workspace {
             if is_last {
                 return result.map(|_| ());
             }
-            let pause = match failures {
-                0 => pause,
-                failures => pause.max(backoff.delay(failures, rand::rng().random()).unwrap_or_default()),
-            };
             // A poll takes away rows that are over, too.
-            wait(
-                any_of(&mut changes),
-                begun + pause,
-                Instant::now() + options.poll.min(options.buffer),
-                &mut stop,
-            )
-            .await;
+            let latest = Instant::now() + options.poll.min(options.buffer);
+            wait(any_of(&mut changes), begun + pause_after(failures, pause), latest, &mut stop).await;
         }
     }
 
@@ -150,13 +140,10 @@ impl Workspace {
         let log = self.streams.log()?;
         let is_live = datasets.iter().flat_map(|dataset| &dataset.flows).any(FlowSpec::is_live);
         let poll = if is_live { options.poll.min(options.buffer) } else { options.poll };
-        let backoff = Backoff { retries: u32::MAX, ..Backoff::default() };
         let mut failures = 0;
         loop {
             let is_last = *stop.borrow();
-            // Before the run: what comes while it runs is seen after it.
-            let mut changes: Vec<_> = log.streams().iter().map(|stream| stream.changes()).collect();
-            changes.iter_mut().for_each(watch::Receiver::mark_unchanged);
+            let mut changes = changes_from_now(&log);
             let begun = Instant::now();
             let result =
                 self.run_datasets(datasets.clone(), Mode::Update, owner, Arc::clone(&progress)).await;
@@ -168,12 +155,12 @@ impl Workspace {
                 return result.map(|_| ());
             }
             failures = if errors(&result).next().is_none() { 0 } else { failures + 1 };
-            let pause = match failures {
-                0 => options.buffer,
-                failures => {
-                    options.buffer.max(backoff.delay(failures, rand::rng().random()).unwrap_or_default())
-                }
-            };
+            if datasets.is_empty() {
+                // Nothing is kept here: whoever only serves writes no run a second into the books.
+                let _ = stop.wait_for(|stop| *stop).await;
+                return Ok(());
+            }
+            let pause = pause_after(failures, options.buffer);
             wait(any_of(&mut changes), begun + pause, Instant::now() + poll, &mut stop).await;
         }
     }
@@ -196,6 +183,22 @@ impl Progress for Silent {
     fn published(&self, _: &BatchRecord, _: &Phases) {}
 
     fn retrying(&self, _: &FlowName, _: &Error) {}
+}
+
+/// Who is told of news in streams. What comes while a run goes on that begins now is seen after it.
+fn changes_from_now(log: &Log) -> Vec<watch::Receiver<u64>> {
+    let mut changes: Vec<_> = log.streams().iter().map(|stream| stream.changes()).collect();
+    changes.iter_mut().for_each(watch::Receiver::mark_unchanged);
+    changes
+}
+
+/// How long after its beginning a run is followed by the next, after so many failures: at least `least`.
+fn pause_after(failures: u32, least: Duration) -> Duration {
+    let backoff = Backoff { retries: u32::MAX, ..Backoff::default() };
+    match failures {
+        0 => least,
+        failures => least.max(backoff.delay(failures, rand::rng().random()).unwrap_or_default()),
+    }
 }
 
 /// Waits until one of some streams has something new.

@@ -6,12 +6,12 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use catchment_core::{Clock, Code, Error, Faults, Result};
-use catchment_lake::Lake;
+use catchment_lake::{Lake, open_bucket};
 use catchment_sql::Sessions;
 use object_store::aws::AmazonS3ConfigKey;
 use object_store::azure::AzureConfigKey;
 use object_store::gcp::GoogleConfigKey;
-use object_store::{ObjectStore, ObjectStoreScheme, parse_url_opts};
+use object_store::{ObjectStore, ObjectStoreScheme};
 use url::{Position, Url};
 
 use crate::config::LoadedConfig;
@@ -25,9 +25,6 @@ pub struct Machine {
     /// Variables of the environment that object stores know, such as `AWS_ACCESS_KEY_ID`.
     pub variables: BTreeMap<String, String>,
 }
-
-/// How long the store is waited for, unless options say otherwise. A request is tried again for three minutes.
-const WAITS: &[(&str, &str)] = &[("connect_timeout", "5s"), ("timeout", "60s")];
 
 /// Words in the names of options that hold secrets.
 const SECRET: &[&str] =
@@ -61,12 +58,9 @@ pub(crate) fn open_lake(
     for (key, value) in &storage.options {
         require_option(&scheme, key, value)?;
     }
-    let variables = machine.variables.iter().map(|(name, value)| (name.to_lowercase(), value.clone()));
-    let waits = WAITS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-    let options: BTreeMap<String, String> = waits.chain(variables).chain(storage.options.clone()).collect();
-    let (store, root) = parse_url_opts(&url, options)
+    let options = storage.options.clone().into_iter().collect();
+    let (store, root) = open_bucket(&url, &machine.variables, options)
         .map_err(|error| invalid(format!("lake {:?} cannot be opened", storage.lake)).because(error))?;
-    let store: Arc<dyn ObjectStore> = Arc::from(store);
     let bucket = Url::parse(&url[..Position::BeforePath])
         .map_err(|error| invalid(format!("storage.lake is {:?}", storage.lake)).because(error))?;
     let lake = Lake::open_remote(bucket.clone(), root, store, scratch, clock, faults);

@@ -9,10 +9,12 @@ use serde_json::{Value, json};
 
 use crate::kinesis::Serving;
 use crate::project::{Done, Killed, Project, oracle, python};
+use crate::proxy::{Proxy, Trouble};
 
 struct Server {
     _process: Killed,
     python: PathBuf,
+    port: u16,
     endpoint: String,
 }
 
@@ -31,7 +33,7 @@ impl Server {
             assert!(started.elapsed() < Duration::from_secs(60), "the server does not come up");
             std::thread::park_timeout(Duration::from_millis(20));
         }
-        Some(Self { _process: process, python, endpoint: format!("http://127.0.0.1:{port}") })
+        Some(Self { _process: process, python, port, endpoint: format!("http://127.0.0.1:{port}") })
     }
 
     fn asked(&self, arguments: &[&str]) -> String {
@@ -148,7 +150,10 @@ fn a_queue_tells_of_objects_and_listing_finds_what_it_did_not_tell() {
     assert_eq!(server.run(&project), rows(&[0, 1, 2, 3, 4, 5]));
     assert_eq!(server.asked(&["waiting", &url]), "0");
     project.write("catchment.toml", "[engine]\nthreads = 2\n[server]\nlisten = \"127.0.0.1:0\"\n");
-    let mut service = Serving::start(server.command(&project, &["serve", "--json"]));
+    let proxy = Proxy::start(server.port, Trouble::None);
+    let mut command = server.command(&project, &["serve", "--json"]);
+    command.env("AWS_ENDPOINT_URL", format!("http://127.0.0.1:{}", proxy.port()));
+    let mut service = Serving::start(command);
     let table =
         || server.call(&project, &["sql", "--json", "SELECT k FROM raw.t ORDER BY k"]).exits(0).json();
     let wait_for = |expected: Value| {
@@ -158,15 +163,20 @@ fn a_queue_tells_of_objects_and_listing_finds_what_it_did_not_tell() {
             std::thread::park_timeout(Duration::from_millis(50));
         }
     };
+    let lists = || proxy.requests().get("LIST").copied().unwrap_or(0);
     put("told", 6);
     wait_for(rows(&[0, 1, 2, 3, 4, 5, 6]));
-    // By now it has listed all: it learns of what the queue tells, and only of that.
-    put("silent", 7);
-    put("told", 8);
-    wait_for(rows(&[0, 1, 2, 3, 4, 5, 6, 8]));
+    put("told", 7);
+    wait_for(rows(&[0, 1, 2, 3, 4, 5, 6, 7]));
+    // By now it has listed all: it learns of what the queue tells, only of that, and looks at nothing else.
+    let before = lists();
+    put("silent", 8);
+    put("told", 9);
+    wait_for(rows(&[0, 1, 2, 3, 4, 5, 6, 7, 9]));
+    assert!(before > 0 && lists() == before, "{before} and {}", lists());
     assert_eq!(service.terminate(), Some(0));
     // A run begins with a listing.
-    assert_eq!(server.run(&project), rows(&[0, 1, 2, 3, 4, 5, 6, 7, 8]));
+    assert_eq!(server.run(&project), rows(&[0, 1, 2, 3, 4, 5, 6, 7, 8, 9]));
 }
 
 #[test]

@@ -21,9 +21,6 @@ use crate::serving::store::failed;
 use crate::serving::table::ServingTable;
 use crate::spec::{FlowKind, FlowSpec, InputKind};
 
-/// Groups that are worth a thread.
-const LOOKED_UP: usize = 1_000;
-
 impl Runtime {
     /// Computes a batch into a change; gives how many rows were read, and how many records could not be.
     pub(crate) async fn serve_batch(
@@ -131,7 +128,11 @@ async fn serve_groups(
         }
         touched.extend(groups.into_iter().zip(fits).filter(|(_, fits)| *fits).map(|(group, _)| group));
     }
-    let known = known_states(&table, touched, plan.planned_at)?;
+    let mut known = Vec::new();
+    for group in &touched {
+        let state = table.states.get(group).map_err(|error| failed("be read", error))?;
+        known.extend(state.filter(|state| !table.layout.is_over(state, plan.planned_at)));
+    }
     if !known.is_empty() {
         // Before what is new, for aggregates that go by the order of rows.
         all.insert(0, states.read(&known)?);
@@ -163,41 +164,8 @@ async fn serve_groups(
     Ok(())
 }
 
-/// The states that are kept of some groups, looked up on several threads.
-fn known_states(table: &ServingTable, groups: HashSet<Vec<u8>>, now: i64) -> Result<Vec<fjall::UserValue>> {
-    let mut groups: Vec<Vec<u8>> = groups.into_iter().collect();
-    // Neighbours lie in one block.
-    groups.sort_unstable();
-    let look_up = |groups: &[Vec<u8>]| {
-        let mut known = Vec::new();
-        for group in groups {
-            let state = table.states.get(group).map_err(|error| failed("be read", error))?;
-            known.extend(state.filter(|state| !table.layout.is_over(state, now)));
-        }
-        Ok::<_, Error>(known)
-    };
-    let threads = std::thread::available_parallelism().map_or(1, std::num::NonZero::get);
-    let share = groups.len().div_ceil(threads).max(LOOKED_UP);
-    if groups.len() <= share {
-        return look_up(&groups);
-    }
-    std::thread::scope(|scope| {
-        let parts: Vec<_> = groups.chunks(share).map(|part| scope.spawn(move || look_up(part))).collect();
-        let mut known = Vec::new();
-        for part in parts {
-            let part = part.join();
-            known.extend(part.map_err(|_| Error::new(Code::INTERNAL, "looking states up ended early"))??);
-        }
-        Ok(known)
-    })
-}
-
 /// For each column of the key, the column of the groups that it is.
-fn key_columns(
-    spec: &FlowSpec,
-    running: &Running,
-    table: &crate::serving::ServingTable,
-) -> Result<Vec<usize>> {
+fn key_columns(spec: &FlowSpec, running: &Running, table: &ServingTable) -> Result<Vec<usize>> {
     let kept = running.kept_groups();
     let column = |name: &String| {
         let found = kept.iter().find(|(column, _)| column == name).map(|(_, group)| *group);

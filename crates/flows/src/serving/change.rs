@@ -69,6 +69,34 @@ impl Change {
         Ok(keys)
     }
 
+    /// Writes rows that have no groups; gives their keys. Of the rows of one key the one with the highest address stays, which
+    /// came last; rows of one address, which a join makes, are told apart by their values, so that it is the same one each time.
+    pub(crate) fn put_latest(
+        &mut self,
+        rows: &RecordBatch,
+        addresses: Option<&UInt64Array>,
+    ) -> Result<Vec<Vec<u8>>> {
+        let mut keys = Vec::with_capacity(rows.num_rows());
+        for (row, (key, value)) in self.table.layout.write(rows, self.planned_at)?.into_iter().enumerate() {
+            if self.is_too_long(&key) {
+                continue;
+            }
+            let address = addresses.map_or(0, |addresses| addresses.value(row));
+            let before = self.addresses.get(&key).copied();
+            let is_newer = match (before, self.rows.get(&key)) {
+                (Some(before), Some(Some(known))) => (before, known) < (address, &value),
+                _ => true,
+            };
+            if is_newer {
+                self.put_age(&key, &key);
+                self.addresses.insert(key.clone(), address);
+                self.rows.insert(key.clone(), Some(value));
+            }
+            keys.push(key);
+        }
+        Ok(keys)
+    }
+
     /// How many rows were left out, since their keys are too long.
     pub(crate) fn too_long(&self) -> u64 {
         self.too_long
@@ -167,33 +195,5 @@ impl Change {
             self.table.swept.store(swept, Ordering::Relaxed);
         }
         Ok(())
-    }
-
-    /// Writes rows that have no groups; gives their keys. Of the rows of one key the one with the highest address stays, which
-    /// came last; rows of one address, which a join makes, are told apart by their values, so that it is the same one each time.
-    pub(crate) fn put_latest(
-        &mut self,
-        rows: &RecordBatch,
-        addresses: Option<&UInt64Array>,
-    ) -> Result<Vec<Vec<u8>>> {
-        let mut keys = Vec::with_capacity(rows.num_rows());
-        for (row, (key, value)) in self.table.layout.write(rows, self.planned_at)?.into_iter().enumerate() {
-            if self.is_too_long(&key) {
-                continue;
-            }
-            let address = addresses.map_or(0, |addresses| addresses.value(row));
-            let before = self.addresses.get(&key).copied();
-            let is_newer = match (before, self.rows.get(&key)) {
-                (Some(before), Some(Some(known))) => (before, known) < (address, &value),
-                _ => true,
-            };
-            if is_newer {
-                self.put_age(&key, &key);
-                self.addresses.insert(key.clone(), address);
-                self.rows.insert(key.clone(), Some(value));
-            }
-            keys.push(key);
-        }
-        Ok(keys)
     }
 }

@@ -47,7 +47,11 @@ impl Runtime {
                 spec.target
             )));
         }
-        let table = store.opened(&spec.target, Layout::new(&spec.table.schema, key)?)?;
+        // Of one definition it is the same table from run to run, and knows how far it was swept.
+        let table = match store.table(&spec.target)? {
+            Some(table) => table,
+            None => store.opened(&spec.target, Layout::new(&spec.table.schema, key)?)?,
+        };
         let horizons = Taken::default().look_ahead(spec).await?.horizons;
         let mut report = FlowReport::default();
         loop {

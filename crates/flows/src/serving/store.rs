@@ -11,7 +11,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use catchment_core::{Code, Error, Result, TableName};
 use catchment_ingest::StreamStanding;
 use catchment_lake::parse_schema_text;
-use fjall::config::{CompressionPolicy, HashRatioPolicy};
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 use serde::{Deserialize, Serialize};
 
@@ -23,7 +22,7 @@ use crate::serving::table::ServingTable;
 const FORMAT: &str = "1";
 
 /// Memory for blocks that were read, in bytes.
-const CACHE_BYTES: u64 = 256 << 20;
+const CACHE_BYTES: u64 = 128 << 20;
 
 /// Threads that write files and join them.
 const WORKERS: usize = 2;
@@ -106,14 +105,6 @@ pub(crate) struct Described {
     pub(crate) plan: BatchPlan,
 }
 
-/// How what is read by key is kept: small blocks as they are, and an index in each. A batch reads as many states as it has
-/// groups, wherever these lie.
-fn by_key() -> KeyspaceCreateOptions {
-    KeyspaceCreateOptions::default()
-        .data_block_compression_policy(CompressionPolicy::disabled())
-        .data_block_hash_ratio_policy(HashRatioPolicy::all(0.75))
-}
-
 pub(crate) fn failed(what: &str, error: fjall::Error) -> Error {
     Error::new(Code::INPUT_OUTPUT, format!("the serving store could not {what}")).because(error)
 }
@@ -158,19 +149,6 @@ impl ServingStore {
         }
     }
 
-    /// The names of all tables, in order.
-    ///
-    /// # Errors
-    /// Returns errors of the disk.
-    pub fn names(&self) -> Result<Vec<TableName>> {
-        let mut names = Vec::new();
-        for entry in self.descriptions.iter() {
-            let key = entry.key().map_err(|error| failed("list its tables", error))?;
-            names.extend(TableName::parse(&String::from_utf8_lossy(&key), ""));
-        }
-        Ok(names)
-    }
-
     pub(crate) fn described(&self, name: &TableName) -> Result<Option<Described>> {
         let found = self.descriptions.get(name.to_string()).map_err(|error| failed("be read", error))?;
         let Some(bytes) = found else { return Ok(None) };
@@ -184,7 +162,7 @@ impl ServingStore {
     pub(crate) fn opened(&self, name: &TableName, layout: Layout) -> Result<Arc<ServingTable>> {
         let keyspace = |kind: &str| {
             self.database
-                .keyspace(&format!("{kind} {name}"), by_key)
+                .keyspace(&format!("{kind} {name}"), KeyspaceCreateOptions::default)
                 .map_err(|error| failed("be opened", error))
         };
         let table = Arc::new(ServingTable {
@@ -228,7 +206,10 @@ impl ServingStore {
         self.database.persist(PersistMode::SyncAll).map_err(done)?;
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         for kind in ["rows", "states", "ages"] {
-            let keyspace = self.database.keyspace(&format!("{kind} {name}"), by_key).map_err(done)?;
+            let keyspace = self
+                .database
+                .keyspace(&format!("{kind} {name}"), KeyspaceCreateOptions::default)
+                .map_err(done)?;
             keyspace.clear().map_err(done)?;
         }
         self.database.persist(PersistMode::SyncAll).map_err(done)

@@ -6,22 +6,24 @@ use crate::files::FileInfo;
 use crate::files::options::ReadFiles;
 use crate::source::Standing;
 
-/// Takes away what a published batch has read, as the options say; gives how many files that were.
+/// Takes away those of the listed files that a published batch has read, as the options say; gives how many that were.
 ///
 /// A file stays that is not as it was when it was read, that could not be read as a whole, or that was there before its flow.
 ///
 /// # Errors
-/// Returns errors of listing, and of the first file that could not be taken away.
-pub(super) fn clean(options: &ReadFiles, standing: &Standing, now: i64) -> Result<usize> {
+/// Returns the error of the first file that could not be taken away.
+pub(super) fn clean(
+    options: &ReadFiles,
+    listed: &[FileInfo],
+    standing: &Standing,
+    now: i64,
+) -> Result<usize> {
     let cleaning = &options.cleaning;
-    if !options.cleans() || standing.files.is_empty() {
-        return Ok(0);
-    }
     let is_due = |file: &FileInfo| {
         standing.files.read_at(file).is_some_and(|read| read.saturating_add(cleaning.after) <= now)
     };
     let (mut count, mut failures) = (0, Vec::new());
-    for file in options.discover()?.iter().filter(|file| is_due(file)) {
+    for file in listed.iter().filter(|file| is_due(file)) {
         match clean_file(options, file) {
             Ok(true) => count += 1,
             Ok(false) => {}

@@ -56,15 +56,15 @@ pub(crate) fn look_again(file: &FileInfo, project: &Path) -> Option<FileInfo> {
 /// Returns [`Code::OPTION_INVALID`] for a pattern that is none, and errors of listing.
 pub(crate) fn discover(pattern: &str, project: &Path) -> Result<Vec<FileInfo>> {
     let full = project.join(pattern);
-    let Pattern { base, matcher, .. } = Pattern::new(pattern, &full.to_string_lossy())?;
-    let base = PathBuf::from(base);
+    let pattern = Pattern::new(pattern, &full.to_string_lossy())?;
+    let base = PathBuf::from(&pattern.base);
     let mut found = Vec::new();
     let failed = |path: &Path, error: std::io::Error| {
         Error::new(Code::INPUT_OUTPUT, format!("could not list {path:?}")).because(error)
     };
     match std::fs::metadata(&base) {
         Ok(metadata) if metadata.is_file() => {
-            if matcher.is_none() {
+            if !pattern.is_wild() {
                 found.push(FileInfo::of(&base, project, &metadata));
             }
             return Ok(found);
@@ -91,25 +91,17 @@ pub(crate) fn discover(pattern: &str, project: &Path) -> Result<Vec<FileInfo>> {
                 Err(error) if error.kind() == ErrorKind::NotFound => continue,
                 Err(error) => return Err(failed(&path, error)),
             };
-            let wanted = match &matcher {
-                Some(matcher) => matcher.is_match(&path),
-                None => !hidden,
-            };
             if metadata.is_dir() {
                 if !hidden {
                     folders.push(path);
                 }
-            } else if wanted && !(hidden && matcher.is_some() && !pattern_names_hidden(pattern)) {
+            } else if pattern.wants(&path.to_string_lossy()) {
                 found.push(FileInfo::of(&path, project, &metadata));
             }
         }
     }
     found.sort();
     Ok(found)
-}
-
-fn pattern_names_hidden(pattern: &str) -> bool {
-    pattern.rsplit('/').next().is_some_and(|name| name.starts_with(['_', '.']))
 }
 
 /// Which files a path means.
@@ -128,7 +120,8 @@ impl Pattern {
     /// Returns [`Code::OPTION_INVALID`] for one that is no pattern.
     pub(crate) fn new(written: &str, full: &str) -> Result<Self> {
         let is_wild = |part: &&str| part.contains(['*', '?', '[', '{']);
-        let names_hidden = pattern_names_hidden(written);
+        let last = written.rsplit('/').next();
+        let names_hidden = last.is_some_and(|name| name.starts_with(['_', '.']));
         if full.split('/').all(|part| !is_wild(&part)) {
             return Ok(Self { base: full.to_owned(), matcher: None, names_hidden });
         }

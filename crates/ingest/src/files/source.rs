@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use async_trait::async_trait;
@@ -35,6 +35,8 @@ pub struct FileSource {
     options: ReadFiles,
     decoder: Arc<Decoder>,
     schema: SchemaRef,
+    /// What was listed when the source was last asked what comes next; `None` when a queue told it, or when it was used.
+    listed: Mutex<Option<Arc<Vec<FileInfo>>>>,
 }
 
 impl FileSource {
@@ -85,7 +87,7 @@ impl FileSource {
             rescue: options.rescue.clone(),
         });
         let schema = decoder.schema();
-        Ok(Self { options, decoder, schema })
+        Ok(Self { options, decoder, schema, listed: Mutex::default() })
     }
 
     /// Whether inferred columns grow with the files.
@@ -155,6 +157,10 @@ impl FileSource {
         Ok((!is_due).then_some(files))
     }
 
+    fn listing(&self) -> MutexGuard<'_, Option<Arc<Vec<FileInfo>>>> {
+        self.listed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn is_new(&self, standing: &Standing, file: &FileInfo) -> bool {
         match standing.files.look(file) {
             Seen::No => true,
@@ -215,17 +221,19 @@ impl Source for FileSource {
             None => None,
         };
         let is_listed = told.is_none();
-        let listed = match told {
-            Some(told) => told,
+        let known = match told {
+            Some(told) => Arc::new(told),
             None => {
                 let options = self.options.clone();
-                tokio::task::spawn_blocking(move || options.discover())
+                let listed = tokio::task::spawn_blocking(move || options.discover())
                     .await
-                    .map_err(|error| Error::new(Code::INTERNAL, "listing ended early").because(error))??
+                    .map_err(|error| Error::new(Code::INTERNAL, "listing ended early").because(error))?;
+                Arc::new(listed?)
             }
         };
+        *self.listing() = is_listed.then(|| Arc::clone(&known));
         let mut fresh: Vec<FileInfo> =
-            listed.into_iter().filter(|file| self.is_new(standing, file)).collect();
+            known.iter().filter(|file| self.is_new(standing, file)).cloned().collect();
         // Listing goes on until nothing is left that the queue may not have told.
         if let Some(queue) = queue.filter(|_| is_listed && fresh.is_empty() && standing.files.is_published())
         {
@@ -241,7 +249,11 @@ impl Source for FileSource {
     }
 
     fn clean(&self, standing: &Standing, now: i64) -> Result<usize> {
-        clean(&self.options, standing, now)
+        let listed = self.listing().take();
+        match (self.options.cleans(), listed) {
+            (true, Some(listed)) => clean(&self.options, &listed, standing, now),
+            _ => Ok(0),
+        }
     }
 
     fn leaves_existing(&self) -> bool {
@@ -260,12 +272,9 @@ impl Source for FileSource {
         if self.options.allow_overwrites || standing.files.is_empty() {
             return Ok(Vec::new());
         }
-        let listed = self.options.discover()?;
-        Ok(listed
-            .into_iter()
-            .filter(|file| standing.files.look(file) == Seen::Changed)
-            .map(|file| file.path)
-            .collect())
+        let Some(listed) = self.listing().clone() else { return Ok(Vec::new()) };
+        let changed = listed.iter().filter(|file| standing.files.look(file) == Seen::Changed);
+        Ok(changed.map(|file| file.path.clone()).collect())
     }
 
     fn read(

@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use catchment_core::{Code, Error, Result};
-use catchment_lake::{LocalFile, storage_error};
+use catchment_lake::{LocalFile, open_bucket, storage_error};
 use futures::{StreamExt, TryStreamExt};
 use object_store::path::Path as Key;
 use object_store::{
     Error as StoreError, GetOptions, ObjectMeta, ObjectStore, ObjectStoreExt, ObjectStoreScheme,
-    parse_url_opts,
 };
 use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
@@ -28,9 +27,6 @@ const AHEAD: usize = 16;
 
 /// Attempts at a file whose way breaks off.
 const ATTEMPTS: usize = 5;
-
-/// How long a bucket is waited for, as a lake in one waits.
-const WAITS: &[(&str, &str)] = &[("connect_timeout", "5s"), ("timeout", "60s")];
 
 /// The files of a machine and of the buckets that it can read.
 #[derive(Debug, Default)]
@@ -263,14 +259,11 @@ impl FileStores {
     }
 
     fn open(&self, url: &Url, region: Option<&str>) -> object_store::Result<Arc<dyn ObjectStore>> {
-        let waits = WAITS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
-        let variables = self.variables.iter().map(|(name, value)| (name.to_lowercase(), value.clone()));
         // Only who names an endpoint without encryption gets one.
         let plain = self.variables.get("AWS_ENDPOINT_URL").is_some_and(|url| url.starts_with("http://"));
         let plain = plain.then(|| ("aws_allow_http".to_owned(), "true".to_owned()));
         let region = region.map(|region| ("aws_region".to_owned(), region.to_owned()));
-        let options: BTreeMap<_, _> = waits.chain(variables).chain(plain).chain(region).collect();
-        parse_url_opts(url, options).map(|(store, _)| Arc::from(store))
+        open_bucket(url, &self.variables, plain.into_iter().chain(region).collect()).map(|(store, _)| store)
     }
 }
 
