@@ -6,6 +6,7 @@
 //! **Never**: decides what a flow does next (the Delta log and the flow's plans do), holds rows of
 //! users' tables, links DataFusion.
 
+mod alerts;
 mod keys;
 mod model;
 mod sqlite;
@@ -13,6 +14,7 @@ mod store;
 #[cfg(test)]
 mod tests;
 
+pub use alerts::{Alert, Evaluation, Notification, NotificationStatus};
 pub use keys::{AccessKey, MasterKey};
 pub use model::{
     BatchRecord, ColumnSource, DatasetOutcome, DatasetStatus, ExpectationCount, InputVersion, LineageEdge,

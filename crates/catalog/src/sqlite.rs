@@ -7,12 +7,13 @@ use std::time::Duration;
 use catchment_core::{Code, Error, FlowName, Position, Result, TableName};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use crate::alerts::{self, Alert, Evaluation, Notification};
 use crate::keys::AccessKey;
 use crate::model::{BatchRecord, DatasetOutcome, QueryRecord, RunRecord};
 use crate::store::Store;
 
 /// The version of the schema, in SQLite's `user_version`.
-const SCHEMA_VERSION: i64 = 4;
+const SCHEMA_VERSION: i64 = 5;
 
 /// Runs that are kept.
 const KEPT_RUNS: usize = 10_000;
@@ -41,6 +42,7 @@ const MIGRATIONS: &[&str] = &[
     "ALTER TABLE outcomes ADD COLUMN dropped INTEGER NOT NULL DEFAULT 0;",
     "CREATE TABLE queries (number INTEGER PRIMARY KEY AUTOINCREMENT, record TEXT NOT NULL) STRICT;",
     "CREATE TABLE access_keys (id TEXT PRIMARY KEY, sealed BLOB NOT NULL, created_at INTEGER NOT NULL, note TEXT NOT NULL) STRICT;",
+    alerts::TABLES,
 ];
 
 /// A catalog in a SQLite file.
@@ -131,7 +133,7 @@ impl SqliteStore {
     }
 }
 
-fn failed(error: rusqlite::Error) -> Error {
+pub(crate) fn failed(error: rusqlite::Error) -> Error {
     Error::new(Code::CATALOG, "catalog database failed").because(error)
 }
 
@@ -141,7 +143,7 @@ fn record_of(batch: &BatchRecord) -> Result<String> {
 }
 
 /// Reads a column that holds one of our words or names.
-fn word<T>(row: &Row<'_>, index: usize, parse: impl Fn(&str) -> Option<T>) -> rusqlite::Result<T> {
+pub(crate) fn word<T>(row: &Row<'_>, index: usize, parse: impl Fn(&str) -> Option<T>) -> rusqlite::Result<T> {
     let text: String = row.get(index)?;
     parse(&text).ok_or_else(|| {
         rusqlite::Error::FromSqlConversionFailure(
@@ -326,5 +328,37 @@ impl Store for SqliteStore {
             limit,
             |row| word(row, 0, |text| serde_json::from_str(text).ok()),
         )
+    }
+
+    fn evaluate_alert(&self, found: &Evaluation<'_>, new_id: &dyn Fn() -> String) -> Result<usize> {
+        alerts::evaluate(&mut self.connection(), found, new_id)
+    }
+
+    fn resolve_other_alerts(&self, names: &[String], at: i64) -> Result<()> {
+        alerts::resolve_others(&self.connection(), names, at)
+    }
+
+    fn alerts(&self) -> Result<Vec<Alert>> {
+        alerts::alerts(&self.connection())
+    }
+
+    fn open_alerts(&self, limit: usize) -> Result<Vec<Alert>> {
+        alerts::open(&self.connection(), limit)
+    }
+
+    fn notifications(&self) -> Result<Vec<Notification>> {
+        alerts::notifications(&self.connection())
+    }
+
+    fn due_notifications(&self, target: &str, at: i64, limit: usize) -> Result<Vec<Notification>> {
+        alerts::due(&self.connection(), target, at, limit)
+    }
+
+    fn settle_notification(&self, notification: &Notification) -> Result<()> {
+        alerts::settle(&self.connection(), notification)
+    }
+
+    fn revive_notifications(&self, at: i64) -> Result<usize> {
+        alerts::revive(&self.connection(), at)
     }
 }

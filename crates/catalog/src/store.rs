@@ -4,6 +4,7 @@ use std::path::Path;
 
 use catchment_core::{FlowName, Position, Result, TableName};
 
+use crate::alerts::{Alert, Evaluation, Notification};
 use crate::keys::AccessKey;
 use crate::model::{BatchRecord, DatasetOutcome, LineageEdge, QueryRecord, RunRecord};
 
@@ -92,6 +93,54 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// # Errors
     /// As [`Store::put_run`].
     fn queries(&self, limit: usize) -> Result<Vec<QueryRecord>>;
+
+    /// Enters what an alert's query has now, with what is to be told of it; gives how many alerts were raised.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn evaluate_alert(&self, found: &Evaluation<'_>, new_id: &dyn Fn() -> String) -> Result<usize>;
+
+    /// Ends the alerts of names that are not among `names`.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn resolve_other_alerts(&self, names: &[String], at: i64) -> Result<()>;
+
+    /// Alerts that were raised, newest first.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn alerts(&self) -> Result<Vec<Alert>>;
+
+    /// Alerts whose rows are there, newest first, at most `limit`.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn open_alerts(&self, limit: usize) -> Result<Vec<Alert>>;
+
+    /// Notifications of alerts, newest first.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn notifications(&self) -> Result<Vec<Notification>>;
+
+    /// Notifications for a target that are to be sent by now, the longest waiting first.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn due_notifications(&self, target: &str, at: i64, limit: usize) -> Result<Vec<Notification>>;
+
+    /// Notes how a notification stands now.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn settle_notification(&self, notification: &Notification) -> Result<()>;
+
+    /// Lets notifications that were given up be sent again; gives how many.
+    ///
+    /// # Errors
+    /// As [`Store::put_run`].
+    fn revive_notifications(&self, at: i64) -> Result<usize>;
 
     /// Where columns come from, by dataset and version.
     ///

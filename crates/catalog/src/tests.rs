@@ -3,8 +3,8 @@
 use catchment_core::{Code, FlowName, Position, TableName};
 
 use crate::{
-    BatchRecord, ColumnSource, DatasetOutcome, DatasetStatus, ExpectationCount, InputVersion, RuleRecord,
-    RunRecord, RunStatus, SqliteStore, Store,
+    BatchRecord, ColumnSource, DatasetOutcome, DatasetStatus, Evaluation, ExpectationCount, InputVersion,
+    NotificationStatus, RuleRecord, RunRecord, RunStatus, SqliteStore, Store,
 };
 
 fn run(id: &str, status: RunStatus) -> RunRecord {
@@ -122,4 +122,69 @@ fn a_file_that_is_no_database_is_named() {
     let error = SqliteStore::open(&path).unwrap_err();
     assert_eq!(error.code(), Code::CATALOG);
     assert!(error.message().contains("catalog.sqlite"));
+}
+
+/// What an alert's query has: rows by their keys.
+fn evaluation<'a>(rows: &'a [(String, String)], targets: &'a [String], at: i64) -> Evaluation<'a> {
+    Evaluation { alert: "main.spike", severity: "warning", targets, rows, is_whole: true, silence: 100, at }
+}
+
+#[test]
+fn an_alert_is_raised_once_and_again_only_after_its_silence() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("catalog.sqlite")).unwrap();
+    let number = std::cell::Cell::new(0);
+    let new_id = || {
+        number.set(number.get() + 1);
+        format!("id {}", number.get())
+    };
+    let rows = |keys: &[&str]| -> Vec<(String, String)> {
+        keys.iter().map(|key| ((*key).to_owned(), format!("row of {key}"))).collect()
+    };
+    let targets = ["mail".to_owned(), "hook".to_owned()];
+    let see = |keys: &[&str], at: i64| {
+        store.evaluate_alert(&evaluation(&rows(keys), &targets, at), &new_id).unwrap()
+    };
+    assert_eq!(see(&["a", "b"], 0), 2);
+    // What stays is told once, however often it is looked at.
+    assert_eq!(see(&["a", "b"], 10), 0);
+    assert_eq!(see(&["b"], 20), 0);
+    assert_eq!(store.alerts().unwrap().iter().filter(|alert| alert.resolved_at == Some(20)).count(), 1);
+    // Back within its silence: the same alert, and nobody is told.
+    assert_eq!(see(&["a", "b"], 99), 0);
+    let again = store.alerts().unwrap().into_iter().find(|alert| alert.key == "a").unwrap();
+    assert_eq!((again.repeats, again.resolved_at), (1, None));
+    assert_eq!(see(&["b"], 99), 0);
+    assert_eq!(see(&["a"], 100), 1);
+    // What was cut off is not over.
+    let some = rows(&[]);
+    let cut = Evaluation { is_whole: false, ..evaluation(&some, &targets, 110) };
+    assert_eq!(store.evaluate_alert(&cut, &new_id).unwrap(), 0);
+    let open = |store: &SqliteStore| {
+        store.alerts().unwrap().iter().filter(|alert| alert.resolved_at.is_none()).count()
+    };
+    assert_eq!(open(&store), 1);
+    // An alert that is no longer declared is over.
+    store.resolve_other_alerts(&["main.spike".to_owned()], 120).unwrap();
+    assert_eq!(open(&store), 1);
+    store.resolve_other_alerts(&[], 120).unwrap();
+    assert_eq!(open(&store), 0);
+
+    assert_eq!(store.notifications().unwrap().len(), 6);
+    let mut due = store.due_notifications("mail", 0, 10).unwrap();
+    assert_eq!(due.iter().map(|due| due.alert.key.as_str()).collect::<Vec<_>>(), ["a", "b"]);
+    due[0].status = NotificationStatus::Sent;
+    due[1].next_at = 500;
+    due[1].attempts = 1;
+    due.iter().for_each(|due| store.settle_notification(due).unwrap());
+    assert_eq!(store.due_notifications("mail", 99, 10).unwrap(), []);
+    assert_eq!(store.due_notifications("hook", 99, 10).unwrap().len(), 2);
+    let mut late = store.due_notifications("mail", 500, 10).unwrap();
+    assert_eq!(late.len(), 2);
+    late[1].status = NotificationStatus::Dead;
+    late[1].error = Some("no".to_owned());
+    store.settle_notification(&late[1]).unwrap();
+    assert_eq!(store.due_notifications("mail", 500, 10).unwrap().len(), 1);
+    assert_eq!(store.revive_notifications(600).unwrap(), 1);
+    assert_eq!(store.due_notifications("mail", 600, 10).unwrap().len(), 2);
 }

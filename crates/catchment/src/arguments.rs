@@ -5,6 +5,9 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use clap_complete::Shell;
 
+use crate::commands::alert::AlertAction;
+use crate::commands::replay_events::ReplayEventsArguments;
+
 /// Events, files and database changes in; datasets declared in SQL out, as open Delta Lake tables.
 #[derive(Debug, Parser)]
 #[command(name = "catchment", version, arg_required_else_help = true, max_term_width = 100)]
@@ -53,6 +56,13 @@ pub(crate) enum Command {
         #[command(subcommand)]
         action: StreamAction,
     },
+    /// Test who is told of alerts, and send again what was given up.
+    ///
+    /// `system.alerts` tells what was raised, `system.notifications` who was told.
+    Alert {
+        #[command(subcommand)]
+        action: AlertAction,
+    },
     /// Make, list and delete the access keys of programs.
     Key {
         #[command(subcommand)]
@@ -73,6 +83,13 @@ pub(crate) enum Command {
     #[command(after_help = "Example:
   catchment replay curated.orders shop      after the rule or the query was mended")]
     Replay(ReplayArguments),
+    /// Send recorded events to a stream by the Kinesis API, at a chosen speed.
+    ///
+    /// Keys come from AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, where the service asks for any.
+    #[command(after_help = "Examples:
+  catchment replay-events data/ecom.csv.gz --stream clicks --key user_id --now timestamp --rate 200
+  catchment replay-events clicks.jsonl --stream clicks --endpoint http://127.0.0.1:4566 --limit 1000")]
+    ReplayEvents(ReplayEventsArguments),
     /// Compute partitions of a dataset anew, from everything that it has taken.
     ///
     /// After its definition changed, or files that it had read were corrected. Only the partitions asked for are

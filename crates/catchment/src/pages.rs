@@ -56,6 +56,9 @@ pub(crate) const PAGES: &[(&str, &str)] = &[
     ("C7001", include_str!("../../../docs/errors/C7001.md")),
     ("C7002", include_str!("../../../docs/errors/C7002.md")),
     ("C7003", include_str!("../../../docs/errors/C7003.md")),
+    ("C8001", include_str!("../../../docs/errors/C8001.md")),
+    ("C8002", include_str!("../../../docs/errors/C8002.md")),
+    ("C8003", include_str!("../../../docs/errors/C8003.md")),
     ("C9001", include_str!("../../../docs/errors/C9001.md")),
     ("C9002", include_str!("../../../docs/errors/C9002.md")),
 ];

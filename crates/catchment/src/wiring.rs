@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use catchment_core::{Code, Error, Fault, Faults, NoFaults, Result, SystemClock};
-use catchment_pipelines::{Machine, Workspace, restore_catalog};
+use catchment_pipelines::{LoadedConfig, Machine, Workspace, restore_catalog};
 use tokio::runtime::Runtime;
 use tracing_subscriber::EnvFilter;
 
@@ -54,6 +54,11 @@ pub(crate) fn workspace(project: &Path, arguments: &Arguments) -> Result<Workspa
     Workspace::open(project, &arguments.set, &machine()?)
 }
 
+/// Reads a project's configuration alone.
+pub(crate) fn configuration(project: &Path, arguments: &Arguments) -> Result<LoadedConfig> {
+    LoadedConfig::load(project, &arguments.set)
+}
+
 /// Opens a project after its catalog was brought back from a file.
 pub(crate) fn workspace_from_backup(
     project: &Path,
@@ -66,7 +71,12 @@ pub(crate) fn workspace_from_backup(
 
 /// What this machine gives to a project.
 pub(crate) fn machine() -> Result<Machine> {
-    Ok(Machine { clock: Arc::new(SystemClock), faults: faults()?, variables: variables() })
+    Ok(Machine {
+        clock: Arc::new(SystemClock),
+        faults: faults()?,
+        variables: variables(),
+        variable: environment,
+    })
 }
 
 /// What object stores read from the environment, and the key under which secrets are kept.

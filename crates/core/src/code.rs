@@ -7,7 +7,7 @@ use crate::{Blame, Retry};
 /// An error code: its number, its title, whom it concerns and whether to try again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Code {
-    /// `C` and four digits. The first tells the area: 1 project, 2 SQL, 3 input, 4 lake, 5 machine, 6 streams, 9 ours.
+    /// `C` and four digits. The first tells the area: 1 project, 2 SQL, 3 input, 4 lake, 5 machine, 6 streams, 7 serving tables, 8 alerts, 9 ours.
     pub id: &'static str,
     /// A few words, the title of the page.
     pub title: &'static str,
@@ -95,6 +95,10 @@ codes! {
     SERVING_OWNED = "C7001", User, Never, "another process has the serving tables";
     SERVING_CHANGED = "C7002", User, Never, "definition of a serving table changed";
     SERVING_KEY = "C7003", User, Never, "key of a serving table does not fit its query";
+
+    NOTIFICATION_FAILED = "C8001", External, Backoff, "a notification was not taken";
+    ALERT_MANY = "C8002", User, Never, "an alert has too many rows";
+    TARGET_UNKNOWN = "C8003", User, Never, "unknown target of notifications";
 
     INTERNAL = "C9001", Ours, Never, "bug in Catchment";
     FAULT_INJECTED = "C9002", Ours, Backoff, "injected fault";

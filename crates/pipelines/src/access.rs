@@ -12,8 +12,8 @@ use catchment_ingest::streams::StreamSource;
 use catchment_ingest::{Rejects, Source};
 use catchment_lake::{Entry, OWNER_APPLICATION};
 use catchment_sql::{
-    BoundQuery, ComputedTable, Moment, Planner, Relation, SqlText, Target, filtered_columns, nearest,
-    parse_single_query, query_error, system_tables,
+    BoundQuery, ComputedTable, Moment, ParsedQuery, Planner, Relation, SqlText, Target, filtered_columns,
+    nearest, parse_single_query, query_error, system_tables,
 };
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
@@ -185,8 +185,17 @@ impl<'w> Access<'w> {
     }
 
     async fn bind(&self, text: &SqlText) -> Result<(Planner, BoundQuery)> {
+        self.bind_query(text, &parse_single_query(text)?).await
+    }
+
+    /// Binds the relations of a query to what they are now.
+    pub(crate) async fn bind_query(
+        &self,
+        text: &SqlText,
+        query: &ParsedQuery,
+    ) -> Result<(Planner, BoundQuery)> {
         let project = &self.workspace.project;
-        let query = parse_single_query(text)?.bind(text, &|relation| project.view(relation, false))?;
+        let query = query.bind(text, &|relation| project.view(relation, false))?;
         let now = self.workspace.lake.clock().now_micros();
         let seed = u64::from_ne_bytes(now.to_ne_bytes());
         let planner = self.workspace.sessions.planner(Moment { micros: now, seed })?;
@@ -201,7 +210,11 @@ impl<'w> Access<'w> {
         Ok((planner, query))
     }
 
-    async fn provider(&self, relation: &Relation, text: &SqlText) -> Result<Arc<dyn TableProvider>> {
+    pub(crate) async fn provider(
+        &self,
+        relation: &Relation,
+        text: &SqlText,
+    ) -> Result<Arc<dyn TableProvider>> {
         if relation.streaming {
             return Err(Error::new(
                 Code::NOT_SUPPORTED,

@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use catchment_core::{Code, Error, Place, Result, parse_bytes};
+use catchment_notify::TargetConfig;
 use serde::{Deserialize, Serialize};
 
 use crate::place::is_secret;
@@ -30,6 +31,10 @@ pub struct Config {
     pub server: ServerConfig,
     /// How streams are kept.
     pub streams: StreamsConfig,
+    /// When alerts are given up.
+    pub alerts: AlertsConfig,
+    /// Who is told of alerts, by name.
+    pub notify: BTreeMap<String, TargetConfig>,
     /// Values for `${name}` in SQL files.
     pub parameters: BTreeMap<String, String>,
 }
@@ -116,6 +121,20 @@ impl EventTimeConfig {
 
     pub(crate) fn ahead_micros(&self) -> i64 {
         i64::from(self.ahead_seconds) * 1_000_000
+    }
+}
+
+/// `[alerts]`
+#[derive(Debug, Clone, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct AlertsConfig {
+    /// After how many hours a notification is given up that its target does not take.
+    pub give_up_hours: u32,
+}
+
+impl Default for AlertsConfig {
+    fn default() -> Self {
+        Self { give_up_hours: 24 }
     }
 }
 
@@ -309,9 +328,10 @@ impl LoadedConfig {
         let folder = folder.canonicalize().map_err(|error| {
             Error::new(Code::PROJECT_MISSING, format!("could not find folder {folder:?}")).because(error)
         })?;
-        let mut table: toml::Table = toml::from_str(&text).map_err(|error| invalid(&text, &error))?;
+        let mut table: toml::Table =
+            toml::from_str(&text).map_err(|error| invalid(CONFIG_FILE, &text, &error))?;
         // Read once as it stands, so that errors point into the file and not into a flag.
-        toml::from_str::<Config>(&text).map_err(|error| invalid(&text, &error))?;
+        toml::from_str::<Config>(&text).map_err(|error| invalid(CONFIG_FILE, &text, &error))?;
         let mut set = Vec::new();
         for setting in settings {
             set.push(apply(&mut table, setting)?);
@@ -393,14 +413,15 @@ fn apply(table: &mut toml::Table, setting: &str) -> Result<String> {
     Ok(path.to_owned())
 }
 
-fn invalid(text: &str, error: &toml::de::Error) -> Error {
+/// An error of a file of TOML, with its place.
+pub(crate) fn invalid(file: &str, text: &str, error: &toml::de::Error) -> Error {
     let start = error.span().map_or(0, |span| span.start);
     let before = text.get(..start).unwrap_or_default();
     let line = before.matches('\n').count();
     let column = before.rsplit('\n').next().unwrap_or_default().chars().count();
     let length = error.span().map_or(1, |span| span.len().max(1));
     let place = Place {
-        file: CONFIG_FILE.to_owned(),
+        file: file.to_owned(),
         line: line as u64 + 1,
         column: column as u64 + 1,
         length: length as u64,

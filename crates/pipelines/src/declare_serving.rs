@@ -89,7 +89,8 @@ impl Reader<'_> {
         Ok((primary, sort))
     }
 
-    fn time(&mut self) -> Result<i64> {
+    /// A length of time that is more than nothing, in microseconds.
+    pub(crate) fn time(&mut self) -> Result<i64> {
         let at = self.parser.peek_token_ref().span;
         match self.interval()? {
             time if time > 0 => Ok(time),

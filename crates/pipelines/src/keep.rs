@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use catchment_catalog::BatchRecord;
-use catchment_core::{Backoff, Code, Error, FlowName, Result};
+use catchment_core::{Backoff, Code, Error, FlowName, Result, TableName};
 use catchment_flows::{CatchUp, FlowSpec, Input, InputKind, Phases, Progress, Runtime};
 use catchment_ingest::streams::OpenLog;
 use catchment_lake::Owner;
@@ -34,6 +34,15 @@ pub struct KeepOptions {
     pub poll: Duration,
 }
 
+/// Is told what happens while a service runs.
+pub trait Listener: Send + Sync {
+    /// Datasets were brought up to date, or could not be.
+    fn ran(&self, result: Result<&RunReport, &Error>);
+
+    /// The query of an alert could not be asked.
+    fn alert_failed(&self, alert: &TableName, error: &Error);
+}
+
 impl Workspace {
     /// Brings all datasets up to date whenever there is something new, until `stop` says so; what has come by then is
     /// published first.
@@ -47,13 +56,19 @@ impl Workspace {
         &self,
         options: KeepOptions,
         progress: Arc<dyn Progress>,
-        told: &(dyn Fn(Result<&RunReport, &Error>) + Send + Sync),
+        told: &dyn Listener,
         stop: watch::Receiver<bool>,
     ) -> Result<()> {
         let checked = self.check().await;
         Error::join(checked.errors)?;
         let (owner, _heartbeat) = self.own().await?;
-        let ended = self.keep_owned(&owner, checked.datasets, options, progress, told, stop).await;
+        let alerts = self.keep_alerts(told, stop.clone());
+        let datasets = self.keep_owned(&owner, checked.datasets, options, progress, told, stop);
+        // Alerts go on until the service ends, and what is wrong with their targets is known before it begins.
+        let ended = tokio::select! {
+            ended = datasets => ended,
+            Err(error) = alerts => Err(error),
+        };
         owner.end_upkeep(LAST_UPKEEP).await;
         ended
     }
@@ -65,7 +80,7 @@ impl Workspace {
         datasets: Vec<Dataset>,
         options: KeepOptions,
         progress: Arc<dyn Progress>,
-        told: &(dyn Fn(Result<&RunReport, &Error>) + Send + Sync),
+        told: &dyn Listener,
         stop: watch::Receiver<bool>,
     ) -> Result<()> {
         self.finish_backfill(owner, &datasets, &progress).await?;
@@ -102,7 +117,7 @@ impl Workspace {
         runtime: &Runtime,
         flow: &FlowSpec,
         options: KeepOptions,
-        told: &(dyn Fn(Result<&RunReport, &Error>) + Send + Sync),
+        told: &dyn Listener,
         mut stop: watch::Receiver<bool>,
     ) -> Result<()> {
         let log = self.streams.log()?;
@@ -116,7 +131,7 @@ impl Workspace {
             let result = runtime.run_flow(flow, CatchUp::default(), &Silent).await;
             failures = if result.is_ok() { 0 } else { failures + 1 };
             if let Err(error) = &result {
-                told(Err(error));
+                told.ran(Err(error));
             }
             if is_last {
                 return result.map(|_| ());
@@ -134,7 +149,7 @@ impl Workspace {
         datasets: Vec<Dataset>,
         options: KeepOptions,
         progress: Arc<dyn Progress>,
-        told: &(dyn Fn(Result<&RunReport, &Error>) + Send + Sync),
+        told: &dyn Listener,
         mut stop: watch::Receiver<bool>,
     ) -> Result<()> {
         let log = self.streams.log()?;
@@ -147,7 +162,7 @@ impl Workspace {
             let begun = Instant::now();
             let result =
                 self.run_datasets(datasets.clone(), Mode::Update, owner, Arc::clone(&progress)).await;
-            told(result.as_ref());
+            told.ran(result.as_ref());
             if let Some(lost) = errors(&result).find(|error| error.code() == Code::LEASE_LOST) {
                 return Err(lost.clone());
             }

@@ -24,6 +24,8 @@ pub struct Machine {
     pub faults: Arc<dyn Faults>,
     /// Variables of the environment that object stores know, such as `AWS_ACCESS_KEY_ID`.
     pub variables: BTreeMap<String, String>,
+    /// Any variable of the environment, for what the configuration names as `${env:NAME}`.
+    pub variable: fn(&str) -> Option<String>,
 }
 
 /// Words in the names of options that hold secrets.

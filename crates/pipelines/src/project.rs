@@ -10,9 +10,11 @@ use catchment_sql::{ParsedQuery, Relation, SqlText, Target};
 use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::config::LoadedConfig;
+use crate::dashboards::{self, Dashboard};
 use crate::place::Machine;
 use crate::statement::{
-    Body, DatasetStatement, FlowStatement, Statement, StreamStatement, ViewStatement, parse_statements,
+    AlertStatement, Body, DatasetStatement, FlowStatement, Statement, StreamStatement, ViewStatement,
+    parse_statements,
 };
 
 /// A project as its files describe it.
@@ -28,6 +30,10 @@ pub struct Project {
     pub streams: BTreeMap<TableName, Declared<StreamStatement>>,
     /// Flows declared on their own, by name.
     pub flows: BTreeMap<String, Declared<FlowStatement>>,
+    /// Alerts, by name.
+    pub alerts: BTreeMap<TableName, Declared<AlertStatement>>,
+    /// Dashboards, in the order of their names.
+    pub dashboards: Vec<Dashboard>,
     /// Where the files lie that its sources read.
     pub files: Arc<FileStores>,
     /// Errors of syntax and of names defined twice.
@@ -60,6 +66,8 @@ impl Project {
             views: BTreeMap::new(),
             streams: BTreeMap::new(),
             flows: BTreeMap::new(),
+            alerts: BTreeMap::new(),
+            dashboards: Vec::new(),
             files,
             errors: Vec::new(),
         };
@@ -79,6 +87,11 @@ impl Project {
                 Err(error) => project.errors.extend(error.split()),
             }
         }
+        let parameters = project.config.config.parameters.clone();
+        let (dashboards, errors) =
+            dashboards::load(&project.config.folder, &|name| parameters.get(name).cloned());
+        project.dashboards = dashboards;
+        project.errors.extend(errors);
         Ok(project)
     }
 
@@ -120,6 +133,14 @@ impl Project {
                     Some(first) => return twice(&name.to_string(), at, first),
                     None => self.streams.insert(name, Declared { text, span, body }),
                 };
+            }
+            Body::Alert(body) => {
+                let (name, at) = body.name.clone();
+                if let Some(first) = self.alerts.get(&name) {
+                    let first = first.text.place(first.body.name.1).to_string();
+                    return twice(&name.to_string(), at, first);
+                }
+                self.alerts.insert(name, Declared { text, span, body });
             }
             Body::Flow(body) => {
                 let (name, at) = body.name.clone();

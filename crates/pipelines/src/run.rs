@@ -44,6 +44,8 @@ pub struct Workspace {
     /// Its serving tables.
     pub(crate) serving: Arc<ServingFolder>,
     pub(crate) clock: Arc<dyn Clock>,
+    /// Gives variables of the environment, for `${env:NAME}`.
+    pub(crate) variable: fn(&str) -> Option<String>,
     /// Keys of tables that must be unique, for as long as the lake is owned.
     pub(crate) keys: Arc<KeyCache>,
 }
@@ -111,12 +113,15 @@ impl Workspace {
         let streams = Arc::new(Streams::new(&project.config, machine));
         let (clock, keys) = (Arc::clone(&machine.clock), Arc::default());
         let serving = Arc::new(ServingFolder::new(project.config.data().join("serving")));
-        Ok(Self { project, lake, store, sessions, streams, serving, clock, keys })
+        let variable = machine.variable;
+        Ok(Self { project, lake, store, sessions, streams, serving, clock, variable, keys })
     }
 
     /// Checks the project without touching data.
     pub async fn check(&self) -> Checked {
-        check(&self.project, &self.lake, &self.sessions, &self.streams).await
+        let mut checked = check(&self.project, &self.lake, &self.sessions, &self.streams).await;
+        self.check_readers(&mut checked).await;
+        checked
     }
 
     /// Brings datasets up to date with all input available now.

@@ -34,6 +34,8 @@ pub enum Body {
     Flow(FlowStatement),
     /// `CREATE STREAM` without a query.
     Stream(StreamStatement),
+    /// `CREATE ALERT`.
+    Alert(AlertStatement),
 }
 
 /// The kinds of datasets.
@@ -102,6 +104,7 @@ pub struct FlowStatement {
     pub late: Option<(TableName, Span)>,
 }
 
+pub(crate) use crate::declare_alert::AlertStatement;
 pub(crate) use crate::declare_serving::ServingStatement;
 pub(crate) use crate::declare_stream::StreamStatement;
 
@@ -218,13 +221,15 @@ impl Reader<'_> {
         if self.word("serving") {
             return self.serving_table();
         }
-        for (word, what) in [("alert", "CREATE ALERT"), ("model", "CREATE MODEL"), ("table", "CREATE TABLE")]
-        {
+        if self.word("alert") {
+            return self.alert();
+        }
+        for (word, what) in [("model", "CREATE MODEL"), ("table", "CREATE TABLE")] {
             if self.peek_word(word) {
                 return Err(self.not_yet(what));
             }
         }
-        Err(self.unexpected("STREAMING TABLE, MATERIALIZED VIEW, VIEW, FLOW, STREAM or SERVING TABLE"))
+        Err(self.unexpected("STREAMING TABLE, MATERIALIZED VIEW, VIEW, FLOW, STREAM, SERVING TABLE or ALERT"))
     }
 
     fn view(&mut self, temporary: bool) -> Result<Body> {

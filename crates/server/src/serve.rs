@@ -14,9 +14,11 @@ use bytes::Bytes;
 use catchment_core::{Code, Error, Result};
 use futures::future::BoxFuture;
 use tokio::net::TcpListener;
+use tokio::sync::watch;
 
 use crate::ingest::Refused;
 use crate::kinesis::{Incoming, Kinesis, no_service};
+use crate::page::{self, Live, MakePage};
 use crate::tables::{self, ReadTable};
 
 /// Bytes of the largest request that is read: 10 MB of records in base64, and what is around them.
@@ -33,6 +35,8 @@ pub struct Services {
     pub is_ready: Arc<AtomicBool>,
     /// Reads serving tables.
     pub tables: ReadTable,
+    /// Makes the page at `/`.
+    pub page: MakePage,
     /// Makes what `GET /metrics` answers, as Prometheus reads it.
     pub metrics: Metrics,
 }
@@ -50,14 +54,23 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
     let kinesis_to_end = Arc::clone(&services.kinesis);
+    let (end, ended) = watch::channel(false);
     let stop = async move {
         stop.await;
+        // Whoever looks at a page may be gone.
+        let _ = end.send(true);
         kinesis_to_end.end();
     };
+    let services = Serving { live: Live::new(Arc::clone(&services.page), ended), services };
     let router = Router::new()
         .route("/health", get(|| async { "ok\n" }))
         .route("/ready", get(ready))
-        .route("/metrics", get(|State(services): State<Services>| async move { (services.metrics)().await }))
+        .route("/metrics", get(|State(services): State<Serving>| async move { (services.metrics)().await }))
+        .route("/", get(page_of_first).fallback(kinesis))
+        .route("/dashboards/{name}", get(page_of))
+        .route("/live", get(live_of_first))
+        .route("/live/{name}", get(live_of))
+        .route("/assets/{name}", get(asset))
         .route("/v1/streams/{name}", post(ingest))
         .route("/v1/tables/{*rest}", get(table).post(table))
         .fallback(kinesis)
@@ -69,7 +82,66 @@ pub async fn serve(
         .map_err(|error| Error::new(Code::INPUT_OUTPUT, "the listener failed").because(error))
 }
 
-async fn ready(State(services): State<Services>) -> (StatusCode, &'static str) {
+/// What is served, and the pages that are open.
+#[derive(Clone)]
+struct Serving {
+    services: Services,
+    live: Live,
+}
+
+impl std::ops::Deref for Serving {
+    type Target = Services;
+
+    fn deref(&self) -> &Services {
+        &self.services
+    }
+}
+
+async fn page_of_first(serving: State<Serving>, request: Request) -> Response<Body> {
+    show(&serving, None, request).await
+}
+
+async fn page_of(serving: State<Serving>, Path(name): Path<String>, request: Request) -> Response<Body> {
+    show(&serving, Some(name), request).await
+}
+
+async fn show(serving: &Serving, dashboard: Option<String>, request: Request) -> Response<Body> {
+    if let Some(refused) = refusal(serving, request) {
+        return refused;
+    }
+    match (serving.page)(dashboard).await {
+        Some(page) => page::page(&page),
+        None => Refused::new(StatusCode::NOT_FOUND, "no such dashboard").into_response(),
+    }
+}
+
+async fn live_of_first(serving: State<Serving>, request: Request) -> Response<Body> {
+    refusal(&serving, request).unwrap_or_else(|| serving.live.answer(None))
+}
+
+async fn live_of(serving: State<Serving>, Path(name): Path<String>, request: Request) -> Response<Body> {
+    refusal(&serving, request).unwrap_or_else(|| serving.live.answer(Some(name)))
+}
+
+/// What somebody gets who may not read; whoever has a key may or, where none is asked for, whoever came to this machine by
+/// its own name.
+fn refusal(serving: &Serving, request: Request) -> Option<Response<Body>> {
+    let (parts, _) = request.into_parts();
+    if !serving.kinesis.is_reader(&incoming(&parts, Bytes::new())) {
+        return Some(page::unknown_reader());
+    }
+    if serving.kinesis.asks_for_keys() || page::is_to_this_machine(&parts.headers) {
+        return None;
+    }
+    let why = "the page is for this machine: open it as http://127.0.0.1";
+    Some(Refused::new(StatusCode::MISDIRECTED_REQUEST, why).into_response())
+}
+
+async fn asset(Path(name): Path<String>) -> Response<Body> {
+    page::asset(&name).unwrap_or_else(no_service)
+}
+
+async fn ready(State(services): State<Serving>) -> (StatusCode, &'static str) {
     match services.is_ready.load(Ordering::Acquire) {
         true => (StatusCode::OK, "ready\n"),
         false => (StatusCode::SERVICE_UNAVAILABLE, "datasets are being brought up to date\n"),
@@ -77,7 +149,7 @@ async fn ready(State(services): State<Services>) -> (StatusCode, &'static str) {
 }
 
 async fn ingest(
-    State(services): State<Services>,
+    State(services): State<Serving>,
     Path(name): Path<String>,
     request: Request,
 ) -> Response<Body> {
@@ -88,7 +160,7 @@ async fn ingest(
     }
 }
 
-async fn table(State(services): State<Services>, request: Request) -> Response<Body> {
+async fn table(State(services): State<Serving>, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
     let Ok(body) = axum::body::to_bytes(body, LARGEST).await else { return too_large() };
     if let Err(refused) = services.kinesis.require_key(&incoming(&parts, body.clone())) {
@@ -101,7 +173,7 @@ async fn table(State(services): State<Services>, request: Request) -> Response<B
     tables::answer(&services.tables, path, query, body)
 }
 
-async fn kinesis(State(services): State<Services>, request: Request) -> Response<Body> {
+async fn kinesis(State(services): State<Serving>, request: Request) -> Response<Body> {
     let (parts, body) = request.into_parts();
     if parts.method != Method::POST {
         return no_service();

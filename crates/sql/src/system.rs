@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use catchment_catalog::Store;
+use catchment_catalog::{Notification, NotificationStatus, Store};
 use catchment_core::{Code, Error, Result};
 use datafusion::arrow::array::{
     ArrayRef, BooleanArray, Float64Array, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array,
@@ -175,7 +175,7 @@ pub fn system_tables(store: &Arc<dyn Store>) -> Vec<(&'static str, Arc<dyn Table
             "queries",
             table(
                 &[
-                    ("asked_at", time),
+                    ("asked_at", time.clone()),
                     ("query", text.clone()),
                     ("milliseconds", count.clone()),
                     ("rows", count.clone()),
@@ -187,6 +187,38 @@ pub fn system_tables(store: &Arc<dyn Store>) -> Vec<(&'static str, Arc<dyn Table
                     ("bytes", count.clone()),
                 ],
                 queries,
+            ),
+        ),
+        (
+            "alerts",
+            table(
+                &[
+                    ("alert", text.clone()),
+                    ("id", text.clone()),
+                    ("severity", text.clone()),
+                    ("key", text.clone()),
+                    ("row", text.clone()),
+                    ("raised_at", time.clone()),
+                    ("resolved_at", time.clone()),
+                    ("repeats", count.clone()),
+                ],
+                alerts,
+            ),
+        ),
+        (
+            "notifications",
+            table(
+                &[
+                    ("alert", text.clone()),
+                    ("id", text.clone()),
+                    ("target", text.clone()),
+                    ("status", text.clone()),
+                    ("attempts", count.clone()),
+                    ("next_at", time.clone()),
+                    ("settled_at", time.clone()),
+                    ("error", text.clone()),
+                ],
+                notifications,
             ),
         ),
         (
@@ -322,6 +354,35 @@ fn queries(store: &dyn Store) -> Result<Vec<ArrayRef>> {
         counts(rows.iter().map(|(_, scan)| Some(scan.files.1))),
         counts(rows.iter().map(|(_, scan)| Some(scan.bytes.0))),
         counts(rows.iter().map(|(_, scan)| Some(scan.bytes.1))),
+    ])
+}
+
+fn alerts(store: &dyn Store) -> Result<Vec<ArrayRef>> {
+    let rows = store.alerts()?;
+    Ok(vec![
+        texts(rows.iter().map(|row| Some(row.alert.as_str()))),
+        texts(rows.iter().map(|row| Some(row.id.as_str()))),
+        texts(rows.iter().map(|row| Some(row.severity.as_str()))),
+        texts(rows.iter().map(|row| Some(row.key.as_str()))),
+        texts(rows.iter().map(|row| Some(row.record.as_str()))),
+        times(rows.iter().map(|row| Some(row.raised_at))),
+        times(rows.iter().map(|row| row.resolved_at)),
+        counts(rows.iter().map(|row| Some(row.repeats))),
+    ])
+}
+
+fn notifications(store: &dyn Store) -> Result<Vec<ArrayRef>> {
+    let rows = store.notifications()?;
+    let is_waiting = |row: &&Notification| row.status == NotificationStatus::Waiting;
+    Ok(vec![
+        texts(rows.iter().map(|row| Some(row.alert.alert.as_str()))),
+        texts(rows.iter().map(|row| Some(row.alert.id.as_str()))),
+        texts(rows.iter().map(|row| Some(row.target.as_str()))),
+        texts(rows.iter().map(|row| Some(row.status.as_str()))),
+        counts(rows.iter().map(|row| Some(u64::from(row.attempts)))),
+        times(rows.iter().map(|row| Some(row).filter(is_waiting).map(|row| row.next_at))),
+        times(rows.iter().map(|row| row.settled_at)),
+        texts(rows.iter().map(|row| row.error.as_deref())),
     ])
 }
 

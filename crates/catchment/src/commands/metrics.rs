@@ -29,6 +29,12 @@ struct Total {
 }
 
 impl Totals {
+    /// Rows and failures of a dataset since the service began.
+    pub(crate) fn counts(&self, dataset: &str) -> Option<(u64, u64)> {
+        let totals = self.datasets.lock().unwrap_or_else(PoisonError::into_inner);
+        totals.get(dataset).map(|total| (total.rows, total.failures))
+    }
+
     pub(crate) fn add(&self, result: Result<&RunReport, &Error>) {
         let Ok(report) = result else {
             self.failures.fetch_add(1, Ordering::Relaxed);

@@ -1,6 +1,7 @@
 //! The commands, a file each.
 
 mod advise;
+pub(crate) mod alert;
 mod backfill;
 mod backup;
 mod check;
@@ -10,7 +11,9 @@ mod explain;
 mod history;
 mod key;
 mod metrics;
+mod page;
 mod release;
+pub(crate) mod replay_events;
 mod rollback;
 mod run;
 mod serve;
@@ -34,8 +37,10 @@ pub(crate) async fn run(arguments: &Arguments, screen: &Screen) -> Result<ExitCo
         Command::Run(command) => Box::pin(run::run(arguments, command, *screen)).await,
         Command::Serve(command) => Box::pin(serve::run(arguments, command, *screen)).await,
         Command::Stream { action } => Box::pin(stream::run(arguments, action, *screen)).await,
+        Command::Alert { action } => Box::pin(alert::run(arguments, action, *screen)).await,
         Command::Key { action } => key::run(arguments, action, *screen),
         Command::Sql(command) => Box::pin(sql::run(arguments, command, *screen)).await,
+        Command::ReplayEvents(command) => Box::pin(replay_events::run(arguments, command, *screen)).await,
         Command::Replay(command) => Box::pin(run::replay(arguments, command, *screen)).await,
         Command::Backfill(command) => Box::pin(backfill::run(arguments, command, *screen)).await,
         Command::Rollback(command) => Box::pin(rollback::run(arguments, command, *screen)).await,

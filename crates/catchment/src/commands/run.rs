@@ -33,7 +33,18 @@ pub(crate) async fn run(arguments: &Arguments, command: &RunArguments, screen: S
     let progress = Arc::new(Lines::new(screen));
     let report = workspace.run(&options, Arc::clone(&progress) as Arc<dyn Progress>).await;
     progress.clear();
-    Ok(show(&report?, screen))
+    let code = show(&report?, screen);
+    let alerts = workspace.run_alerts().await?;
+    if alerts.raised > 0 && !screen.json {
+        screen.note(format!("\n{} alerts raised: SELECT * FROM system.alerts", alerts.raised));
+    }
+    for (name, error) in &alerts.failed {
+        screen.note(format!("\nalert {name} failed\n{}", screen.error_text(error)));
+    }
+    for error in &alerts.untold {
+        screen.note(format!("\nnotifications wait for the next run: {}", error.one_line()));
+    }
+    Ok(if alerts.failed.is_empty() { code } else { ExitCode::from(1) })
 }
 
 /// `catchment replay`

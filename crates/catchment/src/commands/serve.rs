@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::process::ExitCode;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use catchment_catalog::{MasterKey, Store};
-use catchment_core::{Code, Error, Result, SystemClock};
+use catchment_core::{Code, Error, Result, SystemClock, TableName};
 use catchment_flows::{KeyRange, Progress};
 use catchment_log::Log;
-use catchment_pipelines::{KeepOptions, OpenLog, RecordSchema, RunReport, Workspace};
+use catchment_pipelines::{Dataset, KeepOptions, Listener, OpenLog, RecordSchema, RunReport, Workspace};
 use catchment_server::{
     Credentials, Kinesis, KinesisOptions, Metrics, ReadTable, RecordCheck, Services, TableRequest, serve,
     take_commands,
@@ -22,6 +23,7 @@ use tokio::sync::watch;
 
 use crate::arguments::{Arguments, ProjectArguments};
 use crate::commands::metrics::{Totals, measures};
+use crate::commands::page::pages;
 use crate::commands::run::Lines;
 use crate::show::Screen;
 use crate::wiring;
@@ -80,12 +82,14 @@ pub(crate) async fn run(
     let address = listener.local_addr().map_err(failed)?;
     let (end, ended) = watch::channel(false);
     let totals = Arc::new(Totals::default());
-    let metrics = metrics_of(&workspace, &totals).await;
+    let datasets = Arc::new(workspace.check().await.datasets);
+    let metrics = metrics_of(&workspace, &datasets, &totals);
     let services = Services {
         kinesis,
         allows_reset: config.allow_reset,
         is_ready: Arc::default(),
         tables: tables(&workspace),
+        page: pages(&workspace, datasets, &totals),
         metrics,
     };
     let ready = Arc::clone(&services.is_ready);
@@ -110,16 +114,7 @@ pub(crate) async fn run(
     let serving = serve(listener, services, async move {
         let _ = listening.wait_for(|ended| *ended).await;
     });
-    let told = move |result: Result<&RunReport, &Error>| {
-        totals.add(result);
-        match result {
-            Ok(report) if report.errors.is_empty() => ready.store(true, std::sync::atomic::Ordering::Release),
-            Ok(report) => report.errors.iter().for_each(|(dataset, error)| {
-                screen.note(format!("{dataset} failed\n{}", screen.error_text(error)));
-            }),
-            Err(error) => screen.note(format!("a run failed\n{}", screen.error_text(error))),
-        }
-    };
+    let told = Told { screen, totals, ready };
     let keep = KeepOptions {
         buffer: Duration::from_millis(workspace.project.config.config.streams.buffer_milliseconds),
         poll: POLL,
@@ -133,6 +128,30 @@ pub(crate) async fn run(
     retaining.abort();
     stopping.abort();
     result.map(|()| ExitCode::SUCCESS)
+}
+
+/// Tells what happens to whoever looks.
+struct Told {
+    screen: Screen,
+    totals: Arc<Totals>,
+    ready: Arc<AtomicBool>,
+}
+
+impl Listener for Told {
+    fn ran(&self, result: Result<&RunReport, &Error>) {
+        self.totals.add(result);
+        match result {
+            Ok(report) if report.errors.is_empty() => self.ready.store(true, Ordering::Release),
+            Ok(report) => report.errors.iter().for_each(|(dataset, error)| {
+                self.screen.note(format!("{dataset} failed\n{}", self.screen.error_text(error)));
+            }),
+            Err(error) => self.screen.note(format!("a run failed\n{}", self.screen.error_text(error))),
+        }
+    }
+
+    fn alert_failed(&self, alert: &TableName, error: &Error) {
+        self.screen.note(format!("alert {alert} failed\n{}", self.screen.error_text(error)));
+    }
 }
 
 /// What records of plain HTTP are held to, by stream.
@@ -181,9 +200,8 @@ fn tables(workspace: &Arc<Workspace>) -> ReadTable {
 }
 
 /// Makes what is told to Prometheus.
-async fn metrics_of(workspace: &Arc<Workspace>, totals: &Arc<Totals>) -> Metrics {
-    let datasets = Arc::new(workspace.check().await.datasets);
-    let (workspace, totals) = (Arc::clone(workspace), Arc::clone(totals));
+fn metrics_of(workspace: &Arc<Workspace>, datasets: &Arc<Vec<Dataset>>, totals: &Arc<Totals>) -> Metrics {
+    let (workspace, datasets, totals) = (Arc::clone(workspace), Arc::clone(datasets), Arc::clone(totals));
     Arc::new(move || {
         let (workspace, totals, datasets) =
             (Arc::clone(&workspace), Arc::clone(&totals), Arc::clone(&datasets));

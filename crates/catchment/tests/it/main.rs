@@ -8,12 +8,14 @@
 )]
 
 mod advise;
+mod alerts;
 mod backfill;
 mod backfill_traps;
 mod backup;
 mod bad_input;
 mod bucket;
 mod cleaning;
+mod clickstream;
 mod crash;
 mod documents;
 mod examples;
@@ -22,6 +24,7 @@ mod foreign;
 mod kinesis;
 mod objects;
 mod output;
+mod page;
 mod project;
 mod proxy;
 mod readers;

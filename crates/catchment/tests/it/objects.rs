@@ -11,7 +11,7 @@ use crate::kinesis::Serving;
 use crate::project::{Done, Killed, Project, oracle, python};
 use crate::proxy::{Proxy, Trouble};
 
-struct Server {
+pub(crate) struct Server {
     _process: Killed,
     python: PathBuf,
     port: u16,
@@ -19,7 +19,7 @@ struct Server {
 }
 
 impl Server {
-    fn start() -> Option<Self> {
+    pub(crate) fn start() -> Option<Self> {
         let python = python()?;
         let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
         let mut command = Command::new(&python);
@@ -34,6 +34,10 @@ impl Server {
             std::thread::park_timeout(Duration::from_millis(20));
         }
         Some(Self { _process: process, python, port, endpoint: format!("http://127.0.0.1:{port}") })
+    }
+
+    pub(crate) fn endpoint(&self) -> &str {
+        &self.endpoint
     }
 
     fn asked(&self, arguments: &[&str]) -> String {

@@ -69,6 +69,7 @@ impl Database {
             clock: Arc::new(SystemClock),
             faults: Arc::new(NoFaults),
             variables: std::collections::BTreeMap::new(),
+            variable: |_| None,
         };
         Ok(Workspace::open(self.project.path(), &[], &machine)?)
     }

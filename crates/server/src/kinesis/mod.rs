@@ -22,6 +22,8 @@ use std::sync::{Arc, Mutex, Weak};
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use catchment_core::Clock;
 use catchment_log::{Log, StreamName};
@@ -243,6 +245,24 @@ impl Kinesis {
             }
             Err(error) => Refused::new(StatusCode::NOT_FOUND, error.to_string()).into_response(),
         }
+    }
+
+    /// Whether requests need a key.
+    pub(crate) fn asks_for_keys(&self) -> bool {
+        self.credentials.is_some()
+    }
+
+    /// Whether a request of a browser comes from somebody with a key: its name and secret as HTTP's basic authentication.
+    pub(crate) fn is_reader(&self, incoming: &Incoming<'_>) -> bool {
+        let Some(credentials) = &self.credentials else { return true };
+        let basic = header_text(incoming.headers, header::AUTHORIZATION.as_str())
+            .and_then(|text| text.strip_prefix("Basic ").map(str::to_owned));
+        let decoded = basic.and_then(|text| STANDARD.decode(text).ok());
+        let Some(decoded) = decoded.and_then(|bytes| String::from_utf8(bytes).ok()) else {
+            return self.require_key(incoming).is_ok();
+        };
+        let (key, given) = decoded.split_once(':').unwrap_or((&decoded, ""));
+        credentials.secret(key).is_some_and(|secret| is_same(&secret, given.as_bytes()))
     }
 
     /// Makes sure that a request of plain HTTP comes from somebody with a key.

@@ -55,6 +55,10 @@ impl Serving {
         self.process.0.wait().unwrap().code()
     }
 
+    pub(crate) fn process_id(&self) -> u32 {
+        self.process.0.id()
+    }
+
     /// The most memory that it had so far, in bytes.
     pub(crate) fn peak_memory(&self) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.0.id())).unwrap();

@@ -1,0 +1,58 @@
+//! `catchment alert`
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use catchment_core::Result;
+use clap::Subcommand;
+use serde_json::json;
+
+use crate::arguments::Arguments;
+use crate::show::Screen;
+use crate::wiring;
+
+/// What is done with alerts.
+#[derive(Debug, Subcommand)]
+pub(crate) enum AlertAction {
+    /// Send a test message to a target, and wait until it has taken it.
+    #[command(after_help = "Example:
+  catchment alert test ops -p shop")]
+    Test {
+        /// The target, a name under [notify] in catchment.toml.
+        target: String,
+        /// The project's folder.
+        #[arg(short, long, default_value = ".")]
+        project: PathBuf,
+    },
+    /// Let notifications that were given up be sent again.
+    ///
+    /// `catchment serve` sends them at once, `catchment run` when it runs next. Those that are not taken then are
+    /// given up again.
+    Retry {
+        /// The project's folder.
+        #[arg(short, long, default_value = ".")]
+        project: PathBuf,
+    },
+}
+
+pub(crate) async fn run(arguments: &Arguments, action: &AlertAction, screen: Screen) -> Result<ExitCode> {
+    let (AlertAction::Test { project, .. } | AlertAction::Retry { project }) = action;
+    let workspace = wiring::workspace(project, arguments)?;
+    match action {
+        AlertAction::Test { target, .. } => {
+            let message = workspace.test_target(target).await?;
+            match screen.json {
+                true => screen.json(&json!({ "target": target, "id": message.id })),
+                false => screen.line(format!("target \"{target}\" has taken message {}", message.id)),
+            }
+        }
+        AlertAction::Retry { .. } => {
+            let count = workspace.retry_notifications()?;
+            match screen.json {
+                true => screen.json(&json!({ "retried": count })),
+                false => screen.line(format!("{count} notifications are to be sent again")),
+            }
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}

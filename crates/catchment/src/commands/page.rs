@@ -1,0 +1,155 @@
+//! What the page of `catchment serve` shows.
+
+use std::sync::Arc;
+
+use catchment_core::{Error, Result};
+use catchment_pipelines::{ChartKind, Dataset, Panel as Declared, Workspace};
+use catchment_server::{AlertRow, Cell, Chart, DatasetRow, MakePage, Page, Panel, PanelContent};
+use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
+use datafusion::arrow::compute::cast;
+use datafusion::arrow::datatypes::{DataType, Float64Type, TimeUnit, TimestampMicrosecondType};
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+
+use crate::commands::metrics::Totals;
+
+/// Alerts that are shown.
+const ALERTS: usize = 50;
+
+/// Makes pages of a workspace.
+pub(crate) fn pages(
+    workspace: &Arc<Workspace>,
+    datasets: Arc<Vec<Dataset>>,
+    totals: &Arc<Totals>,
+) -> MakePage {
+    let (workspace, totals) = (Arc::clone(workspace), Arc::clone(totals));
+    Arc::new(move |name| {
+        let (workspace, datasets, totals) =
+            (Arc::clone(&workspace), Arc::clone(&datasets), Arc::clone(&totals));
+        Box::pin(async move { page(&workspace, &datasets, &totals, name).await })
+    })
+}
+
+async fn page(
+    workspace: &Workspace,
+    datasets: &[Dataset],
+    totals: &Totals,
+    name: Option<String>,
+) -> Option<Page> {
+    let all = &workspace.project.dashboards;
+    let dashboard = match &name {
+        None => all.first(),
+        Some(name) => Some(all.iter().find(|dashboard| dashboard.name == *name)?),
+    };
+    let mut panels = Vec::new();
+    for declared in dashboard.iter().flat_map(|dashboard| &dashboard.panels) {
+        panels.push(Panel {
+            title: declared.title.clone(),
+            is_wide: declared.is_wide,
+            content: content(workspace, declared).await.map_err(|error| told(&error)),
+        });
+    }
+    Some(Page {
+        project: workspace.project.config.config.project.name.clone(),
+        dashboards: all.iter().map(|dashboard| (dashboard.name.clone(), dashboard.title.clone())).collect(),
+        dashboard: dashboard.map(|dashboard| dashboard.name.clone()),
+        panels,
+        alerts: alerts(workspace).map_err(|error| told(&error)),
+        datasets: rows(workspace, datasets, totals).await,
+    })
+}
+
+/// What went wrong, in words for a page: what the query is about is known to whoever looks.
+fn told(error: &Error) -> String {
+    error.one_line()
+}
+
+async fn content(workspace: &Workspace, declared: &Declared) -> Result<PanelContent> {
+    let (batches, is_cut) = workspace.panel_rows(declared).await?;
+    let columns: Vec<String> =
+        batches[0].schema().fields().iter().map(|field| field.name().clone()).collect();
+    let chart = match declared.chart {
+        ChartKind::Line => Chart::Line {
+            series: declared
+                .series
+                .as_ref()
+                .and_then(|series| columns.iter().position(|name| name == series)),
+        },
+        ChartKind::Bars => Chart::Bars,
+        ChartKind::Number => Chart::Number,
+        ChartKind::Table => Chart::Table,
+    };
+    let rows = batches.iter().flat_map(cells).collect();
+    Ok(PanelContent { chart, columns, rows, is_cut })
+}
+
+fn cells(batch: &RecordBatch) -> Vec<Vec<Cell>> {
+    let columns: Vec<Vec<Cell>> = batch.columns().iter().map(column).collect();
+    (0..batch.num_rows()).map(|row| columns.iter().map(|column| column[row].clone()).collect()).collect()
+}
+
+fn column(values: &ArrayRef) -> Vec<Cell> {
+    let kind = values.data_type();
+    if kind.is_numeric()
+        && let Ok(numbers) = cast(values, &DataType::Float64)
+    {
+        let numbers = numbers.as_primitive::<Float64Type>();
+        return numbers.iter().map(|value| value.map_or(Cell::Null, Cell::Number)).collect();
+    }
+    if matches!(kind, DataType::Timestamp(..) | DataType::Date32)
+        && let Ok(times) = cast(values, &DataType::Timestamp(TimeUnit::Microsecond, None))
+    {
+        let times = times.as_primitive::<TimestampMicrosecondType>();
+        return times.iter().map(|value| value.map_or(Cell::Null, Cell::Time)).collect();
+    }
+    let options = FormatOptions::default();
+    let Ok(texts) = ArrayFormatter::try_new(values.as_ref(), &options) else {
+        return vec![Cell::Null; values.len()];
+    };
+    let cell = |row: usize| match values.is_null(row) {
+        true => Cell::Null,
+        false => Cell::Text(texts.value(row).to_string()),
+    };
+    (0..values.len()).map(cell).collect()
+}
+
+fn alerts(workspace: &Workspace) -> Result<Vec<AlertRow>> {
+    let open = workspace.store.open_alerts(ALERTS)?;
+    Ok(open
+        .into_iter()
+        .map(|alert| AlertRow {
+            row: catchment_pipelines::alert_text(&alert),
+            alert: alert.alert,
+            severity: alert.severity,
+            raised_at: alert.raised_at,
+        })
+        .collect())
+}
+
+async fn rows(workspace: &Workspace, datasets: &[Dataset], totals: &Totals) -> Vec<DatasetRow> {
+    let lags = workspace.lags(datasets).await.unwrap_or_default();
+    let waiting = |dataset: &Dataset| {
+        let mut lags =
+            lags.iter().filter(|lag| dataset.flows.iter().any(|flow| flow.name == lag.flow)).peekable();
+        lags.peek().is_some().then(|| lags.map(|lag| lag.records).sum())
+    };
+    let row = |dataset: &Dataset| {
+        let (rows, failures) = totals.counts(&dataset.name.to_string()).unzip();
+        DatasetRow {
+            name: dataset.name.to_string(),
+            kind: kind(dataset).to_owned(),
+            rows,
+            waiting: waiting(dataset),
+            failures: failures.unwrap_or(0),
+        }
+    };
+    datasets.iter().map(row).collect()
+}
+
+fn kind(dataset: &Dataset) -> &'static str {
+    use catchment_pipelines::DatasetKind;
+    match dataset.kind {
+        DatasetKind::StreamingTable => "streaming table",
+        DatasetKind::MaterializedView => "materialized view",
+        DatasetKind::ServingTable => "serving table",
+    }
+}

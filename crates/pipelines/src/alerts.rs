@@ -1,0 +1,297 @@
+//! Alerts: asks their queries, enters what they have into the catalog, and has it told.
+//!
+//! A row whose key was not there when the query was asked last is an alert. Entering it and what is to be sent of it is one
+//! transaction, so an alert is in `system.alerts` once, whatever dies; sending is the outbox's, and nobody waits for it.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use catchment_catalog::Evaluation;
+use catchment_core::{Code, Error, Result, TableName};
+use catchment_ingest::streams::OpenLog;
+use catchment_notify::{Message, Outbox, OutboxOptions, Target};
+use catchment_sql::{nearest, query_error};
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::json::LineDelimitedWriter;
+use futures::TryStreamExt;
+use tokio::sync::watch;
+
+use crate::access::Access;
+use crate::declare_alert::AlertStatement;
+use crate::keep::Listener;
+use crate::project::Declared;
+use crate::readers::Schemas;
+use crate::run::Workspace;
+
+/// Rows that one alert may have at a time.
+const ROWS: usize = 1_000;
+
+/// How long `catchment run` waits for those who are told.
+const FAREWELL: Duration = Duration::from_secs(15);
+
+/// What evaluating the alerts of a project gave.
+#[derive(Debug, Default)]
+pub struct AlertReport {
+    /// How many alerts were raised.
+    pub raised: usize,
+    /// Alerts whose queries could not be asked.
+    pub failed: Vec<(TableName, Error)>,
+    /// Why somebody could not be told; it waits.
+    pub untold: Vec<Error>,
+}
+
+impl Workspace {
+    /// What sends this project's notifications.
+    ///
+    /// # Errors
+    /// Returns errors of the targets' configuration.
+    pub fn outbox(&self) -> Result<Outbox> {
+        let config = &self.project.config.config;
+        let targets = config.notify.keys().map(|name| self.target(name)).collect::<Result<_>>()?;
+        let give_up_after = i64::from(config.alerts.give_up_hours) * 3_600_000_000;
+        Ok(Outbox::new(
+            Arc::clone(&self.store),
+            Arc::clone(&self.clock),
+            targets,
+            OutboxOptions { give_up_after },
+        ))
+    }
+
+    /// The target of a name.
+    ///
+    /// # Errors
+    /// Returns [`Code::TARGET_UNKNOWN`] when there is none, and errors of its configuration.
+    pub fn target(&self, name: &str) -> Result<Target> {
+        let targets = &self.project.config.config.notify;
+        let config = targets.get(name).ok_or_else(|| unknown_target(name, targets.keys()))?;
+        config.open(name, &|variable| (self.variable)(variable), &|| self.streams.log())
+    }
+
+    /// Tells a target that it is reached, and waits until it has taken that.
+    ///
+    /// # Errors
+    /// As [`Workspace::target`], and [`Code::NOTIFICATION_FAILED`] when it does not take it.
+    pub async fn test_target(&self, name: &str) -> Result<Message> {
+        let target = self.target(name)?;
+        let now = self.clock.now_micros();
+        let message = Message::of(&catchment_catalog::Alert {
+            id: new_id(),
+            alert: "test".to_owned(),
+            severity: "test".to_owned(),
+            key: "[]".to_owned(),
+            record: serde_json::json!({ "target": name }).to_string(),
+            raised_at: now,
+            resolved_at: None,
+            repeats: 0,
+        });
+        target.send(&message, now).await.map(|()| message)
+    }
+
+    /// Lets notifications that were given up be sent again; gives how many.
+    ///
+    /// # Errors
+    /// Returns errors of the catalog.
+    pub fn retry_notifications(&self) -> Result<usize> {
+        self.store.revive_notifications(self.clock.now_micros())
+    }
+
+    /// Asks the queries of all alerts once, and sends what is to be told.
+    ///
+    /// # Errors
+    /// Returns errors of the catalog and of the targets' configuration; what one alert or target meets is in the report.
+    pub async fn run_alerts(&self) -> Result<AlertReport> {
+        let mut report = AlertReport::default();
+        if self.project.alerts.is_empty() && self.project.config.config.notify.is_empty() {
+            return Ok(report);
+        }
+        self.forget_alerts()?;
+        for (name, alert) in &self.project.alerts {
+            match self.evaluate(name, alert).await {
+                Ok(raised) => report.raised += raised,
+                Err(error) => report.failed.push((name.clone(), error)),
+            }
+        }
+        let outbox = self.outbox()?;
+        match tokio::time::timeout(FAREWELL, outbox.once()).await {
+            Ok(told) => report.untold = told?,
+            // What was not sent waits for the next run.
+            Err(_) => tracing::warn!("not all notifications could be sent in time"),
+        }
+        Ok(report)
+    }
+
+    /// Asks the queries of all alerts as often as they say, and sends what is to be told, until `stop`.
+    ///
+    /// # Errors
+    /// Returns errors of the targets' configuration.
+    pub(crate) async fn keep_alerts(&self, told: &dyn Listener, stop: watch::Receiver<bool>) -> Result<()> {
+        if self.project.alerts.is_empty() && self.project.config.config.notify.is_empty() {
+            return Ok(());
+        }
+        self.forget_alerts()?;
+        let outbox = Arc::new(self.outbox()?);
+        let sending = tokio::spawn(Arc::clone(&outbox).keep(stop.clone()));
+        let asking = self
+            .project
+            .alerts
+            .iter()
+            .map(|(name, alert)| self.keep_alert(name, alert, &outbox, told, stop.clone()));
+        futures::future::join_all(asking).await;
+        let mut stop = stop;
+        let _ = stop.wait_for(|stop| *stop).await;
+        let _ = sending.await;
+        Ok(())
+    }
+
+    async fn keep_alert(
+        &self,
+        name: &TableName,
+        alert: &Declared<AlertStatement>,
+        outbox: &Outbox,
+        told: &dyn Listener,
+        mut stop: watch::Receiver<bool>,
+    ) {
+        let mut last = String::new();
+        let mut ticks = tokio::time::interval(Duration::from_micros(alert.body.every.unsigned_abs()));
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = ticks.tick() => {}
+                _ = stop.wait_for(|stop| *stop) => return,
+            }
+            match self.evaluate(name, alert).await {
+                Ok(raised) => {
+                    last.clear();
+                    if raised > 0 {
+                        outbox.wake();
+                    }
+                }
+                // The same each second is told once.
+                Err(error) if error.one_line() != last => {
+                    last = error.one_line();
+                    told.alert_failed(name, &error);
+                }
+                Err(_) => {}
+            }
+        }
+    }
+
+    /// Asks the query of an alert once; gives how many alerts were raised.
+    async fn evaluate(&self, name: &TableName, alert: &Declared<AlertStatement>) -> Result<usize> {
+        let at = self.clock.now_micros();
+        let (planner, query) = Access::new(self).bind_query(&alert.text, &alert.body.query).await?;
+        let logical = planner.plan(&alert.text, &query).await?;
+        let mut stream = planner.run(planner.physical(&logical).await?)?;
+        let (mut rows, mut keys, mut is_whole) = (Vec::new(), HashSet::new(), true);
+        while let Some(batch) = stream.try_next().await.map_err(query_error)? {
+            for (key, record) in records(&batch, &alert.body.key)? {
+                if rows.len() == ROWS {
+                    is_whole = false;
+                } else if keys.insert(key.clone()) {
+                    rows.push((key, record));
+                }
+            }
+            if !is_whole {
+                break;
+            }
+        }
+        let targets: Vec<String> = alert.body.targets.iter().map(|(name, _)| name.clone()).collect();
+        let found = Evaluation {
+            alert: &name.to_string(),
+            severity: &alert.body.severity,
+            targets: &targets,
+            rows: &rows,
+            is_whole,
+            silence: alert.body.silence,
+            at,
+        };
+        let raised = self.store.evaluate_alert(&found, &new_id)?;
+        match is_whole {
+            true => Ok(raised),
+            false => Err(Error::new(
+                Code::ALERT_MANY,
+                format!(
+                    "alert \"{name}\" has more than {ROWS} rows; the others are told of when these are gone"
+                ),
+            )
+            .hint("an alert is for what somebody looks at: aggregate, or ask for less")),
+        }
+    }
+
+    /// Ends the alerts that the project does not declare any more.
+    fn forget_alerts(&self) -> Result<()> {
+        let names: Vec<String> = self.project.alerts.keys().map(ToString::to_string).collect();
+        self.store.resolve_other_alerts(&names, self.clock.now_micros())
+    }
+
+    /// Checks an alert over the tables that a project declares.
+    pub(crate) async fn check_alert(
+        &self,
+        alert: &Declared<AlertStatement>,
+        schemas: &Schemas,
+    ) -> Result<()> {
+        let targets = &self.project.config.config.notify;
+        let unknown = alert.body.targets.iter().filter(|(name, _)| !targets.contains_key(name));
+        let at = |span| alert.text.place(span);
+        Error::join(unknown.map(|(name, span)| unknown_target(name, targets.keys()).at(at(*span))))?;
+        let plan = self.plan_over(&alert.text, &alert.body.query, schemas).await?;
+        let columns: Vec<&str> = plan.schema().fields().iter().map(|field| field.name().as_str()).collect();
+        for (name, span) in &alert.body.key {
+            if !columns.contains(&name.as_str()) {
+                let what = format!("the query has no column \"{name}\" for KEY");
+                let error = Error::new(Code::COLUMN_UNKNOWN, what).at(at(*span));
+                return Err(match nearest(name, &columns) {
+                    Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+                    None => error.hint(format!("columns: {}", columns.join(", "))),
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The row of an alert in words.
+#[must_use]
+pub fn alert_text(alert: &catchment_catalog::Alert) -> String {
+    Message::of(alert).row_text()
+}
+
+/// Ids sort as alerts were raised.
+fn new_id() -> String {
+    uuid::Uuid::now_v7().to_string()
+}
+
+fn unknown_target<'n>(name: &str, known: impl Iterator<Item = &'n String>) -> Error {
+    let known: Vec<&str> = known.map(String::as_str).collect();
+    let error = Error::new(Code::TARGET_UNKNOWN, format!("no target \"{name}\" for notifications"));
+    match nearest(name, &known) {
+        Some(near) => error.hint(format!("did you mean \"{near}\"?")),
+        None => error.hint(format!("name it in catchment.toml: [notify.{name}] webhook = \"https://...\"")),
+    }
+}
+
+/// Keys and rows of a batch, as JSON.
+fn records(
+    rows: &RecordBatch,
+    key: &[(String, datafusion::sql::sqlparser::tokenizer::Span)],
+) -> Result<Vec<(String, String)>> {
+    let failed = |error: String| Error::new(Code::INTERNAL, "rows cannot be written as JSON").because(error);
+    let mut writer = LineDelimitedWriter::new(Vec::new());
+    writer.write(rows).and_then(|()| writer.finish()).map_err(|error| failed(error.to_string()))?;
+    let text = String::from_utf8(writer.into_inner()).map_err(|error| failed(error.to_string()))?;
+    let mut records = Vec::with_capacity(rows.num_rows());
+    for line in text.lines() {
+        let row: serde_json::Map<String, serde_json::Value> =
+            serde_json::from_str(line).map_err(|error| failed(error.to_string()))?;
+        let key = match key.is_empty() {
+            true => line.to_owned(),
+            // What is null is left out of a row.
+            false => {
+                serde_json::json!(key.iter().map(|(name, _)| row.get(name)).collect::<Vec<_>>()).to_string()
+            }
+        };
+        records.push((key, line.to_owned()));
+    }
+    Ok(records)
+}
