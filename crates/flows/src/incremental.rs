@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 
 use catchment_core::{Code, Error, Result};
 use catchment_sql::{
-    WINDOW_END, WINDOW_START, WindowShape, finds_sessions, makes_windows, unsettled_sessions, window_bound,
+    WINDOW_END, WINDOW_START, WindowShape, finds_sessions, is_meeting, makes_windows, unsettled_sessions, window_bound,
     window_shapes,
 };
 use datafusion::common::Column;
@@ -94,6 +94,13 @@ fn visit(plan: &LogicalPlan, keys: Keys<'_>) -> Result<Rows> {
     let windows = rows.is_windowed();
     let passes = |expr: &Expr| is_bound(plan, expr);
     match plan {
+        LogicalPlan::Join(join)
+            if inputs.iter().all(|input| !input.windowed && input.is_streaming())
+                && rows.plain.is_subset(windowed)
+                && is_meeting(join, streams) =>
+        {
+            return Ok(Rows { plain: BTreeSet::new(), windowed: true });
+        }
         LogicalPlan::Join(join) => join_rows(join, &inputs)?,
         // Rows of the table would be added again with each piece of the stream.
         LogicalPlan::Union(_) if inputs.iter().any(|input| !input.is_streaming()) => {
@@ -186,7 +193,11 @@ fn join_rows(join: &Join, inputs: &[Rows]) -> Result<()> {
         (true, true, _) if left.is_windowed() && right.is_windowed() => {
             unbounded("a join of two streams without their windows being equal")
         }
-        (true, true, _) => refuse("a join of two streams"),
+        (true, true, _) => Err(Error::new(
+            Code::NOT_SUPPORTED,
+            "a join of two streams whose times do not bound each other would have to remember both",
+        )
+        .hint("say how far apart they are: ON a.k = b.k AND b.ts BETWEEN a.ts AND a.ts + INTERVAL '1' HOUR; or make the dataset a MATERIALIZED VIEW")),
         // Rows of the table without a match would have to wait for all of the stream.
         (
             true,

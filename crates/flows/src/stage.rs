@@ -8,7 +8,7 @@ use catchment_core::{Code, Error, FaultPoint, Result};
 use catchment_ingest::{ADDRESS_COLUMN, BrokenFile, Range, Rejects, TableSource, first_piece};
 use catchment_lake::{Add, FileOptions, FileWriter, WrittenFiles};
 use catchment_quality::{Action, RowRules, RuleOutcome};
-use catchment_sql::{Moment, Planner, closed_function, column_origins};
+use catchment_sql::{Moment, Planner, closed_function, column_origins, with_meetings};
 use datafusion::logical_expr::LogicalPlan;
 use tokio::sync::mpsc;
 
@@ -162,6 +162,11 @@ impl Runtime {
         let batch_rules = self.batch_rules(spec, &planner)?;
         let judge = Arc::new(Judge::new(spec.expectations.as_ref().clone(), rules));
         let mut logical = planner.plan(&spec.text, &spec.query).await?;
+        if let Some(gathered) = &gathered {
+            let of_streams = |input: &&Input| matches!(input.kind, InputKind::Stream(..));
+            let streams = spec.inputs.iter().filter(of_streams).map(|input| input.key.clone()).collect();
+            logical = with_meetings(logical, &streams, gathered.closed)?;
+        }
         let columns = lineage(&logical, &spec.inputs);
         // What comes out of quarantine is read by its addresses alone.
         let replays = plan.ranges.values().any(|range| matches!(range, Range::Quarantine { .. }));

@@ -5,7 +5,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use catchment_core::{Code, Error, Result};
 use catchment_flows::{EventTime, Input, InputKind};
 use catchment_sql::{
-    BoundQuery, Planner, Relation, SqlText, WindowedScan, columns_read, session_rows, windowed_scans,
+    BoundQuery, Planner, Relation, SqlText, WindowShape, WindowedScan, columns_read, meeting_scans,
+    session_rows, windowed_scans,
 };
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::common::tree_node::TreeNode;
@@ -32,6 +33,9 @@ impl Planned<'_> {
     /// The streams whose rows are put into windows, by their keys.
     fn scans(&self) -> BTreeMap<String, Vec<WindowedScan>> {
         let mut scans = windowed_scans(self.plan);
+        for (key, meeting) in meeting_scans(self.plan, self.streams) {
+            scans.entry(key).or_default().extend(meeting);
+        }
         scans.retain(|key, _| self.streams.contains(key));
         scans
     }
@@ -91,7 +95,10 @@ impl Planned<'_> {
                 None => {
                     found.insert(input.name.clone(), event_time);
                 }
-                Some(known) if known.time == event_time.time && known.shape == event_time.shape => {
+                Some(known)
+                    if known.time == event_time.time && one_shape(known.shape, event_time.shape).is_some() =>
+                {
+                    known.shape = one_shape(known.shape, event_time.shape).unwrap_or(known.shape);
                     let more: Vec<String> = event_time
                         .columns
                         .into_iter()
@@ -188,6 +195,16 @@ impl Planned<'_> {
         )
         .at(self.text.place(watermark.span))
         .hint("take the same column for both"))
+    }
+}
+
+/// The shape of rows that are read in two ways, when they can wait for both.
+fn one_shape(first: WindowShape, second: WindowShape) -> Option<WindowShape> {
+    match (first, second) {
+        (WindowShape::Meeting { after: a }, WindowShape::Meeting { after: b }) => {
+            Some(WindowShape::Meeting { after: a.max(b) })
+        }
+        _ => (first == second).then_some(first),
     }
 }
 

@@ -9,7 +9,7 @@ use catchment_ingest::files::{FileSource, ReadFiles};
 use catchment_ingest::streams::StreamSource;
 use catchment_ingest::{Limits, Source, TableSource};
 use catchment_lake::{TableSpec, storable_schema};
-use catchment_sql::{Moment, Planner, Relation, Target, kept_columns};
+use catchment_sql::{Closed, Moment, Planner, Relation, Target, kept_columns, with_meetings};
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::logical_expr::LogicalPlan;
@@ -155,7 +155,10 @@ impl Checker<'_> {
         (inputs, streams): (&[Input], &BTreeSet<String>),
         needs_time: bool,
     ) -> Result<(LogicalPlan, BTreeMap<String, EventTime>)> {
-        let plan = planner.plan(draft.text, &draft.query).await?;
+        let mut plan = planner.plan(draft.text, &draft.query).await?;
+        if serving_of(self.project, target).is_none() {
+            plan = with_meetings(plan, streams, Closed::ALL)?;
+        }
         let optimized = planner.check(draft.text, &draft.query, &plan)?;
         let planned = Planned {
             text: draft.text,

@@ -97,6 +97,24 @@ const QUERIES: &[(&str, &str)] = &[
            SELECT TUMBLE_START(ts, '1 minute') AS window_start, count(*) AS n FROM {views} GROUP BY TUMBLE(ts, '1 minute')) v
          ON v.window_start = c.window_start",
     ),
+    (
+        "joined",
+        "SELECT c.id, v.id AS view, c.page, c.amount + v.amount AS amount, greatest(c.ts, v.ts) + INTERVAL '1 microsecond' AS window_end
+         FROM {clicks} c JOIN {views} v ON c.page = v.page AND v.ts BETWEEN c.ts - INTERVAL '2' SECONDS AND c.ts + INTERVAL '30' SECONDS
+         WHERE c.amount > 20",
+    ),
+    (
+        "joined_by_where",
+        "SELECT c.id, v.id AS view, greatest(c.ts, v.ts) + INTERVAL '1 microsecond' AS window_end
+         FROM {clicks} c CROSS JOIN {views} v WHERE c.id % 5 = v.id % 5 AND c.ts < v.ts AND c.ts + INTERVAL '9' SECONDS >= v.ts",
+    ),
+    (
+        "joined_with_a_table",
+        "SELECT c.id, v.id AS view, p.title, greatest(c.ts, v.ts) + INTERVAL '1 microsecond' AS window_end
+         FROM (SELECT id, page, ts FROM {clicks} WHERE amount < 80) c
+         JOIN (SELECT id, page, ts AS seen, ts FROM {views}) v ON v.seen >= c.ts AND v.seen - INTERVAL '5' SECONDS < c.ts
+         JOIN raw.pages p ON p.page = v.page",
+    ),
 ];
 
 const SCHEMA: &str = "ts TIMESTAMP, id BIGINT, page STRING, amount DOUBLE";

@@ -35,6 +35,11 @@ pub fn closed_function(closed: Closed) -> Arc<ScalarUDF> {
     Arc::new(ScalarUDF::from(WindowFunction::new(Kind::Closed(closed))))
 }
 
+/// The function that gives a time so many microseconds later.
+pub(crate) fn shift_function() -> Arc<ScalarUDF> {
+    Arc::new(ScalarUDF::from(WindowFunction::new(Kind::Shift)))
+}
+
 /// All functions, for a query that sees all of time.
 pub(crate) fn functions() -> impl Iterator<Item = Arc<ScalarUDF>> {
     [

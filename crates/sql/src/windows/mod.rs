@@ -6,6 +6,7 @@
 
 mod functions;
 mod interval;
+mod meet;
 mod rewrite;
 #[cfg(test)]
 mod tests;
@@ -14,6 +15,7 @@ mod watermark;
 mod written;
 
 pub use functions::{Closed, closed_function};
+pub use meet::{is_meeting, meeting_scans, with_meetings};
 pub use trace::{
     WindowedScan, columns_read, finds_sessions, makes_windows, session_rows, unsettled_sessions,
     window_bound, window_shapes, windowed_scans,
@@ -74,6 +76,11 @@ pub enum WindowShape {
         /// A session ends so long after its last event.
         gap: i64,
     },
+    /// No windows: rows wait for those of another stream that they meet in a join. A pair ends right behind its later row.
+    Meeting {
+        /// How far behind a row the one that it meets may be.
+        after: i64,
+    },
 }
 
 impl WindowShape {
@@ -98,6 +105,8 @@ impl WindowShape {
             }
             // Of the session that the event alone would be.
             Self::Session { gap } => (time.saturating_add(gap), time.saturating_add(gap)),
+            // Of the pairs that it may be in.
+            Self::Meeting { after } => (time.saturating_add(1), time.saturating_add(after).saturating_add(1)),
         }
     }
 
@@ -106,7 +115,8 @@ impl WindowShape {
     #[must_use]
     pub fn is_late(&self, time: i64, watermark: i64) -> bool {
         match self {
-            Self::Session { .. } => time < watermark,
+            // What it would have met may be gone, or its pair be past.
+            Self::Session { .. } | Self::Meeting { .. } => time < watermark,
             _ => self.ends(time).1 <= watermark,
         }
     }
@@ -125,6 +135,7 @@ impl WindowShape {
             Self::Hop { slide, .. } => slide,
             Self::Cumulate { step, .. } => step,
             Self::Session { gap } => gap.max(1),
+            Self::Meeting { .. } => i64::MAX,
         };
         (0..MOST_WINDOWS)
             .map_while(move |index| {
@@ -133,6 +144,7 @@ impl WindowShape {
                     Self::Tumble { size, .. } | Self::Hop { size, .. } => (end - size, end),
                     Self::Cumulate { size, .. } => (last - size, end),
                     Self::Session { gap } => (end - gap, end),
+                    Self::Meeting { .. } => (end - 1, end),
                 })
             })
             .filter(move |(start, _)| *start <= time)
@@ -150,6 +162,7 @@ impl std::fmt::Display for WindowShape {
                 (format!("windows of up to {} by steps of {}", length(size), length(step)), offset)
             }
             Self::Session { gap } => (format!("sessions with gaps of {}", length(gap)), 0),
+            Self::Meeting { after } => (format!("a join with rows up to {} later", length(after)), 0),
         };
         match offset {
             0 => f.write_str(&what),

@@ -317,7 +317,7 @@ fn windowed(
                 "__window_floor(__window_shift(\"{WINDOW_END}\", -1), {size}, {offset}) AS \"{WINDOW_START}\""
             ),
         ),
-        WindowShape::Session { .. } => {
+        WindowShape::Session { .. } | WindowShape::Meeting { .. } => {
             return Err(Error::new(
                 Code::NOT_SUPPORTED,
                 "sessions as a table function are not supported yet",

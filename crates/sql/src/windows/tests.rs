@@ -191,7 +191,7 @@ proptest! {
             match shape {
                 WindowShape::Tumble { size, offset } => all.push((k * size + offset, (k + 1) * size + offset)),
                 WindowShape::Hop { slide, size, offset } => all.push((k * slide + offset, k * slide + offset + size)),
-                WindowShape::Session { .. } => {}
+                WindowShape::Session { .. } | WindowShape::Meeting { .. } => {}
                 WindowShape::Cumulate { step, size, offset } => {
                     let begin = k * size + offset;
                     all.extend((1..=size / step).map(|n| (begin, begin + n * step)));

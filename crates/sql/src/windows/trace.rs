@@ -69,7 +69,7 @@ fn window_of(expr: &Expr) -> Option<(Expr, WindowShape)> {
 }
 
 /// Follows an expression down to the one relation that its columns are of; there it has no qualifiers.
-fn resolve(mut expr: Expr, mut plan: &LogicalPlan) -> Option<(String, Expr)> {
+pub(crate) fn resolve(mut expr: Expr, mut plan: &LogicalPlan) -> Option<(String, Expr)> {
     loop {
         match plan {
             LogicalPlan::TableScan(scan) => {

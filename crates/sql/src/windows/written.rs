@@ -164,6 +164,8 @@ pub(super) fn shape(family: Family, lengths: &[Expr]) -> Result<WindowShape> {
         WindowShape::Hop { slide, size, .. } => (slide, size),
         WindowShape::Cumulate { step, size, .. } => (step, size),
         WindowShape::Session { gap } => (gap, gap),
+        // Nobody writes it: it is what a join's condition says.
+        WindowShape::Meeting { .. } => (1, 1),
     };
     if [step, size].iter().any(|length| *length > interval::LONGEST) {
         return Err(Error::new(Code::SQL_SYNTAX, "a window is at most a hundred years long"));
