@@ -17,6 +17,7 @@ const LAYERS: &[(&str, u32)] = &[
     ("catalog", 1),
     ("lake", 1),
     ("log", 1),
+    ("nexmark", 0),
     ("notify", 2),
     ("sql", 2),
     ("ingest", 3),

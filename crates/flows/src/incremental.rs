@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 
 use catchment_core::{Code, Error, Result};
 use catchment_sql::{
-    WINDOW_END, WINDOW_START, WindowShape, finds_sessions, is_meeting, makes_windows, unsettled_sessions, window_bound,
-    window_shapes,
+    WINDOW_END, WINDOW_START, WindowShape, finds_sessions, is_meeting, makes_windows, unsettled_sessions,
+    window_bound, window_shapes,
 };
 use datafusion::common::Column;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};

@@ -96,7 +96,8 @@ impl Planned<'_> {
                     found.insert(input.name.clone(), event_time);
                 }
                 Some(known)
-                    if known.time == event_time.time && one_shape(known.shape, event_time.shape).is_some() =>
+                    if known.time == event_time.time
+                        && one_shape(known.shape, event_time.shape).is_some() =>
                 {
                     known.shape = one_shape(known.shape, event_time.shape).unwrap_or(known.shape);
                     let more: Vec<String> = event_time

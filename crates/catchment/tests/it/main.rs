@@ -22,6 +22,7 @@ mod examples;
 mod existing;
 mod foreign;
 mod kinesis;
+mod nexmark;
 mod objects;
 mod output;
 mod page;

@@ -16,9 +16,9 @@ use datafusion::logical_expr::{
 };
 use datafusion::scalar::ScalarValue;
 
+use super::WindowShape;
 use super::functions::{Closed, closed_function, shift_function};
 use super::trace::{WindowedScan, resolve, window_shapes};
-use super::WindowShape;
 
 /// How the rows of two streams meet.
 #[derive(Debug, Clone, PartialEq)]
@@ -33,11 +33,7 @@ pub(crate) struct Meeting {
 ///
 /// # Errors
 /// Returns [`Code::INTERNAL`] when the plan cannot be made.
-pub fn with_meetings(
-    plan: LogicalPlan,
-    streams: &BTreeSet<String>,
-    closed: Closed,
-) -> Result<LogicalPlan> {
+pub fn with_meetings(plan: LogicalPlan, streams: &BTreeSet<String>, closed: Closed) -> Result<LogicalPlan> {
     let failed = |error: DataFusionError| {
         Error::new(Code::INTERNAL, "could not plan a join of streams").because(error)
     };
@@ -65,7 +61,8 @@ fn merged(node: LogicalPlan, streams: &BTreeSet<String>) -> LogicalPlan {
     let LogicalPlan::Filter(filter) = &node else { return node };
     let LogicalPlan::Join(join) = filter.input.as_ref() else { return node };
     let is_plain = join.join_type == JoinType::Inner && meeting(join, streams).is_none();
-    if !is_plain || streams_of(&join.left, streams).is_empty() || streams_of(&join.right, streams).is_empty() {
+    if !is_plain || streams_of(&join.left, streams).is_empty() || streams_of(&join.right, streams).is_empty()
+    {
         return node;
     }
     let mut join = join.clone();
@@ -170,7 +167,9 @@ fn moved(expr: &Expr) -> Option<(Column, i64)> {
             match op {
                 Operator::Plus => match (moved(left), by(right)) {
                     (Some((column, known)), Some(by)) => Some((column, known.checked_add(by)?)),
-                    _ => moved(right).zip(by(left)).map(|((column, known), by)| (column, known.saturating_add(by))),
+                    _ => moved(right)
+                        .zip(by(left))
+                        .map(|((column, known), by)| (column, known.saturating_add(by))),
                 },
                 Operator::Minus => {
                     let (column, known) = moved(left)?;
@@ -206,7 +205,10 @@ pub fn meeting_scans(plan: &LogicalPlan, streams: &BTreeSet<String>) -> BTreeMap
         if let LogicalPlan::Join(join) = node
             && let Some(meeting) = meeting(join, streams)
         {
-            let sides = [(&join.left, meeting.times.0, meeting.after.0), (&join.right, meeting.times.1, meeting.after.1)];
+            let sides = [
+                (&join.left, meeting.times.0, meeting.after.0),
+                (&join.right, meeting.times.1, meeting.after.1),
+            ];
             for (side, column, after) in sides {
                 if let Some((key, time)) = resolve(Expr::Column(column), side) {
                     let shape = WindowShape::Meeting { after };

@@ -180,6 +180,9 @@ fn length(micros: i64) -> String {
         ("second", 1_000_000),
         ("millisecond", 1_000),
     ];
+    if micros == 0 {
+        return "0 seconds".to_owned();
+    }
     let unit = UNITS.iter().find(|(_, unit)| micros % unit == 0).unwrap_or(&("microsecond", 1));
     let count = micros / unit.1;
     format!("{count} {}{}", unit.0, if count.abs() == 1 { "" } else { "s" })
