@@ -25,11 +25,18 @@ const SPAN: u64 = 1_000_000_000_000;
 
 const PIPELINE: &str = "
 CREATE STREAMING TABLE raw.clicks (CONSTRAINT known EXPECT (k < 97) ON VIOLATION DROP ROW) AS
-  SELECT n, k, _metadata.shard_id AS shard, _metadata.sequence_number AS sequence_number
+  SELECT n, k, _metadata.shard_id AS shard, _metadata.sequence_number AS sequence_number, _metadata.arrived_at AS arrived_at
   FROM STREAM read_stream('clicks', schema => 'n BIGINT, k BIGINT');
-CREATE STREAMING TABLE curated.clicks AS SELECT n, k * 10 AS k FROM STREAM raw.clicks;";
+CREATE STREAMING TABLE curated.clicks AS SELECT n, k * 10 AS k FROM STREAM raw.clicks;
+CREATE STREAMING TABLE curated.windows AS
+  SELECT k % 5 AS part, TUMBLE_START(_metadata.arrived_at, INTERVAL '2' SECOND) AS begins, count(*) AS n, count(DISTINCT k) AS keys, max(n) AS newest
+  FROM STREAM read_stream('clicks', schema => 'n BIGINT, k BIGINT') WATERMARK _metadata.arrived_at DELAY OF INTERVAL '1' SECOND IDLE AFTER INTERVAL '5' SECOND
+  GROUP BY k % 5, TUMBLE(_metadata.arrived_at, INTERVAL '2' SECOND);
+CREATE SERVING TABLE live.keys PRIMARY KEY (k) AS
+  SELECT k, count(*) AS n, max(n) AS newest FROM STREAM read_stream('clicks', schema => 'n BIGINT, k BIGINT') GROUP BY k;
+CREATE ALERT many ON (SELECT k, n FROM live.keys WHERE n > 100) NOTIFY feed KEY (k);";
 
-const CONFIG: &str = "[engine]\nthreads = 2\n[server]\nlisten = \"127.0.0.1:0\"\nopen_on_loopback = true\n[streams]\nbuffer_milliseconds = 500\n";
+const CONFIG: &str = "[engine]\nthreads = 2\n[server]\nlisten = \"127.0.0.1:0\"\nopen_on_loopback = true\n[streams]\nbuffer_milliseconds = 500\n[notify.feed]\nstream = \"alerts\"\n";
 
 /// What is done to a service.
 struct Load {
@@ -100,6 +107,7 @@ fn soak(load: &Load) {
     let project = Project::new(PIPELINE);
     project.write("catchment.toml", CONFIG);
     project.call(&["stream", "create", "clicks", "--shards", "2"]).exits(0);
+    project.call(&["stream", "create", "alerts"]).exits(0);
     let mut service = serve(&project);
     let port = Arc::new(AtomicU16::new(service.port));
     let writers: Vec<Writer> = (0..2).map(|number| Writer::start(number, Arc::clone(&port))).collect();
@@ -160,6 +168,22 @@ fn check(project: &Project, acknowledged: &BTreeSet<u64>) -> u64 {
         assert!(lost.is_empty(), "{table}: not there in full: {lost:?}");
         rows = whole.len() as u64 * RECORDS;
     }
+    // Live, in windows and as alerts: what the table says, and every window that is over.
+    let alone = "SELECT count(*) AS n FROM (SELECT k, n, newest FROM live.keys EXCEPT SELECT k, count(*), max(n) FROM raw.clicks GROUP BY k)";
+    assert_eq!(project.query(alone)[0]["n"], 0, "live");
+    assert_eq!(project.query("SELECT count(*) AS n FROM live.keys")[0]["n"], 97);
+    let windows = "SELECT k % 5 AS part, date_bin(INTERVAL '2' SECOND, arrived_at) AS begins, count(*) AS n, count(DISTINCT k) AS keys, max(n) AS newest FROM raw.clicks GROUP BY 1, 2";
+    let alone = format!("SELECT count(*) AS n FROM (SELECT part, begins, n, keys, newest FROM curated.windows EXCEPT ({windows}))");
+    assert_eq!(project.query(&alone)[0]["n"], 0, "windows that hold what no table has");
+    let doubled = "SELECT count(*) AS n FROM (SELECT part, begins FROM curated.windows GROUP BY part, begins HAVING count(*) > 1)";
+    assert_eq!(project.query(doubled)[0]["n"], 0, "windows that were published twice");
+    let missing = format!("SELECT count(*) AS n FROM ({windows} EXCEPT SELECT part, begins, n, keys, newest FROM curated.windows) WHERE begins < (SELECT max(arrived_at) - INTERVAL '10' SECOND FROM raw.clicks)");
+    assert_eq!(project.query(&missing)[0]["n"], 0, "windows that are missing");
+    let late = project.query("SELECT max(late_rows) AS n FROM system.windows");
+    assert_eq!(late[0]["n"], 0, "late rows");
+    let alerts = "SELECT count(*) AS n, count(DISTINCT \"key\") AS keys FROM system.alerts WHERE alert = 'main.many'";
+    let raised = project.query("SELECT count(*) AS n, count(*) AS keys FROM live.keys WHERE n > 100");
+    assert_eq!(project.query(alerts), raised, "alerts");
     let disordered = format!(
         "SELECT count(*) AS n FROM (SELECT n, lag(n) OVER (PARTITION BY shard, n / {SPAN} ORDER BY sequence_number) AS before FROM raw.clicks) WHERE before > n"
     );
