@@ -62,6 +62,8 @@ pub struct Evaluation<'a> {
     pub rows: &'a [(String, String)],
     /// Whether these are all rows, so that what is not among them is over.
     pub is_whole: bool,
+    /// The most alerts that are open at a time; more rows are left for later.
+    pub most: usize,
     /// How long nobody is told of a key again after it was told, in microseconds.
     pub silence: i64,
     /// When the query was asked.
@@ -135,11 +137,16 @@ pub(crate) fn evaluate(
             statement.query_map([found.alert], |row| Ok((row.get(0)?, row.get(1)?))).map_err(failed)?;
         rows.collect::<rusqlite::Result<_>>().map_err(failed)?
     };
-    let mut raised = 0;
+    let (mut raised, mut count) = (0, open.len());
     for (key, record) in found.rows {
         if open.remove(key).is_some() {
             continue;
         }
+        // Those that are gone make room.
+        if !found.is_whole && count >= found.most {
+            continue;
+        }
+        count += 1;
         let last: Option<(String, i64)> = transaction
             .query_row(
                 "SELECT id, raised_at FROM alerts WHERE alert = ?1 AND key = ?2 ORDER BY raised_at DESC LIMIT 1",
@@ -149,7 +156,9 @@ pub(crate) fn evaluate(
             .optional()
             .map_err(failed)?;
         match last {
-            Some((id, raised_at)) if found.at.saturating_sub(raised_at) < found.silence => {
+            Some((id, raised_at))
+                if found.silence > 0 && found.at.saturating_sub(raised_at) < found.silence =>
+            {
                 transaction
                     .execute(
                         "UPDATE alerts SET resolved_at = NULL, repeats = repeats + 1 WHERE id = ?1",
@@ -214,13 +223,23 @@ fn forget(connection: &Connection) -> Result<()> {
     connection.execute(left, [oldest]).map(|_| ()).map_err(failed)
 }
 
-/// Ends the alerts of names that are none any more.
-pub(crate) fn resolve_others(connection: &Connection, names: &[String], at: i64) -> Result<()> {
-    let names = serde_json::to_string(names)
-        .map_err(|error| Error::new(Code::INTERNAL, "could not list alerts").because(error))?;
+/// Ends the alerts of names that are none any more, and gives up what waits for targets that are none any more.
+pub(crate) fn forget_others(
+    connection: &Connection,
+    names: &[String],
+    targets: &[String],
+    at: i64,
+) -> Result<()> {
+    let list = |names: &[String]| {
+        serde_json::to_string(names)
+            .map_err(|error| Error::new(Code::INTERNAL, "could not list alerts").because(error))
+    };
+    let text = "UPDATE notifications SET status = 'dead', settled_at = ?1, error = 'there is no such target any more'
+        WHERE status = 'waiting' AND target NOT IN (SELECT value FROM json_each(?2))";
+    connection.execute(text, params![at, list(targets)?]).map_err(failed)?;
     let text = "UPDATE alerts SET resolved_at = ?1 WHERE resolved_at IS NULL
         AND alert NOT IN (SELECT value FROM json_each(?2))";
-    connection.execute(text, params![at, names]).map(|_| ()).map_err(failed)
+    connection.execute(text, params![at, list(names)?]).map(|_| ()).map_err(failed)
 }
 
 const NOTIFICATION: &str = "SELECT a.id, a.alert, a.severity, a.key, a.record, a.raised_at, a.resolved_at, a.repeats,

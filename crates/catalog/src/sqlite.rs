@@ -334,8 +334,8 @@ impl Store for SqliteStore {
         alerts::evaluate(&mut self.connection(), found, new_id)
     }
 
-    fn resolve_other_alerts(&self, names: &[String], at: i64) -> Result<()> {
-        alerts::resolve_others(&self.connection(), names, at)
+    fn forget_alerts(&self, names: &[String], targets: &[String], at: i64) -> Result<()> {
+        alerts::forget_others(&self.connection(), names, targets, at)
     }
 
     fn alerts(&self) -> Result<Vec<Alert>> {

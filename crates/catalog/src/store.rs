@@ -100,11 +100,11 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// As [`Store::put_run`].
     fn evaluate_alert(&self, found: &Evaluation<'_>, new_id: &dyn Fn() -> String) -> Result<usize>;
 
-    /// Ends the alerts of names that are not among `names`.
+    /// Ends the alerts that are not among `names`, and gives up what waits for targets that are not among `targets`.
     ///
     /// # Errors
     /// As [`Store::put_run`].
-    fn resolve_other_alerts(&self, names: &[String], at: i64) -> Result<()>;
+    fn forget_alerts(&self, names: &[String], targets: &[String], at: i64) -> Result<()>;
 
     /// Alerts that were raised, newest first.
     ///

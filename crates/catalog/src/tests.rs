@@ -126,7 +126,16 @@ fn a_file_that_is_no_database_is_named() {
 
 /// What an alert's query has: rows by their keys.
 fn evaluation<'a>(rows: &'a [(String, String)], targets: &'a [String], at: i64) -> Evaluation<'a> {
-    Evaluation { alert: "main.spike", severity: "warning", targets, rows, is_whole: true, silence: 100, at }
+    Evaluation {
+        alert: "main.spike",
+        severity: "warning",
+        targets,
+        rows,
+        is_whole: true,
+        most: 1,
+        silence: 100,
+        at,
+    }
 }
 
 #[test]
@@ -156,8 +165,8 @@ fn an_alert_is_raised_once_and_again_only_after_its_silence() {
     assert_eq!((again.repeats, again.resolved_at), (1, None));
     assert_eq!(see(&["b"], 99), 0);
     assert_eq!(see(&["a"], 100), 1);
-    // What was cut off is not over.
-    let some = rows(&[]);
+    // What was cut off is not over, and there is no room for more.
+    let some = rows(&["c"]);
     let cut = Evaluation { is_whole: false, ..evaluation(&some, &targets, 110) };
     assert_eq!(store.evaluate_alert(&cut, &new_id).unwrap(), 0);
     let open = |store: &SqliteStore| {
@@ -165,9 +174,9 @@ fn an_alert_is_raised_once_and_again_only_after_its_silence() {
     };
     assert_eq!(open(&store), 1);
     // An alert that is no longer declared is over.
-    store.resolve_other_alerts(&["main.spike".to_owned()], 120).unwrap();
+    store.forget_alerts(&["main.spike".to_owned()], &targets, 120).unwrap();
     assert_eq!(open(&store), 1);
-    store.resolve_other_alerts(&[], 120).unwrap();
+    store.forget_alerts(&[], &targets, 120).unwrap();
     assert_eq!(open(&store), 0);
 
     assert_eq!(store.notifications().unwrap().len(), 6);
@@ -185,6 +194,9 @@ fn an_alert_is_raised_once_and_again_only_after_its_silence() {
     late[1].error = Some("no".to_owned());
     store.settle_notification(&late[1]).unwrap();
     assert_eq!(store.due_notifications("mail", 500, 10).unwrap().len(), 1);
-    assert_eq!(store.revive_notifications(600).unwrap(), 1);
+    // What waits for somebody who is not there any more is given up.
+    store.forget_alerts(&[], &targets[..1], 600).unwrap();
+    assert_eq!(store.due_notifications("hook", 600, 10).unwrap(), []);
+    assert_eq!(store.revive_notifications(600).unwrap(), 4);
     assert_eq!(store.due_notifications("mail", 600, 10).unwrap().len(), 2);
 }

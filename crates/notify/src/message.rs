@@ -1,8 +1,11 @@
 //! What a target is told.
 
+use std::fmt;
+
 use catchment_catalog::Alert;
 use catchment_core::timestamp_text;
-use serde::Serialize;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::value::RawValue;
 
 /// What a target is told of an alert: the same words each time it is sent.
@@ -48,11 +51,10 @@ impl Message {
 
     /// The columns of the row and their values as text.
     pub(crate) fn values(&self) -> Vec<(String, String)> {
-        let row: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_str(self.row.get()).unwrap_or_default();
-        let shown = |value: serde_json::Value| match value {
-            serde_json::Value::String(text) => text,
-            other => other.to_string(),
+        let Fields(row) = serde_json::from_str(self.row.get()).unwrap_or_default();
+        // Numbers keep their digits, whatever they are.
+        let shown = |value: Box<RawValue>| {
+            serde_json::from_str::<String>(value.get()).unwrap_or_else(|_| value.get().to_owned())
         };
         row.into_iter().map(|(name, value)| (name, shown(value))).collect()
     }
@@ -62,5 +64,31 @@ impl Message {
     pub fn json(&self) -> String {
         // A text and a raw value always have a form in JSON.
         serde_json::to_string(self).unwrap_or_default()
+    }
+}
+
+/// The fields of an object in their order, their values as they stand there.
+#[derive(Default)]
+struct Fields(Vec<(String, Box<RawValue>)>);
+
+impl<'de> Deserialize<'de> for Fields {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Reading;
+        impl<'de> Visitor<'de> for Reading {
+            type Value = Fields;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields, A::Error> {
+                let mut fields = Vec::new();
+                while let Some(field) = map.next_entry()? {
+                    fields.push(field);
+                }
+                Ok(Fields(fields))
+            }
+        }
+        deserializer.deserialize_map(Reading)
     }
 }

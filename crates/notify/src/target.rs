@@ -114,6 +114,14 @@ impl TargetConfig {
                 )));
             }
         }
+        // Whoever is told may be named by a secret as a whole, and by a part of one not at all.
+        let address = if *kind == "webhook" { &self.webhook } else { &self.smtp };
+        let login = address.split_once("://").and_then(|(_, rest)| rest.split('/').next()?.rsplit_once('@'));
+        if login.is_some_and(|(login, _)| login.contains(':') && !login.contains("${env:")) {
+            return Err(wrong(format!("{kind} holds a password")).hint(format!(
+                "leave it out of the file: {kind} = \"${{env:NAME}}\", and set that variable"
+            )));
+        }
         Ok(kind)
     }
 
@@ -124,6 +132,10 @@ impl TargetConfig {
     pub fn require_valid(&self, name: &str) -> Result<()> {
         if self.kind(name)? == "stream" {
             return catchment_log::StreamName::new(&self.stream).map(|_| ());
+        }
+        // Where it is, the environment says.
+        if [&self.webhook, &self.smtp, &self.sns].iter().any(|address| address.contains("${env:")) {
+            return Ok(());
         }
         let no_log = || Err(Error::new(Code::INTERNAL, "a target without a stream asked for streams"));
         // Which secret it is does not matter here.

@@ -20,9 +20,9 @@ pub(crate) struct Webhook {
 
 impl Webhook {
     pub(crate) fn new(url: &str, secret: &str) -> Result<Self, String> {
-        let url = Url::parse(url).map_err(|error| format!("webhook {url:?} is no address: {error}"))?;
+        let url = Url::parse(url).map_err(|error| format!("webhook is no address: {error}"))?;
         if !matches!(url.scheme(), "http" | "https") {
-            return Err(format!("webhook {:?} is neither http nor https", url.as_str()));
+            return Err("webhook is neither http nor https".to_owned());
         }
         let bytes = match secret.strip_prefix("whsec_") {
             Some(encoded) => {
@@ -72,7 +72,9 @@ async fn beginning(mut answer: reqwest::Response) -> String {
     {
         bytes.extend_from_slice(&chunk[..chunk.len().min(TOLD - bytes.len())]);
     }
-    String::from_utf8_lossy(&bytes).into_owned()
+    // Whoever reads it has a terminal.
+    let shown = |character: char| if character.is_control() { ' ' } else { character };
+    String::from_utf8_lossy(&bytes).chars().map(shown).collect()
 }
 
 /// An error with its causes, without the address, which may hold a secret.

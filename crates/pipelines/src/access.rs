@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use catchment_catalog::{QueryRecord, ScanRecord};
 use catchment_core::{Code, Error, FlowName, Result, TableName, timestamp_text};
-use catchment_flows::bookmarks;
+use catchment_flows::{bookmarks, quarantine_spec};
 use catchment_ingest::files::FileSource;
 use catchment_ingest::streams::StreamSource;
 use catchment_ingest::{Rejects, Source};
@@ -18,6 +18,7 @@ use catchment_sql::{
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
 use datafusion::catalog::TableProvider;
+use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::SendableRecordBatchStream;
 use datafusion::logical_expr::ScalarUDF;
 use datafusion::physical_plan::{ExecutionPlan, displayable};
@@ -255,7 +256,16 @@ impl<'w> Access<'w> {
             };
         }
         let table = self.workspace.lake.table(&name);
-        let Some(snapshot) = table.latest().await? else { return Err(self.unknown(&name).await) };
+        let Some(snapshot) = table.latest().await? else {
+            // Nothing was put there yet.
+            let datasets = self.workspace.project.datasets.keys();
+            return match name.is_quarantine()
+                && datasets.map(TableName::quarantine).any(|known| known == name)
+            {
+                true => Ok(Arc::new(EmptyTable::new(quarantine_spec(&name).schema))),
+                false => Err(self.unknown(&name).await),
+            };
+        };
         match as_of {
             Some(as_of) => {
                 let version = version_as_of(&self.workspace.lake, &name, as_of).await?;
@@ -411,6 +421,6 @@ async fn everything(source: &dyn Source) -> Result<Arc<dyn TableProvider>> {
     tokio::spawn(async move { while sink.recv().await.is_some() {} });
     match source.everything().await? {
         Some(range) => source.read(&range, rejects, None),
-        None => Ok(Arc::new(datafusion::datasource::empty::EmptyTable::new(source.schema()))),
+        None => Ok(Arc::new(EmptyTable::new(source.schema()))),
     }
 }

@@ -12,8 +12,10 @@ use catchment_core::{Code, Error, Result, TableName};
 use catchment_ingest::streams::OpenLog;
 use catchment_notify::{Message, Outbox, OutboxOptions, Target};
 use catchment_sql::{nearest, query_error};
-use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::array::{Array, ArrayRef, RecordBatch};
 use datafusion::arrow::json::LineDelimitedWriter;
+use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use datafusion::sql::sqlparser::tokenizer::Span;
 use futures::TryStreamExt;
 use tokio::sync::watch;
 
@@ -21,7 +23,7 @@ use crate::access::Access;
 use crate::declare_alert::AlertStatement;
 use crate::keep::Listener;
 use crate::project::Declared;
-use crate::readers::Schemas;
+use crate::readers::{Readers, Schemas};
 use crate::run::Workspace;
 
 /// Rows that one alert may have at a time.
@@ -101,16 +103,17 @@ impl Workspace {
     /// # Errors
     /// Returns errors of the catalog and of the targets' configuration; what one alert or target meets is in the report.
     pub async fn run_alerts(&self) -> Result<AlertReport> {
-        let mut report = AlertReport::default();
-        if self.project.alerts.is_empty() && self.project.config.config.notify.is_empty() {
-            return Ok(report);
-        }
         self.forget_alerts()?;
+        let mut report = AlertReport::default();
         for (name, alert) in &self.project.alerts {
-            match self.evaluate(name, alert).await {
+            let asked = self.ask_alert(alert).await;
+            match asked.and_then(|asked| self.enter(name, &alert.body, &asked)) {
                 Ok(raised) => report.raised += raised,
                 Err(error) => report.failed.push((name.clone(), error)),
             }
+        }
+        if self.project.config.config.notify.is_empty() {
+            return Ok(report);
         }
         let outbox = self.outbox()?;
         match tokio::time::timeout(FAREWELL, outbox.once()).await {
@@ -121,37 +124,50 @@ impl Workspace {
         Ok(report)
     }
 
-    /// Asks the queries of all alerts as often as they say, and sends what is to be told, until `stop`.
+    /// Asks the queries of all alerts as often as they say, and sends what is to be told, until `stop`. It begins when
+    /// `is_current` says that all datasets were brought up to date: before, an alert of what is missing would be false.
     ///
     /// # Errors
     /// Returns errors of the targets' configuration.
-    pub(crate) async fn keep_alerts(&self, told: &dyn Listener, stop: watch::Receiver<bool>) -> Result<()> {
-        if self.project.alerts.is_empty() && self.project.config.config.notify.is_empty() {
-            return Ok(());
-        }
+    pub(crate) async fn keep_alerts(
+        self: &Arc<Self>,
+        told: &dyn Listener,
+        mut is_current: watch::Receiver<bool>,
+        mut stop: watch::Receiver<bool>,
+    ) -> Result<()> {
         self.forget_alerts()?;
         let outbox = Arc::new(self.outbox()?);
         let sending = tokio::spawn(Arc::clone(&outbox).keep(stop.clone()));
-        let asking = self
-            .project
-            .alerts
-            .iter()
-            .map(|(name, alert)| self.keep_alert(name, alert, &outbox, told, stop.clone()));
-        futures::future::join_all(asking).await;
-        let mut stop = stop;
+        let is_current = async {
+            let _ = is_current.wait_for(|is_current| *is_current).await;
+        };
+        tokio::select! {
+            () = is_current => {}
+            _ = stop.wait_for(|stop| *stop) => {}
+        }
+        if !self.project.alerts.is_empty() {
+            let readers = Readers::start("alerts")?;
+            let asking = self
+                .project
+                .alerts
+                .keys()
+                .map(|name| self.keep_alert(name, &readers, &outbox, told, stop.clone()));
+            futures::future::join_all(asking).await;
+        }
         let _ = stop.wait_for(|stop| *stop).await;
         let _ = sending.await;
         Ok(())
     }
 
     async fn keep_alert(
-        &self,
+        self: &Arc<Self>,
         name: &TableName,
-        alert: &Declared<AlertStatement>,
+        readers: &Readers,
         outbox: &Outbox,
         told: &dyn Listener,
         mut stop: watch::Receiver<bool>,
     ) {
+        let Some(alert) = self.project.alerts.get(name) else { return };
         let mut last = String::new();
         let mut ticks = tokio::time::interval(Duration::from_micros(alert.body.every.unsigned_abs()));
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -160,7 +176,20 @@ impl Workspace {
                 _ = ticks.tick() => {}
                 _ = stop.wait_for(|stop| *stop) => return,
             }
-            match self.evaluate(name, alert).await {
+            let (workspace, of) = (Arc::clone(self), name.clone());
+            let asking = async move {
+                let alert = workspace.project.alerts.get(&of);
+                match alert {
+                    Some(alert) => workspace.ask_alert(alert).await,
+                    None => Err(Error::new(Code::INTERNAL, format!("alert \"{of}\" is gone"))),
+                }
+            };
+            let label = name.to_string();
+            let asked = tokio::select! {
+                asked = readers.ask(&label, asking) => asked,
+                _ = stop.wait_for(|stop| *stop) => return,
+            };
+            match asked.and_then(|asked| self.enter(name, &alert.body, &asked)) {
                 Ok(raised) => {
                     last.clear();
                     if raised > 0 {
@@ -177,52 +206,55 @@ impl Workspace {
         }
     }
 
-    /// Asks the query of an alert once; gives how many alerts were raised.
-    async fn evaluate(&self, name: &TableName, alert: &Declared<AlertStatement>) -> Result<usize> {
-        let at = self.clock.now_micros();
+    /// Asks the query of an alert.
+    async fn ask_alert(&self, alert: &Declared<AlertStatement>) -> Result<Asked> {
+        let mut asked = Asked { rows: Vec::new(), is_whole: true, at: self.clock.now_micros() };
         let (planner, query) = Access::new(self).bind_query(&alert.text, &alert.body.query).await?;
         let logical = planner.plan(&alert.text, &query).await?;
         let mut stream = planner.run(planner.physical(&logical).await?)?;
-        let (mut rows, mut keys, mut is_whole) = (Vec::new(), HashSet::new(), true);
+        let mut keys = HashSet::new();
         while let Some(batch) = stream.try_next().await.map_err(query_error)? {
             for (key, record) in records(&batch, &alert.body.key)? {
-                if rows.len() == ROWS {
-                    is_whole = false;
-                } else if keys.insert(key.clone()) {
-                    rows.push((key, record));
+                if asked.rows.len() == ROWS {
+                    asked.is_whole = false;
+                    return Ok(asked);
+                }
+                if keys.insert(key.clone()) {
+                    asked.rows.push((key, record));
                 }
             }
-            if !is_whole {
-                break;
-            }
         }
-        let targets: Vec<String> = alert.body.targets.iter().map(|(name, _)| name.clone()).collect();
-        let found = Evaluation {
-            alert: &name.to_string(),
-            severity: &alert.body.severity,
-            targets: &targets,
-            rows: &rows,
-            is_whole,
-            silence: alert.body.silence,
-            at,
-        };
-        let raised = self.store.evaluate_alert(&found, &new_id)?;
-        match is_whole {
-            true => Ok(raised),
-            false => Err(Error::new(
-                Code::ALERT_MANY,
-                format!(
-                    "alert \"{name}\" has more than {ROWS} rows; the others are told of when these are gone"
-                ),
-            )
-            .hint("an alert is for what somebody looks at: aggregate, or ask for less")),
-        }
+        Ok(asked)
     }
 
-    /// Ends the alerts that the project does not declare any more.
+    /// Enters what an alert's query has; gives how many alerts were raised.
+    fn enter(&self, name: &TableName, alert: &AlertStatement, asked: &Asked) -> Result<usize> {
+        let targets: Vec<String> = alert.targets.iter().map(|(name, _)| name.clone()).collect();
+        let found = Evaluation {
+            alert: &name.to_string(),
+            severity: &alert.severity,
+            targets: &targets,
+            rows: &asked.rows,
+            is_whole: asked.is_whole,
+            most: ROWS,
+            silence: alert.silence,
+            at: asked.at,
+        };
+        let raised = self.store.evaluate_alert(&found, &new_id)?;
+        if asked.is_whole {
+            return Ok(raised);
+        }
+        let what =
+            format!("alert \"{name}\" has more than {ROWS} rows; the others are told of when these are gone");
+        Err(Error::new(Code::ALERT_MANY, what)
+            .hint("an alert is for what somebody looks at: aggregate, or ask for less"))
+    }
+
+    /// Ends the alerts that the project does not declare any more, and gives up what waits for targets that it has not.
     fn forget_alerts(&self) -> Result<()> {
         let names: Vec<String> = self.project.alerts.keys().map(ToString::to_string).collect();
-        self.store.resolve_other_alerts(&names, self.clock.now_micros())
+        let targets: Vec<String> = self.project.config.config.notify.keys().cloned().collect();
+        self.store.forget_alerts(&names, &targets, self.clock.now_micros())
     }
 
     /// Checks an alert over the tables that a project declares.
@@ -271,27 +303,42 @@ fn unknown_target<'n>(name: &str, known: impl Iterator<Item = &'n String>) -> Er
     }
 }
 
-/// Keys and rows of a batch, as JSON.
-fn records(
-    rows: &RecordBatch,
-    key: &[(String, datafusion::sql::sqlparser::tokenizer::Span)],
-) -> Result<Vec<(String, String)>> {
+/// What an alert's query has.
+struct Asked {
+    /// Keys and rows, as JSON.
+    rows: Vec<(String, String)>,
+    /// Whether these are all.
+    is_whole: bool,
+    at: i64,
+}
+
+/// Keys and rows of a batch, as JSON. Keys have their values as text: numbers keep all digits, and what JSON has no word for
+/// is told apart.
+fn records(rows: &RecordBatch, key: &[(String, Span)]) -> Result<Vec<(String, String)>> {
     let failed = |error: String| Error::new(Code::INTERNAL, "rows cannot be written as JSON").because(error);
     let mut writer = LineDelimitedWriter::new(Vec::new());
     writer.write(rows).and_then(|()| writer.finish()).map_err(|error| failed(error.to_string()))?;
     let text = String::from_utf8(writer.into_inner()).map_err(|error| failed(error.to_string()))?;
-    let mut records = Vec::with_capacity(rows.num_rows());
-    for line in text.lines() {
-        let row: serde_json::Map<String, serde_json::Value> =
-            serde_json::from_str(line).map_err(|error| failed(error.to_string()))?;
-        let key = match key.is_empty() {
-            true => line.to_owned(),
-            // What is null is left out of a row.
-            false => {
-                serde_json::json!(key.iter().map(|(name, _)| row.get(name)).collect::<Vec<_>>()).to_string()
-            }
-        };
-        records.push((key, line.to_owned()));
+    let schema = rows.schema();
+    let columns: Vec<&ArrayRef> = match key.is_empty() {
+        true => rows.columns().iter().collect(),
+        false => key.iter().filter_map(|(name, _)| rows.column_by_name(name)).collect(),
+    };
+    if !key.is_empty() && columns.len() < key.len() {
+        return Err(failed(format!("columns {:?} lack one of the key", schema.fields())));
     }
-    Ok(records)
+    let options = FormatOptions::default();
+    let formatters: Vec<ArrayFormatter<'_>> = columns
+        .iter()
+        .map(|column| ArrayFormatter::try_new(column.as_ref(), &options))
+        .collect::<std::result::Result<_, _>>()
+        .map_err(|error| failed(error.to_string()))?;
+    let key_of = |row: usize| {
+        let value = |(column, formatter): (&&ArrayRef, &ArrayFormatter<'_>)| {
+            (!column.is_null(row)).then(|| formatter.value(row).to_string())
+        };
+        let values: Vec<Option<String>> = columns.iter().zip(&formatters).map(value).collect();
+        serde_json::json!(values).to_string()
+    };
+    Ok(text.lines().enumerate().map(|(row, line)| (key_of(row), line.to_owned())).collect())
 }

@@ -48,6 +48,8 @@ pub struct Checked {
     pub datasets: Vec<Dataset>,
     /// All errors.
     pub errors: Vec<Error>,
+    /// What is wrong with panels of dashboards, which keeps nothing from running.
+    pub panels: Vec<Error>,
 }
 
 /// One query of a dataset before it is planned.
@@ -119,7 +121,7 @@ pub async fn check(project: &Project, lake: &Lake, sessions: &Sessions, streams:
     checker.errors.extend(rulesets::strays(project).err().into_iter().flat_map(Error::split));
     let mut errors = checker.errors;
     errors.sort_by(|a, b| a.place().cmp(&b.place()));
-    Checked { datasets, errors }
+    Checked { datasets, errors, panels: Vec::new() }
 }
 
 impl<'p> Checker<'p> {
@@ -362,7 +364,8 @@ impl<'p> Checker<'p> {
         let timed: Vec<_> = specs
             .iter()
             .map(|(draft, resolved)| {
-                expectations::timed(&expectations, resolved.time.as_deref())
+                let all = expectations::with(&expectations, draft.distinct.as_ref());
+                expectations::timed(&all, resolved.time.as_ref())
                     .map_err(|error| error.at(draft.text.place(draft.query.span)))
             })
             .collect::<Result<_>>()?;
@@ -379,7 +382,7 @@ impl<'p> Checker<'p> {
                 inputs: resolved.inputs,
                 windows: resolved.windows,
                 late: resolved.late,
-                expectations: expectations::with(&expectations, draft.distinct.as_ref()),
+                expectations,
                 ruleset: ruleset.clone(),
                 table: table.clone(),
                 serving: declared.body.serving.as_ref().map(|serving| Arc::new(serving.spec())),

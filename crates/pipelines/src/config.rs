@@ -387,7 +387,9 @@ impl LoadedConfig {
                     continue;
                 };
                 for (name, value) in options {
-                    let shown = if is_secret(name) { "(secret)".to_owned() } else { value.to_string() };
+                    // The address of a webhook may be all that there is to know.
+                    let is_secret = is_secret(name) || section == "notify" && name == "webhook";
+                    let shown = if is_secret { "(secret)".to_owned() } else { value.to_string() };
                     values.push((format!("{path}.{name}"), shown, origin));
                 }
             }
@@ -401,6 +403,10 @@ fn apply(table: &mut toml::Table, setting: &str) -> Result<String> {
     let wrong = || Error::new(Code::CONFIG_INVALID, format!("--set {setting:?} is not section.key=value"));
     let (path, value) = setting.split_once('=').ok_or_else(wrong)?;
     let (section, key) = path.split_once('.').ok_or_else(wrong)?;
+    if section == "notify" {
+        return Err(Error::new(Code::CONFIG_INVALID, "targets of notifications cannot be set by --set")
+            .hint("name them in catchment.toml, and their secrets as ${env:NAME}"));
+    }
     // Parameters are text, whatever they look like.
     let parsed = if section == "parameters" {
         None

@@ -9,6 +9,9 @@ use crate::statement::{Body, Reader, normal};
 /// How often an alert's query is asked when it does not say, in microseconds.
 const EVERY: i64 = 1_000_000;
 
+/// The least time between two evaluations, in microseconds.
+const LEAST: i64 = 10_000;
+
 /// How bad an alert is that does not say.
 const SEVERITY: &str = "warning";
 
@@ -47,7 +50,12 @@ impl Reader<'_> {
         }
         let mut targets = Vec::new();
         loop {
-            targets.push(self.word_or_name()?);
+            let (target, at) = self.word_or_name()?;
+            if targets.iter().any(|(known, _)| *known == target) {
+                let error = Error::new(Code::DEFINED_TWICE, format!("target \"{target}\" is named twice"));
+                return Err(error.at(self.text.place(at)));
+            }
+            targets.push((target, at));
             if !self.parser.consume_token(&Token::Comma) {
                 break;
             }
@@ -65,7 +73,12 @@ impl Reader<'_> {
             if self.word("key") {
                 alert.key = self.name_list()?;
             } else if self.word("every") {
+                let at = self.parser.peek_token_ref().span;
                 alert.every = self.time()?;
+                if alert.every < LEAST {
+                    let what = "an alert is asked every 10 milliseconds at most";
+                    return Err(Error::new(Code::SQL_SYNTAX, what).at(self.text.place(at)));
+                }
             } else if self.word("silence") {
                 alert.silence = self.time()?;
             } else if self.word("severity") {

@@ -99,17 +99,27 @@ pub(crate) fn require_order<'a>(
     }
 }
 
-/// Whether rows are compared only with those that are close in time.
-pub(crate) fn has_horizon(expectations: &[(Expectation, Span)]) -> bool {
-    expectations.iter().any(|(expectation, _)| matches!(expectation.rule, Rule::UniqueWithin(..)))
+/// Whether rows are compared with others, which the time of a watermark may bound.
+pub(crate) fn compares(expectations: &[(Expectation, Span)]) -> bool {
+    expectations.iter().any(|(expectation, _)| expectation.rule.unique().is_some())
 }
 
-/// Expectations with the column that holds the time of a flow's rows, where they ask for it.
+/// The time of a flow's rows: the column of the dataset that has it and, of a stream with a watermark, how late a row may come
+/// in microseconds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct RowTime {
+    pub(crate) column: String,
+    pub(crate) delay: Option<i64>,
+}
+
+/// Expectations with the column that holds the time of a flow's rows, where they ask for it. Rows of a stream with a
+/// watermark are compared with those within its delay, unless something else is said.
 ///
 /// # Errors
 /// Returns [`Code::NOT_SUPPORTED`] when no column of the dataset has the watermark's time.
-pub(crate) fn timed(all: &Arc<Vec<Expectation>>, time: Option<&str>) -> Result<Arc<Vec<Expectation>>> {
-    if !all.iter().any(|expectation| matches!(expectation.rule, Rule::UniqueWithin(..))) {
+pub(crate) fn timed(all: &Arc<Vec<Expectation>>, time: Option<&RowTime>) -> Result<Arc<Vec<Expectation>>> {
+    let asks = all.iter().any(|expectation| matches!(expectation.rule, Rule::UniqueWithin(..)));
+    if !asks && time.is_none_or(|time| time.delay.is_none()) {
         return Ok(Arc::clone(all));
     }
     let Some(time) = time else {
@@ -121,7 +131,11 @@ pub(crate) fn timed(all: &Arc<Vec<Expectation>>, time: Option<&str>) -> Result<A
     };
     let timed = all.iter().map(|expectation| match &expectation.rule {
         Rule::UniqueWithin(columns, horizon) => {
-            let horizon = Horizon { column: time.to_owned(), micros: horizon.micros };
+            let horizon = Horizon { column: time.column.clone(), micros: horizon.micros };
+            Expectation { rule: Rule::UniqueWithin(columns.clone(), horizon), ..expectation.clone() }
+        }
+        Rule::Unique(columns) if time.delay.is_some() => {
+            let horizon = Horizon { column: time.column.clone(), micros: time.delay.unwrap_or(i64::MAX) };
             Expectation { rule: Rule::UniqueWithin(columns.clone(), horizon), ..expectation.clone() }
         }
         _ => expectation.clone(),

@@ -2,6 +2,7 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use catchment_catalog::BatchRecord;
@@ -53,7 +54,7 @@ impl Workspace {
     /// Returns errors that keep anything from running: of the project, and of the lease when another process has taken
     /// the lake.
     pub async fn keep(
-        &self,
+        self: &Arc<Self>,
         options: KeepOptions,
         progress: Arc<dyn Progress>,
         told: &dyn Listener,
@@ -62,8 +63,10 @@ impl Workspace {
         let checked = self.check().await;
         Error::join(checked.errors)?;
         let (owner, _heartbeat) = self.own().await?;
-        let alerts = self.keep_alerts(told, stop.clone());
-        let datasets = self.keep_owned(&owner, checked.datasets, options, progress, told, stop);
+        let (current, is_current) = watch::channel(false);
+        let alerts = self.keep_alerts(told, is_current, stop.clone());
+        let told = Told { told, current, behind: AtomicUsize::new(loops(&checked.datasets)) };
+        let datasets = self.keep_owned(&owner, checked.datasets, options, progress, &told, stop);
         // Alerts go on until the service ends, and what is wrong with their targets is known before it begins.
         let ended = tokio::select! {
             ended = datasets => ended,
@@ -80,7 +83,7 @@ impl Workspace {
         datasets: Vec<Dataset>,
         options: KeepOptions,
         progress: Arc<dyn Progress>,
-        told: &dyn Listener,
+        told: &Told<'_>,
         stop: watch::Receiver<bool>,
     ) -> Result<()> {
         self.finish_backfill(owner, &datasets, &progress).await?;
@@ -117,21 +120,24 @@ impl Workspace {
         runtime: &Runtime,
         flow: &FlowSpec,
         options: KeepOptions,
-        told: &dyn Listener,
+        told: &Told<'_>,
         mut stop: watch::Receiver<bool>,
     ) -> Result<()> {
         let log = self.streams.log()?;
         let emit = flow.serving.as_ref().and_then(|serving| serving.emit_every).unwrap_or(0);
         let pause = SERVING_PAUSE.max(Duration::from_micros(emit.unsigned_abs()));
-        let mut failures = 0;
+        let (mut failures, mut is_first) = (0, true);
         loop {
             let is_last = *stop.borrow();
             let mut changes = changes_from_now(&log);
             let begun = Instant::now();
             let result = runtime.run_flow(flow, CatchUp::default(), &Silent).await;
+            if std::mem::take(&mut is_first) {
+                told.caught_up();
+            }
             failures = if result.is_ok() { 0 } else { failures + 1 };
             if let Err(error) = &result {
-                told.ran(Err(error));
+                told.told.ran(Err(error));
             }
             if is_last {
                 return result.map(|_| ());
@@ -149,20 +155,23 @@ impl Workspace {
         datasets: Vec<Dataset>,
         options: KeepOptions,
         progress: Arc<dyn Progress>,
-        told: &dyn Listener,
+        told: &Told<'_>,
         mut stop: watch::Receiver<bool>,
     ) -> Result<()> {
         let log = self.streams.log()?;
         let is_live = datasets.iter().flat_map(|dataset| &dataset.flows).any(FlowSpec::is_live);
         let poll = if is_live { options.poll.min(options.buffer) } else { options.poll };
-        let mut failures = 0;
+        let (mut failures, mut is_first) = (0, true);
         loop {
             let is_last = *stop.borrow();
             let mut changes = changes_from_now(&log);
             let begun = Instant::now();
             let result =
                 self.run_datasets(datasets.clone(), Mode::Update, owner, Arc::clone(&progress)).await;
-            told.ran(result.as_ref());
+            told.told.ran(result.as_ref());
+            if std::mem::take(&mut is_first) {
+                told.caught_up();
+            }
             if let Some(lost) = errors(&result).find(|error| error.code() == Code::LEASE_LOST) {
                 return Err(lost.clone());
             }
@@ -179,6 +188,33 @@ impl Workspace {
             wait(any_of(&mut changes), begun + pause, Instant::now() + poll, &mut stop).await;
         }
     }
+}
+
+/// Tells what happens, and when everything has been brought up to date once.
+struct Told<'a> {
+    told: &'a dyn Listener,
+    current: watch::Sender<bool>,
+    /// Loops that have not gone round once.
+    behind: AtomicUsize,
+}
+
+impl Told<'_> {
+    fn caught_up(&self) {
+        if self.behind.fetch_sub(1, Ordering::AcqRel) == 1 {
+            // Nobody waits where there is no alert.
+            let _ = self.current.send(true);
+        }
+    }
+}
+
+/// How many loops keep these datasets: one for each flow that is served at once, and one for all others.
+fn loops(datasets: &[Dataset]) -> usize {
+    datasets
+        .iter()
+        .filter(|dataset| is_served_at_once(dataset))
+        .map(|dataset| dataset.flows.len())
+        .sum::<usize>()
+        + 1
 }
 
 /// Whether a dataset is kept up to date by itself: a serving table that follows streams, and no table of the lake.

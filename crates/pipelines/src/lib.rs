@@ -62,6 +62,7 @@ pub use lag::Lag;
 pub use optimize::OptimizeOptions;
 pub use place::Machine;
 pub use project::{Declared, Project};
+pub use readers::Readers;
 pub use rollback::{RollbackOptions, RollbackReport};
 pub use run::{RunOptions, RunReport, Workspace};
 pub use scan_size::{ScanSize, scan_sizes};

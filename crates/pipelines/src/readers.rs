@@ -1,21 +1,102 @@
 //! Checks the queries of those that read a project while it is served: alerts and panels.
 
-use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::collections::{BTreeMap, HashSet};
+use std::future::Future;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use catchment_core::{Code, Error, Result, TableName};
-use catchment_ingest::Source;
-use catchment_ingest::files::FileSource;
-use catchment_ingest::streams::StreamSource;
+use catchment_flows::quarantine_spec;
 use catchment_sql::{Moment, ParsedQuery, SqlText, Target};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::logical_expr::LogicalPlan;
+use tokio::runtime::{Builder, Runtime};
 
 use crate::access::Access;
 use crate::check::Checked;
 use crate::run::Workspace;
-use crate::sources::SourceCall;
+
+/// How long a query may take that is asked for while a project is served.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Threads of their own for queries that are asked while a project is served: one that takes long, and does not let others
+/// run meanwhile, holds up neither flows nor requests.
+pub struct Readers {
+    runtime: Option<Runtime>,
+    /// What is being asked.
+    asked: Arc<Mutex<HashSet<String>>>,
+}
+
+/// Notes that a query has ended, however it has.
+struct Asking {
+    name: String,
+    asked: Arc<Mutex<HashSet<String>>>,
+}
+
+impl Drop for Asking {
+    fn drop(&mut self) {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.name);
+    }
+}
+
+impl Drop for Readers {
+    fn drop(&mut self) {
+        // A query that does not let go of its thread is not waited for.
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+impl Readers {
+    /// Starts the threads, two of them.
+    ///
+    /// # Errors
+    /// Returns [`Code::INTERNAL`] when the machine gives none.
+    pub fn start(what: &str) -> Result<Self> {
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(2)
+            .thread_name(what)
+            .enable_all()
+            .build()
+            .map_err(|error| Error::new(Code::INTERNAL, "could not start threads").because(error))?;
+        Ok(Self { runtime: Some(runtime), asked: Arc::default() })
+    }
+
+    /// Asks a query by its name, for at most ten seconds. One that takes longer may go on behind; until it has ended it is
+    /// not asked again.
+    ///
+    /// # Errors
+    /// Returns what the query does, and [`Code::SQL_EXECUTION`] when it takes too long.
+    pub async fn ask<T: Send + 'static>(
+        &self,
+        name: &str,
+        query: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
+        let slow = || {
+            Error::new(Code::SQL_EXECUTION, format!("the query takes longer than {} s", PATIENCE.as_secs()))
+                .hint("ask for less, or keep the answer up to date as a dataset and ask that")
+        };
+        let is_new = self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
+        let Some(runtime) = self.runtime.as_ref().filter(|_| is_new) else { return Err(slow()) };
+        let asking = Asking { name: name.to_owned(), asked: Arc::clone(&self.asked) };
+        let mut task = runtime.spawn(async move {
+            let _asking = asking;
+            query.await
+        });
+        match tokio::time::timeout(PATIENCE, &mut task).await {
+            Ok(Ok(answer)) => answer,
+            Ok(Err(error)) => {
+                Err(Error::new(Code::INTERNAL, "a query ended before it had an answer").because(error))
+            }
+            Err(_) => {
+                task.abort();
+                Err(slow())
+            }
+        }
+    }
+}
 
 /// The columns of the tables that a project declares.
 pub(crate) type Schemas = BTreeMap<TableName, SchemaRef>;
@@ -33,6 +114,7 @@ impl Workspace {
         for dataset in &checked.datasets {
             schemas.insert(dataset.name.clone(), Arc::clone(&dataset.table.schema));
             let late = dataset.flows.iter().filter_map(|flow| flow.late.as_ref());
+            schemas.insert(dataset.name.quarantine(), quarantine_spec(&dataset.name).schema);
             schemas.extend(late.map(|(name, declared)| (name.clone(), Arc::clone(&declared.schema))));
         }
         for alert in self.project.alerts.values() {
@@ -41,7 +123,8 @@ impl Workspace {
         }
         for panel in self.project.dashboards.iter().flat_map(|dashboard| &dashboard.panels) {
             let wrong = self.check_panel(panel, &schemas).await.err();
-            checked.errors.extend(wrong.into_iter().flat_map(Error::split));
+            // The page says it in the panel's place, and nothing else is held up.
+            checked.panels.extend(wrong.into_iter().flat_map(Error::split));
         }
     }
 
@@ -66,14 +149,10 @@ impl Workspace {
                 Target::Table { parts, .. } => {
                     project.table_name(parts).and_then(|name| schemas.get(&name)).cloned()
                 }
-                Target::Function { name, arguments } => {
-                    Some(match SourceCall::parse(project, name, arguments, text, relation.span)? {
-                        SourceCall::Files(options) => FileSource::open(options, None).map_err(at)?.schema(),
-                        // A stream that is declared is made by the first run.
-                        SourceCall::Stream(options) => {
-                            StreamSource::new(options, Arc::clone(&self.streams) as _).schema()
-                        }
-                    })
+                Target::Function { name, .. } => {
+                    let what = format!("{name} in an alert or a panel would read all of it each time");
+                    return Err(at(Error::new(Code::NOT_SUPPORTED, what)
+                        .hint("read it into a streaming table or a serving table, and ask that")));
                 }
             };
             let table = match declared {

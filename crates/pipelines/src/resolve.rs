@@ -17,7 +17,7 @@ use datafusion::sql::sqlparser::ast::Expr as SqlExpr;
 
 use crate::check::{Checker, Draft};
 use crate::event_time::Planned;
-use crate::expectations;
+use crate::expectations::{self, RowTime};
 use crate::remembered::{remembered_schema, taken_files};
 use crate::rollback::version_as_of;
 use crate::serving::{require_servable, serving_of};
@@ -34,7 +34,7 @@ pub(crate) struct Resolved {
     pub(crate) schema: SchemaRef,
     pub(crate) windows: BTreeMap<String, EventTime>,
     /// The column of its rows that has the time of a watermark, as it is.
-    pub(crate) time: Option<String>,
+    pub(crate) time: Option<RowTime>,
     /// The table that takes late rows, and what it is declared to be.
     pub(crate) late: Option<(TableName, TableSpec)>,
     /// What the query comes to, with the types of all columns and whatever views it reads.
@@ -85,9 +85,10 @@ impl Checker<'_> {
             _ => {}
         }
         let dataset = self.project.datasets.get(target);
-        let needs_time = dataset.is_some_and(|dataset| expectations::has_horizon(&dataset.body.expectations));
+        let needs_time = draft.distinct.is_some()
+            || dataset.is_some_and(|dataset| expectations::compares(&dataset.body.expectations));
         let (plan, windows) = self.plan(&planner, (target, draft), (&inputs, &streams), needs_time).await?;
-        let time = watermark_column(&draft.query.relations, &plan);
+        let time = row_time(&draft.query.relations, &plan);
         let schema = storable_schema(plan.schema().as_arrow()).map_err(at)?;
         for (column, (key, of_input)) in kept_columns(&plan) {
             let input = inputs.iter().find(|input| input.key == key && column == of_input);
@@ -337,17 +338,23 @@ fn read_two_ways(draft: &Draft<'_>, inputs: &[Input]) -> Option<Error> {
     )
 }
 
-/// The column of a plan that has the time of a stream's watermark as it is.
-fn watermark_column(relations: &[Relation], plan: &LogicalPlan) -> Option<String> {
-    let times: Vec<(String, String)> = relations
-        .iter()
-        .filter_map(|relation| match &relation.watermark.as_ref()?.time {
-            SqlExpr::Identifier(ident) => Some((relation.key.clone(), normal(ident))),
-            SqlExpr::CompoundIdentifier(parts) => Some((relation.key.clone(), normal(parts.last()?))),
-            _ => None,
-        })
-        .collect();
-    kept_columns(plan).into_iter().find_map(|(column, origin)| times.contains(&origin).then_some(column))
+/// The column of a plan that has the time of a stream's watermark as it is, and how late rows of a stream may come.
+fn row_time(relations: &[Relation], plan: &LogicalPlan) -> Option<RowTime> {
+    let times = relations.iter().filter_map(|relation| {
+        let watermark = relation.watermark.as_ref()?;
+        let column = match &watermark.time {
+            SqlExpr::Identifier(ident) => normal(ident),
+            SqlExpr::CompoundIdentifier(parts) => normal(parts.last()?),
+            _ => return None,
+        };
+        // Files and tables have all that they had before; of a stream nobody wants to remember everything.
+        let is_stream = matches!(&relation.target, Target::Function { name, .. } if name != "read_files");
+        Some(((relation.key.clone(), column), (is_stream && relation.streaming).then_some(watermark.delay)))
+    });
+    let times: BTreeMap<(String, String), Option<i64>> = times.collect();
+    kept_columns(plan)
+        .into_iter()
+        .find_map(|(column, origin)| times.get(&origin).map(|delay| RowTime { column, delay: *delay }))
 }
 
 /// A flow knows its sources by their paths, so one that is read twice must be read alike.

@@ -35,6 +35,7 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
     let services = Services {
+        dashboards: Vec::new(),
         page: Arc::new(|_| Box::pin(async { None })),
         kinesis,
         allows_reset: false,

@@ -1,8 +1,9 @@
 //! The listener: which requests go where.
 
-use std::future::Future;
+use std::future::{Future, IntoFuture};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -24,6 +25,9 @@ use crate::tables::{self, ReadTable};
 /// Bytes of the largest request that is read: 10 MB of records in base64, and what is around them.
 const LARGEST: usize = 16 << 20;
 
+/// How long answers that were begun may take when the service ends.
+const FAREWELL: Duration = Duration::from_secs(5);
+
 /// What is served.
 #[derive(Clone)]
 pub struct Services {
@@ -35,6 +39,8 @@ pub struct Services {
     pub is_ready: Arc<AtomicBool>,
     /// Reads serving tables.
     pub tables: ReadTable,
+    /// The names of all dashboards.
+    pub dashboards: Vec<String>,
     /// Makes the page at `/`.
     pub page: MakePage,
     /// Makes what `GET /metrics` answers, as Prometheus reads it.
@@ -54,14 +60,14 @@ pub async fn serve(
     stop: impl Future<Output = ()> + Send + 'static,
 ) -> Result<()> {
     let kinesis_to_end = Arc::clone(&services.kinesis);
-    let (end, ended) = watch::channel(false);
+    let (end, mut ended) = watch::channel(false);
     let stop = async move {
         stop.await;
         // Whoever looks at a page may be gone.
         let _ = end.send(true);
         kinesis_to_end.end();
     };
-    let services = Serving { live: Live::new(Arc::clone(&services.page), ended), services };
+    let services = Serving { live: Live::new(Arc::clone(&services.page), ended.clone()), services };
     let router = Router::new()
         .route("/health", get(|| async { "ok\n" }))
         .route("/ready", get(ready))
@@ -76,10 +82,17 @@ pub async fn serve(
         .fallback(kinesis)
         .layer(DefaultBodyLimit::max(LARGEST))
         .with_state(services);
-    axum::serve(listener, router)
-        .with_graceful_shutdown(stop)
-        .await
-        .map_err(|error| Error::new(Code::INPUT_OUTPUT, "the listener failed").because(error))
+    // A reader that takes nothing any more is not waited for.
+    let too_long = async move {
+        let _ = ended.wait_for(|ended| *ended).await;
+        tokio::time::sleep(FAREWELL).await;
+    };
+    tokio::select! {
+        served = axum::serve(listener, router).with_graceful_shutdown(stop).into_future() => {
+            served.map_err(|error| Error::new(Code::INPUT_OUTPUT, "the listener failed").because(error))
+        }
+        () = too_long => Ok(()),
+    }
 }
 
 /// What is served, and the pages that are open.
@@ -120,7 +133,11 @@ async fn live_of_first(serving: State<Serving>, request: Request) -> Response<Bo
 }
 
 async fn live_of(serving: State<Serving>, Path(name): Path<String>, request: Request) -> Response<Body> {
-    refusal(&serving, request).unwrap_or_else(|| serving.live.answer(Some(name)))
+    match refusal(&serving, request) {
+        Some(refused) => refused,
+        None if serving.dashboards.contains(&name) => serving.live.answer(Some(name)),
+        None => Refused::new(StatusCode::NOT_FOUND, "no such dashboard").into_response(),
+    }
 }
 
 /// What somebody gets who may not read; whoever has a key may or, where none is asked for, whoever came to this machine by
@@ -133,8 +150,12 @@ fn refusal(serving: &Serving, request: Request) -> Option<Response<Body>> {
     if serving.kinesis.asks_for_keys() || page::is_to_this_machine(&parts.headers) {
         return None;
     }
-    let why = "the page is for this machine: open it as http://127.0.0.1";
-    Some(Refused::new(StatusCode::MISDIRECTED_REQUEST, why).into_response())
+    Some(elsewhere())
+}
+
+fn elsewhere() -> Response<Body> {
+    let why = "what needs no key is for this machine: ask for it as http://127.0.0.1";
+    Refused::new(StatusCode::MISDIRECTED_REQUEST, why).into_response()
 }
 
 async fn asset(Path(name): Path<String>) -> Response<Body> {
@@ -165,6 +186,9 @@ async fn table(State(services): State<Serving>, request: Request) -> Response<Bo
     let Ok(body) = axum::body::to_bytes(body, LARGEST).await else { return too_large() };
     if let Err(refused) = services.kinesis.require_key(&incoming(&parts, body.clone())) {
         return refused.into_response();
+    }
+    if !services.kinesis.asks_for_keys() && !page::is_to_this_machine(&parts.headers) {
+        return elsewhere();
     }
     let path = parts.uri.path().strip_prefix("/v1/tables/").unwrap_or_default();
     let query = parts.uri.query().unwrap_or_default();

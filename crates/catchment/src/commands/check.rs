@@ -17,7 +17,8 @@ pub(crate) async fn run(
     screen: Screen,
 ) -> Result<ExitCode> {
     let workspace = wiring::workspace(&command.project, arguments)?;
-    let checked = workspace.check().await;
+    let mut checked = workspace.check().await;
+    checked.errors.append(&mut checked.panels);
     let mut waiting = Vec::new();
     if checked.errors.is_empty() {
         // An edit may want other rows than those that wait; a run would stop there.

@@ -2,8 +2,8 @@
 
 use std::sync::Arc;
 
-use catchment_core::{Error, Result};
-use catchment_pipelines::{ChartKind, Dataset, Panel as Declared, Workspace};
+use catchment_core::{Code, Error, Result};
+use catchment_pipelines::{ChartKind, Dataset, Panel as Declared, Readers, Workspace};
 use catchment_server::{AlertRow, Cell, Chart, DatasetRow, MakePage, Page, Panel, PanelContent};
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use datafusion::arrow::compute::cast;
@@ -15,47 +15,61 @@ use crate::commands::metrics::Totals;
 /// Alerts that are shown.
 const ALERTS: usize = 50;
 
-/// Makes pages of a workspace.
-pub(crate) fn pages(
-    workspace: &Arc<Workspace>,
-    datasets: Arc<Vec<Dataset>>,
-    totals: &Arc<Totals>,
-) -> MakePage {
-    let (workspace, totals) = (Arc::clone(workspace), Arc::clone(totals));
-    Arc::new(move |name| {
-        let (workspace, datasets, totals) =
-            (Arc::clone(&workspace), Arc::clone(&datasets), Arc::clone(&totals));
-        Box::pin(async move { page(&workspace, &datasets, &totals, name).await })
-    })
+/// What pages are made of.
+pub(crate) struct Pages {
+    pub(crate) workspace: Arc<Workspace>,
+    pub(crate) datasets: Arc<Vec<Dataset>>,
+    pub(crate) totals: Arc<Totals>,
+    /// Panels are asked on threads of their own.
+    pub(crate) readers: Readers,
 }
 
-async fn page(
-    workspace: &Workspace,
-    datasets: &[Dataset],
-    totals: &Totals,
-    name: Option<String>,
-) -> Option<Page> {
-    let all = &workspace.project.dashboards;
-    let dashboard = match &name {
-        None => all.first(),
-        Some(name) => Some(all.iter().find(|dashboard| dashboard.name == *name)?),
-    };
-    let mut panels = Vec::new();
-    for declared in dashboard.iter().flat_map(|dashboard| &dashboard.panels) {
-        panels.push(Panel {
-            title: declared.title.clone(),
-            is_wide: declared.is_wide,
-            content: content(workspace, declared).await.map_err(|error| told(&error)),
-        });
+impl Pages {
+    /// Makes pages, by the dashboard's name.
+    pub(crate) fn maker(self) -> MakePage {
+        let pages = Arc::new(self);
+        Arc::new(move |name| {
+            let pages = Arc::clone(&pages);
+            Box::pin(async move { pages.page(name).await })
+        })
     }
-    Some(Page {
-        project: workspace.project.config.config.project.name.clone(),
-        dashboards: all.iter().map(|dashboard| (dashboard.name.clone(), dashboard.title.clone())).collect(),
-        dashboard: dashboard.map(|dashboard| dashboard.name.clone()),
-        panels,
-        alerts: alerts(workspace).map_err(|error| told(&error)),
-        datasets: rows(workspace, datasets, totals).await,
-    })
+
+    async fn page(&self, name: Option<String>) -> Option<Page> {
+        let all = &self.workspace.project.dashboards;
+        let at = match &name {
+            None => 0,
+            Some(name) => all.iter().position(|dashboard| dashboard.name == *name)?,
+        };
+        let dashboard = all.get(at);
+        let mut panels = Vec::new();
+        for (index, declared) in dashboard.iter().flat_map(|dashboard| dashboard.panels.iter().enumerate()) {
+            let workspace = Arc::clone(&self.workspace);
+            let asking = async move {
+                let dashboard = workspace.project.dashboards.get(at);
+                match dashboard.and_then(|dashboard| dashboard.panels.get(index)) {
+                    Some(declared) => content(&workspace, declared).await,
+                    None => Err(Error::new(Code::INTERNAL, "a panel is gone")),
+                }
+            };
+            let content = self.readers.ask(&format!("{at}/{index}"), asking).await;
+            panels.push(Panel {
+                title: declared.title.clone(),
+                is_wide: declared.is_wide,
+                content: content.map_err(|error| told(&error)),
+            });
+        }
+        Some(Page {
+            project: self.workspace.project.config.config.project.name.clone(),
+            dashboards: all
+                .iter()
+                .map(|dashboard| (dashboard.name.clone(), dashboard.title.clone()))
+                .collect(),
+            dashboard: dashboard.map(|dashboard| dashboard.name.clone()),
+            panels,
+            alerts: alerts(&self.workspace).map_err(|error| told(&error)),
+            datasets: rows(&self.workspace, &self.datasets, &self.totals).await,
+        })
+    }
 }
 
 /// What went wrong, in words for a page: what the query is about is known to whoever looks.
@@ -89,25 +103,24 @@ fn cells(batch: &RecordBatch) -> Vec<Vec<Cell>> {
 
 fn column(values: &ArrayRef) -> Vec<Cell> {
     let kind = values.data_type();
-    if kind.is_numeric()
-        && let Ok(numbers) = cast(values, &DataType::Float64)
-    {
-        let numbers = numbers.as_primitive::<Float64Type>();
-        return numbers.iter().map(|value| value.map_or(Cell::Null, Cell::Number)).collect();
-    }
-    if matches!(kind, DataType::Timestamp(..) | DataType::Date32)
-        && let Ok(times) = cast(values, &DataType::Timestamp(TimeUnit::Microsecond, None))
-    {
-        let times = times.as_primitive::<TimestampMicrosecondType>();
-        return times.iter().map(|value| value.map_or(Cell::Null, Cell::Time)).collect();
-    }
     let options = FormatOptions::default();
     let Ok(texts) = ArrayFormatter::try_new(values.as_ref(), &options) else {
         return vec![Cell::Null; values.len()];
     };
-    let cell = |row: usize| match values.is_null(row) {
-        true => Cell::Null,
-        false => Cell::Text(texts.value(row).to_string()),
+    let numbers = kind.is_numeric().then(|| cast(values, &DataType::Float64).ok()).flatten();
+    let is_time = matches!(kind, DataType::Timestamp(..) | DataType::Date32);
+    let times =
+        is_time.then(|| cast(values, &DataType::Timestamp(TimeUnit::Microsecond, None)).ok()).flatten();
+    let cell = |row: usize| {
+        if values.is_null(row) {
+            return Cell::Null;
+        }
+        let text = texts.value(row).to_string();
+        match (&numbers, &times) {
+            (Some(numbers), _) => Cell::Number(numbers.as_primitive::<Float64Type>().value(row), text),
+            (_, Some(times)) => Cell::Time(times.as_primitive::<TimestampMicrosecondType>().value(row)),
+            _ => Cell::Text(text),
+        }
     };
     (0..values.len()).map(cell).collect()
 }

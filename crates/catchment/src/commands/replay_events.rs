@@ -41,7 +41,7 @@ pub(crate) struct ReplayEventsArguments {
     stream: String,
 
     /// Events a second; without it, as fast as the stream takes them.
-    #[arg(long, value_parser = positive)]
+    #[arg(long, value_parser = rate)]
     rate: Option<f64>,
 
     /// The field whose value is the partition key; without it each event has its own.
@@ -65,11 +65,9 @@ pub(crate) struct ReplayEventsArguments {
     project: PathBuf,
 }
 
-fn positive(text: &str) -> std::result::Result<f64, String> {
-    text.parse()
-        .ok()
-        .filter(|rate: &f64| rate.is_finite() && *rate > 0.0)
-        .ok_or_else(|| "more than 0".to_owned())
+fn rate(text: &str) -> std::result::Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| (0.001..=1e9).contains(rate));
+    rate.ok_or_else(|| "between 0.001 and 1000000000".to_owned())
 }
 
 pub(crate) async fn run(
@@ -122,7 +120,14 @@ async fn send_all(client: &Client, command: &ReplayEventsArguments, bar: &Progre
         if let Some(due) = due.filter(|_| is_far) {
             tokio::time::sleep_until(due).await;
         }
-        let record = record(event?, command, number)?;
+        let record = match event.and_then(|event| record(event, command, number)) {
+            Ok(record) => record,
+            Err(error) => {
+                put(client, &command.stream, waiting).await?;
+                let hint = error.hint_text().map(|hint| format!("; {hint}")).unwrap_or_default();
+                return Err(error.hint(format!("{number} events before it were sent{hint}")));
+            }
+        };
         bytes += record.data().as_ref().len();
         waiting.push(record);
         number += 1;
@@ -154,6 +159,12 @@ fn record(
             Some(other) => other.to_string(),
         },
     };
+    if key.chars().count() > 256 {
+        return Err(Error::new(
+            Code::RECORD_LARGE,
+            format!("the key of event {} is longer than 256 characters", number + 1),
+        ));
+    }
     let data = Blob::new(Value::Object(event).to_string());
     PutRecordsRequestEntry::builder()
         .data(data)
@@ -237,9 +248,7 @@ fn events(path: &Path) -> Result<Events> {
         let names = reader.headers().map_err(|error| wrong(0, error.to_string()))?.clone();
         let events = reader.into_records().enumerate().map(move |(number, record)| {
             let record = record.map_err(|error| wrong(number, error.to_string()))?;
-            // What is empty is not there.
-            let value = |text: &str| if text.is_empty() { Value::Null } else { text.into() };
-            Ok(names.iter().map(str::to_owned).zip(record.iter().map(value)).collect())
+            Ok(names.iter().map(str::to_owned).zip(record.iter().map(value_of)).collect())
         });
         return Ok(Box::new(events));
     }
@@ -251,12 +260,26 @@ fn events(path: &Path) -> Result<Events> {
             line.clear();
             match reader.by_ref().take(LINE).read_line(&mut line) {
                 Ok(0) => return None,
-                Ok(_) if line.trim().is_empty() => {}
+                Ok(_) if line.trim_start_matches('\u{feff}').trim().is_empty() => {}
                 Ok(_) => break,
                 Err(error) => return Some(Err(wrong(number, error.to_string()))),
             }
         }
         number += 1;
-        Some(serde_json::from_str(&line).map_err(|error| wrong(number - 1, error.to_string())))
+        Some(
+            serde_json::from_str(line.trim_start_matches('\u{feff}'))
+                .map_err(|error| wrong(number - 1, error.to_string())),
+        )
     })))
+}
+
+/// A field of CSV: what is empty is not there, and a number that is written as one, which nothing would be lost of, is a number.
+fn value_of(text: &str) -> Value {
+    if text.is_empty() {
+        return Value::Null;
+    }
+    match serde_json::from_str::<serde_json::Number>(text) {
+        Ok(number) if number.to_string() == text => Value::Number(number),
+        _ => text.into(),
+    }
 }

@@ -11,7 +11,9 @@ use catchment_catalog::{MasterKey, Store};
 use catchment_core::{Code, Error, Result, SystemClock, TableName};
 use catchment_flows::{KeyRange, Progress};
 use catchment_log::Log;
-use catchment_pipelines::{Dataset, KeepOptions, Listener, OpenLog, RecordSchema, RunReport, Workspace};
+use catchment_pipelines::{
+    Dataset, KeepOptions, Listener, OpenLog, Readers, RecordSchema, RunReport, Workspace,
+};
 use catchment_server::{
     Credentials, Kinesis, KinesisOptions, Metrics, ReadTable, RecordCheck, Services, TableRequest, serve,
     take_commands,
@@ -23,7 +25,7 @@ use tokio::sync::watch;
 
 use crate::arguments::{Arguments, ProjectArguments};
 use crate::commands::metrics::{Totals, measures};
-use crate::commands::page::pages;
+use crate::commands::page::Pages;
 use crate::commands::run::Lines;
 use crate::show::Screen;
 use crate::wiring;
@@ -84,12 +86,19 @@ pub(crate) async fn run(
     let totals = Arc::new(Totals::default());
     let datasets = Arc::new(workspace.check().await.datasets);
     let metrics = metrics_of(&workspace, &datasets, &totals);
+    let pages = Pages {
+        workspace: Arc::clone(&workspace),
+        datasets,
+        totals: Arc::clone(&totals),
+        readers: Readers::start("pages")?,
+    };
     let services = Services {
         kinesis,
         allows_reset: config.allow_reset,
         is_ready: Arc::default(),
         tables: tables(&workspace),
-        page: pages(&workspace, datasets, &totals),
+        dashboards: workspace.project.dashboards.iter().map(|dashboard| dashboard.name.clone()).collect(),
+        page: pages.maker(),
         metrics,
     };
     let ready = Arc::clone(&services.is_ready);
@@ -121,7 +130,7 @@ pub(crate) async fn run(
     };
     let progress: Arc<dyn Progress> = Arc::new(Lines::new(screen));
     let keeping = workspace.keep(keep, progress, &told, ended.clone());
-    let result = both(serving, keeping, ended).await;
+    let result = Box::pin(both(serving, keeping, ended)).await;
     if let Some(commands) = commands {
         commands.abort();
     }

@@ -313,7 +313,14 @@ fn what_is_no_alert_is_refused_with_its_reason() {
         ("CREATE ALERT a ON (SELECT 1 AS n) NOTIFY hok", "C8003", "did you mean \"hook\"?"),
         ("CREATE ALERT a ON (SELECT 1 AS n) NOTIFY hook KEY (m)", "C2004", "did you mean \"n\"?"),
         ("CREATE ALERT a ON (SELECT * FROM STREAM clicks) NOTIFY hook", "C2002", "no STREAM"),
-        ("CREATE ALERT a ON (SELECT nope FROM clicks) NOTIFY hook", "C2004", "nope"),
+        ("CREATE ALERT a ON (SELECT nope FROM t) NOTIFY hook", "C2004", "nope"),
+        ("CREATE ALERT a ON (SELECT * FROM clicks) NOTIFY hook", "C2002", "read all of it each time"),
+        ("CREATE ALERT a ON (SELECT 1) NOTIFY hook, hook", "C2008", "named twice"),
+        (
+            "CREATE ALERT a ON (SELECT 1) NOTIFY hook EVERY INTERVAL '1' MILLISECOND",
+            "C2001",
+            "10 milliseconds",
+        ),
         ("CREATE ALERT a ON (SELECT * FROM tabel) NOTIFY hook", "C2003", "no table \"main.tabel\""),
         ("CREATE ALERT a ON (SELECT 1) NOTIFY hook EVERY INTERVAL '0' SECOND", "C2001", "more than nothing"),
         ("CREATE ALERT a ON (SELECT 1)", "C2001", "NOTIFY"),
@@ -323,7 +330,9 @@ fn what_is_no_alert_is_refused_with_its_reason() {
             "twice",
         ),
     ] {
-        let project = Project::new(&format!("CREATE STREAM clicks (page VARCHAR, n BIGINT);\n{alert};"));
+        let project = Project::new(&format!(
+            "CREATE STREAM clicks (page VARCHAR, n BIGINT); CREATE MATERIALIZED VIEW t AS SELECT 1 AS one;\n{alert};"
+        ));
         project.write("catchment.toml", target);
         let told = project.call(&["check"]).exits(1);
         assert!(told.err.contains(code) && told.err.contains(why), "{alert}: {}", told.err);
@@ -338,6 +347,11 @@ fn what_is_no_alert_is_refused_with_its_reason() {
         ("[notify.a]\nsns = \"topic\"\n", "no SNS topic"),
         ("[notify.a]\nstream = \"s\"\npassword = \"x\"\n", "password belongs to smtp"),
         ("[notify.a]\nhook = \"x\"\n", "unknown field"),
+        ("[notify.a]\nwebhook = \"https://bob:secret@x\"\n", "holds a password"),
+        (
+            "[notify.a]\nsmtp = \"smtp://bob:secret@x\"\nfrom = \"a@b.c\"\nto = [\"a@b.c\"]\n",
+            "holds a password",
+        ),
     ] {
         let project = Project::new("CREATE STREAM clicks (page VARCHAR, n BIGINT);");
         project.write("catchment.toml", target);
@@ -356,4 +370,112 @@ fn what_is_no_alert_is_refused_with_its_reason() {
     let alerts = "SELECT count(*) AS n FROM system.alerts";
     assert_eq!(project.query(alerts), json!([{ "n": 1000 }]));
     assert_eq!(project.query("SELECT count(DISTINCT id) AS n FROM feed"), json!([{ "n": 1000 }]));
+}
+
+/// A query that keeps a thread for minutes and lets nobody else have it.
+const HEAVY: &str = "SELECT count(*) AS c FROM generate_series(1, 60000) a(x) CROSS JOIN generate_series(1, 60000) b(y) WHERE (a.x * b.y) % 7 = 9";
+
+#[test]
+fn queries_that_take_long_hold_nothing_up() {
+    let heavy = format!(
+        "{PIPELINE} CREATE ALERT heavy ON ({HEAVY}) NOTIFY feed; CREATE ALERT quick ON (SELECT page FROM live.pages WHERE n = 7) NOTIFY feed;"
+    );
+    let project = Project::new(&heavy.replace("TARGETS", "feed"));
+    project.write(
+        "dashboards/slow.toml",
+        format!("[[panel]]\ntitle = \"slow\"\nchart = \"number\"\nquery = \"{HEAVY}\"\n"),
+    );
+    let mut serving = serve(&project, "[notify.feed]\nstream = \"feed\"\n", &[]);
+    let page = std::thread::spawn({
+        let port = serving.port;
+        move || crate::kinesis::send(port, "GET", "/", &[], b"")
+    });
+    let begun = Instant::now();
+    click(serving.port, "home", 7);
+    let raised = "SELECT count(*) AS n FROM system.alerts WHERE alert = 'main.quick'";
+    until(&project, raised, &json!([{ "n": 1 }]));
+    assert_eq!(serving.send_to("GET", "/health", &[], b"").0, 200);
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    let (status, _, text) = page.join().unwrap();
+    assert_eq!(status, 200);
+    assert!(String::from_utf8_lossy(&text).contains("the query takes longer than 10 s"));
+    let ending = Instant::now();
+    assert_eq!(serving.terminate(), Some(0));
+    assert!(ending.elapsed() < Duration::from_secs(8), "{:?}", ending.elapsed());
+}
+
+#[test]
+fn what_is_missing_is_no_alert_before_all_is_up_to_date() {
+    let project = Project::new(
+        "CREATE STREAM clicks (page VARCHAR, n BIGINT); CREATE STREAM feed (id VARCHAR);
+         CREATE STREAMING TABLE raw.clicks AS SELECT page, n FROM STREAM clicks;
+         CREATE ALERT silent ON (SELECT 'nothing' AS what FROM (SELECT count(*) AS c FROM raw.clicks) WHERE c = 0) NOTIFY feed EVERY INTERVAL '20' MILLISECOND;
+         CREATE ALERT there ON (SELECT count(*) AS c FROM raw.clicks) NOTIFY feed KEY (c) EVERY INTERVAL '20' MILLISECOND;",
+    );
+    let targets = "[notify.feed]\nstream = \"feed\"\n";
+    project.write("catchment.toml", targets);
+    project.call(&["stream", "create", "clicks"]).exits(0);
+    let mut put = project.command(&["stream", "put", "clicks"]).stdin(Stdio::piped()).spawn().unwrap();
+    writeln!(put.stdin.take().unwrap(), "{}", json!({ "page": "home", "n": 1 })).unwrap();
+    assert!(put.wait().unwrap().success());
+    let mut serving = serve(&project, targets, &[]);
+    let alerts = "SELECT alert, \"key\" FROM system.alerts";
+    until(&project, alerts, &json!([{ "alert": "main.there", "key": "[\"1\"]" }]));
+    assert_eq!(serving.terminate(), Some(0));
+}
+
+#[test]
+fn keys_are_told_apart_and_targets_may_come_from_the_environment() {
+    let Some(python) = python() else { return };
+    let project = Project::new(
+        "CREATE MATERIALIZED VIEW t AS SELECT * FROM (VALUES
+             (arrow_cast('123456789012345678901234567', 'Decimal128(38, 0)'), 'NaN'::DOUBLE), (arrow_cast('123456789012345678901234568', 'Decimal128(38, 0)'), 'inf'::DOUBLE),
+             (arrow_cast('123456789012345678901234569', 'Decimal128(38, 0)'), NULL), (NULL, '-inf'::DOUBLE)) AS v(d, x);
+         CREATE ALERT digits ON (SELECT d FROM t WHERE d IS NOT NULL) NOTIFY hook KEY (d);
+         CREATE ALERT odd ON (SELECT x FROM t) NOTIFY hook KEY (x);
+         CREATE STREAMING TABLE raw.e (CONSTRAINT small EXPECT (k < 5) ON VIOLATION QUARANTINE) AS SELECT k FROM STREAM read_files('in', format => 'json', schema => 'k BIGINT');
+         CREATE ALERT bad ON (SELECT count(*) AS c FROM raw.e__quarantine HAVING count(*) > 0) NOTIFY hook KEY (c);",
+    );
+    let receiving = Receiving::start(&python, &project);
+    project.write(
+        "catchment.toml",
+        "[notify.hook]\nwebhook = \"${env:HOOK_ADDRESS}\"\nsecret = \"${env:HOOK_SECRET}\"\n",
+    );
+    // The check knows no secrets, and needs none; nothing is in quarantine yet, and that is no error.
+    project.call(&["check"]).exits(0);
+    let run = |address: &str| {
+        let mut command = project.command(&["run"]);
+        command.env("HOOK_SECRET", SECRET).env("HOOK_ADDRESS", address);
+        crate::project::Done::from(command.output().unwrap())
+    };
+    project.write("in/1.json", "{\"k\":1}\n");
+    let wrong = run("hooks.example.com/TOKEN").exits(1);
+    assert!(wrong.err.contains("webhook is no address") && !wrong.err.contains("TOKEN"), "{}", wrong.err);
+    let keys = project.query("SELECT \"key\" FROM system.alerts ORDER BY alert, 1");
+    let key = |text: &str| json!({ "key": text });
+    let digits = |last: u32| key(&format!("[\"12345678901234567890123456{last}\"]"));
+    let wanted = json!([
+        digits(7),
+        digits(8),
+        digits(9),
+        key("[\"-inf\"]"),
+        key("[\"NaN\"]"),
+        key("[\"inf\"]"),
+        key("[null]")
+    ]);
+    assert_eq!(keys, wanted);
+    project.write("in/2.json", "{\"k\":9}\n");
+    run(&format!("http://127.0.0.1:{}/", receiving.webhook)).exits(2);
+    let texts: BTreeSet<String> =
+        (0..8).map(|_| receiving.next("webhook")["message"]["text"].as_str().unwrap().to_owned()).collect();
+    for text in ["main.bad (warning): c = 1", "main.digits (warning): d = 123456789012345678901234568"] {
+        assert!(texts.contains(text), "{text}: {texts:?}");
+    }
+    assert!(!project.call(&["config", "show"]).exits(0).out.contains("HOOK_ADDRESS"));
+    // Whoever is named no more is told no more, and what is declared no more is over.
+    project.write("pipelines/all.sql", "CREATE MATERIALIZED VIEW t AS SELECT 1 AS one;");
+    project.write("catchment.toml", "");
+    project.call(&["run"]).exits(0);
+    let open = "SELECT count(*) AS n FROM system.alerts WHERE resolved_at IS NULL";
+    assert_eq!(project.query(open), json!([{ "n": 0 }]));
 }

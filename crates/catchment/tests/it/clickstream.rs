@@ -126,4 +126,15 @@ fn what_cannot_be_sent_is_told() {
     assert!(stream.exits(1).err.contains("ResourceNotFoundException"));
     assert_eq!(call(&["--endpoint", &serving.url(), "--limit", "2", "--json"]).exits(0).json()["sent"], 2);
     call(&["--rate", "0"]).exits(2);
+    call(&["--rate", "1e-20"]).exits(2);
+    // What was read before something broken is sent, and that is said.
+    assert!(broken.err.contains("2 events before it were sent"), "{}", broken.err);
+    // Numbers of CSV are numbers, and what would not be the same is text.
+    project.write("events.csv", "\u{feff}a,b\n1,007\n-2.5,\n");
+    let csv = ["replay-events", "events.csv", "--stream", "clicks", "--endpoint", &serving.url()];
+    project.call(&csv).exits(0);
+    let sent = project.call(&["stream", "peek", "clicks", "--limit", "20", "--json"]).exits(0).out;
+    for data in ["{\\\"a\\\":1,\\\"b\\\":\\\"007\\\"}", "{\\\"a\\\":-2.5,\\\"b\\\":null}"] {
+        assert!(sent.contains(data), "{data}: {sent}");
+    }
 }

@@ -295,3 +295,43 @@ fn queries_that_windows_cannot_bound_are_refused() {
         Project::new(&format!("{declared}\nCREATE STREAMING TABLE t AS {fine};")).call(&["check"]).exits(0);
     }
 }
+
+#[test]
+fn duplicates_of_a_stream_are_found_within_its_watermark() {
+    for unique in [
+        "(CONSTRAINT once EXPECT UNIQUE (id) ON VIOLATION DROP ROW) AS SELECT id, ts FROM STREAM s",
+        "AS SELECT DISTINCT ON (id) id, ts FROM STREAM s",
+        "(CONSTRAINT once EXPECT UNIQUE (id) ON VIOLATION DROP ROW) AS SELECT id, ts FROM STREAM read_stream('s', schema => 'id BIGINT, ts TIMESTAMP') WATERMARK ts DELAY OF INTERVAL '10' SECONDS",
+    ] {
+        let project = Project::new(&format!(
+            "CREATE STREAM s (id BIGINT, ts TIMESTAMP, WATERMARK ts DELAY OF INTERVAL '10' SECONDS);
+             CREATE STREAMING TABLE t {unique};
+             CREATE STREAMING TABLE ever (CONSTRAINT once EXPECT UNIQUE (id) ON VIOLATION DROP ROW) AS SELECT id, ts + INTERVAL '0' SECOND AS later FROM STREAM s;"
+        ));
+        project.run();
+        let put = |lines: &str| {
+            let mut put = project
+                .command(&["stream", "put", "s"])
+                .stdin(Stdio::piped())
+                .stdout(Stdio::null())
+                .spawn()
+                .unwrap();
+            put.stdin.take().unwrap().write_all(lines.as_bytes()).unwrap();
+            assert!(put.wait().unwrap().success());
+            project.run();
+        };
+        let line =
+            |id: u64, second: u64| format!("{{\"id\":{id},\"ts\":\"2026-01-01 00:00:{second:02}\"}}\n");
+        put(&(line(1, 0) + &line(2, 5) + &line(1, 9)));
+        put(&(line(1, 10) + &line(2, 16) + &line(3, 16)));
+        put(&line(1, 30));
+        // A row is one of a key if none that stayed is within ten seconds of it.
+        let rows = project.query("SELECT id, date_part('second', ts) AS second FROM t ORDER BY 2, 1");
+        let wanted = [(1, 0), (2, 5), (2, 16), (3, 16), (1, 30)];
+        let wanted: Vec<Value> =
+            wanted.iter().map(|(id, second)| json!({ "id": id, "second": second })).collect();
+        assert_eq!(rows, json!(wanted), "{unique}");
+        // Without the watermark's column there is no time to go by.
+        assert_eq!(project.query("SELECT count(*) AS n FROM ever"), json!([{ "n": 3 }]));
+    }
+}

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use maud::{Markup, PreEscaped, html};
 
 use crate::page::data::{Cell, Chart, PanelContent};
-use crate::page::scale::{number_text, number_ticks, short_time, time_ticks};
+use crate::page::scale::{grouped, number_text, number_ticks, short_time, time_ticks};
 
 /// The size of a line chart, in units of its own, which are about pixels: letters keep their size.
 const WIDTH: f64 = 420.0;
@@ -44,7 +44,7 @@ pub(crate) fn draw(content: &PanelContent, is_wide: bool) -> Markup {
 pub(crate) fn text(cell: &Cell) -> String {
     match cell {
         Cell::Null => "–".to_owned(),
-        Cell::Number(value) => number_text(*value),
+        Cell::Number(_, text) => text.clone(),
         Cell::Time(micros) => {
             let text = catchment_core::timestamp_text(*micros);
             text.get(..19).unwrap_or(&text).replace('T', " ")
@@ -53,15 +53,23 @@ pub(crate) fn text(cell: &Cell) -> String {
     }
 }
 
+/// A value in words, with thousands apart.
+fn grouped_text(cell: &Cell) -> String {
+    match cell {
+        Cell::Number(_, text) => grouped(text),
+        other => text(other),
+    }
+}
+
 fn number(content: &PanelContent) -> Markup {
-    let value = content.rows.first().and_then(|row| row.first()).map(text).unwrap_or_default();
+    let value = content.rows.first().and_then(|row| row.first()).map(grouped_text).unwrap_or_default();
     html! { p.number { (value) } }
 }
 
 /// Rows as they are.
 pub(crate) fn table(content: &PanelContent) -> Markup {
     let is_number = |index: usize| {
-        content.rows.iter().all(|row| matches!(row.get(index), Some(Cell::Number(_) | Cell::Null)))
+        content.rows.iter().all(|row| matches!(row.get(index), Some(Cell::Number(..) | Cell::Null)))
     };
     let numbers: Vec<bool> = (0..content.columns.len()).map(is_number).collect();
     let class = |index: usize| numbers.get(index).copied().unwrap_or(false).then_some("n");
@@ -83,11 +91,11 @@ pub(crate) fn table(content: &PanelContent) -> Markup {
 
 fn bars(content: &PanelContent) -> Markup {
     let length = |row: &Vec<Cell>| match row.get(1) {
-        Some(Cell::Number(value)) if value.is_finite() => value.max(0.0),
+        Some(Cell::Number(value, _)) if value.is_finite() => value.max(0.0),
         _ => 0.0,
     };
     let longest = content.rows.iter().take(BARS).map(length).fold(0.0, f64::max);
-    let per_cent = |row: &Vec<Cell>| if longest > 0.0 { 100.0 * length(row) / longest } else { 0.0 };
+    let per_cent = |row: &Vec<Cell>| if longest > 0.0 { 100.0 * (length(row) / longest) } else { 0.0 };
     let more = content.rows.len() > BARS || content.is_cut;
     html! {
         table.bars {
@@ -99,7 +107,7 @@ fn bars(content: &PanelContent) -> Markup {
                             rect class="s0" width=(format!("{:.2}%", per_cent(row))) height="14" rx="2" {}
                         }
                     }
-                    td.n { (row.get(1).map(text).unwrap_or_default()) }
+                    td.n { (row.get(1).map(grouped_text).unwrap_or_default()) }
                 }
             }
         }
@@ -113,11 +121,12 @@ type Lines = Vec<(String, Vec<(f64, f64)>)>;
 fn lines(content: &PanelContent, series: Option<usize>, width: f64) -> Markup {
     let (points, names) = across(content);
     let all = points_of(content, series, &points);
-    let is_time = matches!(content.rows[0].first(), Some(Cell::Time(_)));
+    let is_time = content.rows.iter().any(|row| matches!(row.first(), Some(Cell::Time(_))));
     let shown = &all[..all.len().min(LINES)];
     let values = shown.iter().flat_map(|(_, points)| points.iter().map(|(_, y)| *y));
     let (low, high) = values.fold((0.0_f64, f64::NEG_INFINITY), |(low, high), y| (low.min(y), high.max(y)));
-    if !high.is_finite() {
+    // There is no axis for what nobody can count.
+    if !high.is_finite() || high.max(-low) > 1e100 || !points.iter().any(|at| at.is_finite()) {
         return html! { p.none { "no numbers to draw" } };
     }
     let ticks = number_ticks(low, high, 4);
@@ -189,10 +198,11 @@ fn anchor(at: f64, width: f64) -> &'static str {
 fn across(content: &PanelContent) -> (Vec<f64>, Vec<String>) {
     let mut names: Vec<String> = Vec::new();
     let place = |row: &Vec<Cell>| match row.first() {
-        Some(Cell::Number(value)) => *value,
+        None | Some(Cell::Null) => f64::NAN,
+        Some(Cell::Number(value, _)) => *value,
         Some(Cell::Time(micros)) => *micros as f64,
-        other => {
-            let name = other.map(text).unwrap_or_default();
+        Some(other) => {
+            let name = text(other);
             let known = names.iter().position(|known| *known == name);
             known.unwrap_or_else(|| {
                 names.push(name);
@@ -208,8 +218,9 @@ fn points_of(content: &PanelContent, series: Option<usize>, places: &[f64]) -> L
     let mut lines: BTreeMap<(usize, String), Vec<(f64, f64)>> = BTreeMap::new();
     for (row, at) in content.rows.iter().zip(places) {
         for (index, cell) in row.iter().enumerate().skip(1).filter(|(index, _)| Some(*index) != series) {
-            let Cell::Number(value) = cell else { continue };
-            if !value.is_finite() {
+            let Cell::Number(value, _) = cell else { continue };
+            // What is nowhere is not drawn.
+            if !value.is_finite() || !at.is_finite() {
                 continue;
             }
             let name = match series.and_then(|series| row.get(series)) {

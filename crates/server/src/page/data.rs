@@ -62,8 +62,8 @@ pub enum Chart {
 pub enum Cell {
     /// None.
     Null,
-    /// A number.
-    Number(f64),
+    /// A number, and how it is written with all of its digits.
+    Number(f64, String),
     /// Microseconds since the Unix epoch.
     Time(i64),
     /// Anything else.

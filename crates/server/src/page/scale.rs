@@ -46,7 +46,8 @@ pub(crate) fn time_ticks(low: i64, high: i64, count: usize) -> Vec<i64> {
     let span = high.saturating_sub(low);
     let fits = |step: &&i64| span / **step < i64::try_from(count).unwrap_or(i64::MAX);
     let step = STEPS.iter().find(fits).copied().unwrap_or(span.max(1));
-    let first = low.div_euclid(step) * step + if low.rem_euclid(step) == 0 { 0 } else { step };
+    let below = low.div_euclid(step).saturating_mul(step);
+    let first = if low.rem_euclid(step) == 0 { low } else { below.saturating_add(step) };
     let ticks: Vec<i64> = (0..=count as i64)
         .map(|index| first.saturating_add(index.saturating_mul(step)))
         .take_while(|time| *time <= high)
@@ -71,8 +72,11 @@ pub(crate) fn number_text(value: f64) -> String {
     if !value.is_finite() {
         return value.to_string();
     }
-    if value.fract() == 0.0 && value.abs() < 1e15 {
-        return grouped(value as i64);
+    if value.abs() >= 1e15 || value != 0.0 && value.abs() < 1e-4 {
+        return format!("{value:.2e}");
+    }
+    if value.fract() == 0.0 {
+        return grouped(&(value as i64).to_string());
     }
     let digits = match value.abs() {
         size if size >= 1000.0 => 1,
@@ -80,21 +84,27 @@ pub(crate) fn number_text(value: f64) -> String {
         _ => 4,
     };
     let text = format!("{value:.digits$}");
-    let (whole, rest) = text.split_once('.').unwrap_or((&text, ""));
-    let rest = rest.trim_end_matches('0');
-    let sign = if whole == "-0" { "-" } else { "" };
-    let whole = whole.parse().map_or_else(|_| whole.to_owned(), grouped);
-    if rest.is_empty() { whole } else { format!("{sign}{whole}.{rest}") }
+    let text = if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { &text };
+    grouped(text)
 }
 
-fn grouped(value: i64) -> String {
-    let digits = value.unsigned_abs().to_string();
-    let mut text = String::from(if value < 0 { "-" } else { "" });
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(',');
-        }
-        text.push(digit);
+/// A number as text, with its thousands apart; what is none is as it was.
+pub(crate) fn grouped(text: &str) -> String {
+    let (sign, digits) = text.strip_prefix('-').map_or(("", text), |digits| ("-", digits));
+    let (whole, rest) = digits.split_once('.').map_or((digits, None), |(whole, rest)| (whole, Some(rest)));
+    if whole.is_empty() || !whole.bytes().all(|byte| byte.is_ascii_digit()) {
+        return text.to_owned();
     }
-    text
+    let mut grouped = String::from(sign);
+    for (index, digit) in whole.chars().enumerate() {
+        if index > 0 && (whole.len() - index).is_multiple_of(3) {
+            grouped.push(',');
+        }
+        grouped.push(digit);
+    }
+    if let Some(rest) = rest {
+        grouped.push('.');
+        grouped.push_str(rest);
+    }
+    grouped
 }

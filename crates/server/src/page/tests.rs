@@ -41,7 +41,8 @@ fn ticks_are_round_and_enclose_what_is_shown() {
         ]
     );
     assert_eq!(time_ticks(5, 5, 6), [5]);
-    assert!(time_ticks(i64::MIN / 4, i64::MAX / 4, 6).len() <= 7);
+    assert!(time_ticks(i64::MIN, i64::MAX, 6).len() <= 7);
+    assert!(time_ticks(i64::MIN, i64::MIN + 5, 6).len() <= 7);
 }
 
 #[test]
@@ -53,7 +54,7 @@ fn charts_draw_every_row_and_nothing_of_it_is_markup() {
         is_cut: false,
     };
     let row = |minute: i64, page: &str, n: f64| {
-        vec![Cell::Time(minute * MINUTE), Cell::Text(page.to_owned()), Cell::Number(n)]
+        vec![Cell::Time(minute * MINUTE), Cell::Text(page.to_owned()), Cell::Number(n, n.to_string())]
     };
     let rows = vec![row(2, "<b>home</b>", 30.0), row(1, "<b>home</b>", 10.0), row(1, "shoes", 5.0)];
     let drawn = chart::draw(&content(Chart::Line { series: Some(1) }, rows.clone()), false).into_string();
@@ -69,8 +70,22 @@ fn charts_draw_every_row_and_nothing_of_it_is_markup() {
     assert!(drawn.contains("<td>1970-01-01 00:02:00</td><td>&lt;b&gt;home"), "{drawn}");
     let nothing = chart::draw(&content(Chart::Line { series: None }, Vec::new()), false).into_string();
     assert_eq!(nothing, "<p class=\"none\">no rows yet</p>");
+    // A row that is nowhere is not drawn, and what is told has all of its digits.
+    let nowhere = vec![Cell::Null, Cell::Text("shoes".to_owned()), Cell::Number(7.0, "7".to_owned())];
+    let rows: Vec<_> = rows.into_iter().chain([nowhere]).collect();
+    let drawn = chart::draw(&content(Chart::Line { series: Some(1) }, rows), false).into_string();
+    assert_eq!(drawn.matches("<circle").count(), 3);
+    assert!(!drawn.contains("1970-01-01 00:00:00"), "{drawn}");
+    let large = vec![vec![Cell::Number(9e15, "9007199254740993.10".to_owned())]];
+    let drawn = chart::draw(&content(Chart::Number, large), false).into_string();
+    assert_eq!(drawn, "<p class=\"number\">9,007,199,254,740,993.10</p>");
     // Values that no chart can show are left out.
-    for odd in [Cell::Null, Cell::Number(f64::NAN), Cell::Number(f64::INFINITY), Cell::Text("x".to_owned())] {
+    for odd in [
+        Cell::Null,
+        Cell::Number(f64::NAN, "NaN".to_owned()),
+        Cell::Number(f64::MAX, "much".to_owned()),
+        Cell::Text("x".to_owned()),
+    ] {
         for chart in [Chart::Line { series: None }, Chart::Bars, Chart::Number] {
             let drawn =
                 chart::draw(&content(chart, vec![vec![odd.clone(), odd.clone()]]), false).into_string();

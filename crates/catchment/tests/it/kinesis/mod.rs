@@ -93,7 +93,7 @@ impl Serving {
 }
 
 /// Sends a request to a port of this machine.
-fn send(
+pub(crate) fn send(
     port: u16,
     method: &str,
     path: &str,

@@ -173,15 +173,20 @@ fn check(project: &Project, acknowledged: &BTreeSet<u64>) -> u64 {
     assert_eq!(project.query(alone)[0]["n"], 0, "live");
     assert_eq!(project.query("SELECT count(*) AS n FROM live.keys")[0]["n"], 97);
     let windows = "SELECT k % 5 AS part, date_bin(INTERVAL '2' SECOND, arrived_at) AS begins, count(*) AS n, count(DISTINCT k) AS keys, max(n) AS newest FROM raw.clicks GROUP BY 1, 2";
-    let alone = format!("SELECT count(*) AS n FROM (SELECT part, begins, n, keys, newest FROM curated.windows EXCEPT ({windows}))");
+    let alone = format!(
+        "SELECT count(*) AS n FROM (SELECT part, begins, n, keys, newest FROM curated.windows EXCEPT ({windows}))"
+    );
     assert_eq!(project.query(&alone)[0]["n"], 0, "windows that hold what no table has");
     let doubled = "SELECT count(*) AS n FROM (SELECT part, begins FROM curated.windows GROUP BY part, begins HAVING count(*) > 1)";
     assert_eq!(project.query(doubled)[0]["n"], 0, "windows that were published twice");
-    let missing = format!("SELECT count(*) AS n FROM ({windows} EXCEPT SELECT part, begins, n, keys, newest FROM curated.windows) WHERE begins < (SELECT max(arrived_at) - INTERVAL '10' SECOND FROM raw.clicks)");
+    let missing = format!(
+        "SELECT count(*) AS n FROM ({windows} EXCEPT SELECT part, begins, n, keys, newest FROM curated.windows) WHERE begins < (SELECT max(arrived_at) - INTERVAL '10' SECOND FROM raw.clicks)"
+    );
     assert_eq!(project.query(&missing)[0]["n"], 0, "windows that are missing");
     let late = project.query("SELECT max(late_rows) AS n FROM system.windows");
     assert_eq!(late[0]["n"], 0, "late rows");
-    let alerts = "SELECT count(*) AS n, count(DISTINCT \"key\") AS keys FROM system.alerts WHERE alert = 'main.many'";
+    let alerts =
+        "SELECT count(*) AS n, count(DISTINCT \"key\") AS keys FROM system.alerts WHERE alert = 'main.many'";
     let raised = project.query("SELECT count(*) AS n, count(*) AS keys FROM live.keys WHERE n > 100");
     assert_eq!(project.query(alerts), raised, "alerts");
     let disordered = format!(
