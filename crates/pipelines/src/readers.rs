@@ -74,8 +74,21 @@ impl Readers {
         name: &str,
         query: impl Future<Output = Result<T>> + Send + 'static,
     ) -> Result<T> {
+        self.ask_for(PATIENCE, name, query).await
+    }
+
+    /// The same, for as long as is said.
+    ///
+    /// # Errors
+    /// As [`Readers::ask`].
+    pub async fn ask_for<T: Send + 'static>(
+        &self,
+        patience: Duration,
+        name: &str,
+        query: impl Future<Output = Result<T>> + Send + 'static,
+    ) -> Result<T> {
         let slow = || {
-            Error::new(Code::SQL_EXECUTION, format!("the query takes longer than {} s", PATIENCE.as_secs()))
+            Error::new(Code::SQL_EXECUTION, format!("the query takes longer than {} s", patience.as_secs()))
                 .hint("ask for less, or keep the answer up to date as a dataset and ask that")
         };
         let is_new = self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
@@ -85,7 +98,7 @@ impl Readers {
             let _asking = asking;
             query.await
         });
-        match tokio::time::timeout(PATIENCE, &mut task).await {
+        match tokio::time::timeout(patience, &mut task).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
                 Err(Error::new(Code::INTERNAL, "a query ended before it had an answer").because(error))

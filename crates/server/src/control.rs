@@ -1,4 +1,4 @@
-//! Commands to the streams of a project: carried out by whoever has them open.
+//! Commands to the streams of a project, and queries: carried out by whoever has them open.
 //!
 //! A service that runs has the streams for itself, so it takes commands of other processes of this machine through a
 //! socket beside them, whose permissions are the file's. A command is a line of JSON, and so is its answer.
@@ -7,8 +7,11 @@ use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::Arc;
 
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use catchment_core::{ALL_CODES, Code, Error, Result, timestamp_text};
 use catchment_log::{Entry, HashRange, Log, Reshard, Shard, ShardId, Stream, StreamName};
+use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -17,6 +20,9 @@ use tokio::net::{UnixListener, UnixStream};
 
 /// Bytes of the longest line: the records of a command, with what JSON adds to them.
 const LONGEST: u64 = 32 << 20;
+
+/// Bytes of the rows of a query in one answer.
+const ANSWER: usize = 20 << 20;
 
 /// Bytes of records in one answer.
 const READ: usize = 4 << 20;
@@ -69,7 +75,16 @@ pub enum StreamCommand {
         /// Partition keys and texts.
         records: Vec<(String, String)>,
     },
+    /// Ask a query of the project: its rows in Arrow's streaming format, as base64.
+    Query {
+        /// The query.
+        text: String,
+    },
 }
+
+/// Answers a query with its rows in Arrow's streaming format.
+pub type AnswerQuery = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Vec<u8>>> + Send + Sync>;
+
 
 /// A change of a stream's shards.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -173,7 +188,7 @@ enum Answer {
 ///
 /// # Errors
 /// Returns errors of the log.
-async fn perform(log: &Log, command: StreamCommand) -> Result<Value> {
+async fn perform(log: &Log, queries: Option<&AnswerQuery>, command: StreamCommand) -> Result<Value> {
     let stream = |name: &str| log.stream(&StreamName::new(name)?);
     Ok(match command {
         StreamCommand::List => {
@@ -209,6 +224,18 @@ async fn perform(log: &Log, command: StreamCommand) -> Result<Value> {
                 sequence: at.sequence.to_string(),
             };
             json!(appended.iter().map(place).collect::<Vec<_>>())
+        }
+        StreamCommand::Query { text } => {
+            let answer = queries.ok_or_else(|| Error::new(Code::INTERNAL, "only a service answers queries"))?;
+            let rows = answer(text).await?;
+            if rows.len() > ANSWER {
+                return Err(Error::new(
+                    Code::NOT_SUPPORTED,
+                    format!("an answer of a service to `catchment sql` has at most {ANSWER} bytes"),
+                )
+                .hint("ask for less, with LIMIT or an aggregate"));
+            }
+            json!(STANDARD.encode(rows))
         }
     })
 }
@@ -264,7 +291,11 @@ fn read(stream: &Stream, shard: ShardId, from: u64, limit: usize) -> Result<Reco
 ///
 /// # Errors
 /// Returns errors of making the socket; one that a process left behind is replaced.
-pub fn take_commands(path: &Path, log: Arc<Log>) -> Result<impl Future<Output = ()> + Send + use<>> {
+pub fn take_commands(
+    path: &Path,
+    log: Arc<Log>,
+    queries: AnswerQuery,
+) -> Result<impl Future<Output = ()> + Send + use<>> {
     let failed = |error: std::io::Error| {
         Error::new(Code::INPUT_OUTPUT, format!("could not make the socket \"{}\"", path.display()))
             .because(error)
@@ -282,7 +313,7 @@ pub fn take_commands(path: &Path, log: Arc<Log>) -> Result<impl Future<Output = 
             tokio::select! {
                 accepted = listener.accept() => match accepted {
                     Ok((client, _)) => {
-                        clients.spawn(converse(client, Arc::clone(&log)));
+                        clients.spawn(converse(client, Arc::clone(&log), Arc::clone(&queries)));
                     }
                     // Out of descriptors, perhaps: whoever waits is taken when there are some again.
                     Err(error) => {
@@ -297,11 +328,11 @@ pub fn take_commands(path: &Path, log: Arc<Log>) -> Result<impl Future<Output = 
 }
 
 /// Carries out the commands of one client, until it goes.
-async fn converse(client: UnixStream, log: Arc<Log>) {
+async fn converse(client: UnixStream, log: Arc<Log>, queries: AnswerQuery) {
     let mut client = BufReader::new(client);
     while let Ok(Some(line)) = line(&mut client).await {
         let result = match serde_json::from_str(&line) {
-            Ok(command) => perform(&log, command).await,
+            Ok(command) => perform(&log, Some(&queries), command).await,
             Err(error) => Err(Error::new(Code::USAGE, format!("no command to streams: {error}"))),
         };
         let answer = match result {
@@ -350,10 +381,19 @@ impl Streams {
     /// Returns errors of the log, and of the way to the service.
     pub async fn perform<T: DeserializeOwned>(&mut self, command: StreamCommand) -> Result<T> {
         let done = match self {
-            Self::Here(log) => perform(log, command).await?,
+            Self::Here(log) => perform(log, None, command).await?,
             Self::There(service) => ask(service, &command).await?,
         };
         serde_json::from_value(done).map_err(|error| lost().because(error))
+    }
+
+    /// Asks the service a query; gives its rows in Arrow's streaming format.
+    ///
+    /// # Errors
+    /// Returns errors of the query, and of the way to the service.
+    pub async fn query(&mut self, text: &str) -> Result<Vec<u8>> {
+        let rows: String = self.perform(StreamCommand::Query { text: text.to_owned() }).await?;
+        STANDARD.decode(rows).map_err(|error| lost().because(error))
     }
 }
 

@@ -16,7 +16,7 @@ mod sigv4;
 mod tables;
 
 pub use control::{
-    RecordPlace, RecordRead, RecordsRead, ShardChange, ShardDescription, StreamCommand, StreamDescription,
+    AnswerQuery, RecordPlace, RecordRead, RecordsRead, ShardChange, ShardDescription, StreamCommand, StreamDescription,
     Streams, take_commands,
 };
 pub use credentials::Credentials;

@@ -21,7 +21,7 @@ pub(crate) struct Pages {
     pub(crate) datasets: Arc<Vec<Dataset>>,
     pub(crate) totals: Arc<Totals>,
     /// Panels are asked on threads of their own.
-    pub(crate) readers: Readers,
+    pub(crate) readers: Arc<Readers>,
 }
 
 impl Pages {

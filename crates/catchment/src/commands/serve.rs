@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::future::Future;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use catchment_catalog::{MasterKey, Store};
@@ -12,13 +12,16 @@ use catchment_core::{Code, Error, Result, SystemClock, TableName};
 use catchment_flows::{KeyRange, Progress};
 use catchment_log::Log;
 use catchment_pipelines::{
-    Dataset, KeepOptions, Listener, OpenLog, Readers, RecordSchema, RunReport, Workspace,
+    Access, Dataset, KeepOptions, Listener, OpenLog, Readers, RecordSchema, RunReport, Workspace,
 };
 use catchment_server::{
-    Credentials, Kinesis, KinesisOptions, Metrics, ReadTable, RecordCheck, Services, TableRequest, serve,
+    AnswerQuery, Credentials, Kinesis, KinesisOptions, Metrics, ReadTable, RecordCheck, Services, TableRequest, serve,
     take_commands,
 };
+use catchment_sql::{SqlText, query_error};
+use datafusion::arrow::ipc::writer::StreamWriter;
 use datafusion::arrow::json::{ArrayWriter, LineDelimitedWriter};
+use futures::TryStreamExt;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -35,6 +38,9 @@ const POLL: Duration = Duration::from_secs(5);
 
 /// How long what was begun may take to end.
 const GRACE: Duration = Duration::from_secs(10);
+
+/// How long a query of `catchment sql` may take.
+const QUERY: Duration = Duration::from_secs(600);
 
 /// How often streams drop what is older than they keep.
 const RETAIN: Duration = Duration::from_secs(60);
@@ -86,11 +92,13 @@ pub(crate) async fn run(
     let totals = Arc::new(Totals::default());
     let datasets = Arc::new(workspace.check().await.datasets);
     let metrics = metrics_of(&workspace, &datasets, &totals);
+    let readers = Arc::new(Readers::start("pages")?);
+    let queries = queries(&workspace, &readers);
     let pages = Pages {
         workspace: Arc::clone(&workspace),
         datasets,
         totals: Arc::clone(&totals),
-        readers: Readers::start("pages")?,
+        readers,
     };
     let services = Services {
         kinesis,
@@ -102,7 +110,7 @@ pub(crate) async fn run(
         metrics,
     };
     let ready = Arc::clone(&services.is_ready);
-    let commands = match take_commands(&workspace.project.config.commands(), Arc::clone(&log)) {
+    let commands = match take_commands(&workspace.project.config.commands(), Arc::clone(&log), queries) {
         Ok(commands) => Some(tokio::spawn(commands)),
         Err(error) => {
             screen.note(screen.error_text(&error));
@@ -172,6 +180,31 @@ fn checks(workspace: &Workspace) -> Result<BTreeMap<String, RecordCheck>> {
         Ok((stream.clone(), check))
     };
     config.config.streams.json_schemas.iter().map(open).collect()
+}
+
+/// Answers queries of this machine's own processes, which cannot open what this one has.
+fn queries(workspace: &Arc<Workspace>, readers: &Arc<Readers>) -> AnswerQuery {
+    let (workspace, readers) = (Arc::clone(workspace), Arc::clone(readers));
+    let asked = Arc::new(AtomicU64::new(0));
+    Arc::new(move |text| {
+        let (workspace, readers) = (Arc::clone(&workspace), Arc::clone(&readers));
+        let name = format!("query {}", asked.fetch_add(1, Ordering::Relaxed));
+        Box::pin(async move {
+            let answer = async move { rows_of(&workspace, &text).await };
+            readers.ask_for(QUERY, &name, answer).await
+        })
+    })
+}
+
+/// The rows of a query in Arrow's streaming format.
+async fn rows_of(workspace: &Workspace, text: &str) -> Result<Vec<u8>> {
+    let written = |error| Error::new(Code::INTERNAL, "rows cannot be passed on").because(error);
+    let mut stream = Access::new(workspace).query(&SqlText::new("query", text)).await?;
+    let mut writer = StreamWriter::try_new(Vec::new(), &stream.schema()).map_err(written)?;
+    while let Some(rows) = stream.try_next().await.map_err(query_error)? {
+        writer.write(&rows).map_err(written)?;
+    }
+    writer.finish().and_then(|()| writer.into_inner()).map_err(written)
 }
 
 /// Reads rows of serving tables as JSON.

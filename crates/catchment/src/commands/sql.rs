@@ -1,17 +1,23 @@
 //! `catchment sql`
 
+use std::io::Cursor;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Instant;
 
 use catchment_core::{Code, Error, Result, TableName, format_count};
 use catchment_pipelines::{Access, Workspace};
+use catchment_server::Streams;
 use catchment_sql::{SqlText, query_error};
 use datafusion::arrow::array::{Array, RecordBatch, StringBuilder};
 use datafusion::arrow::csv::WriterBuilder;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
+use datafusion::arrow::ipc::reader::StreamReader;
 use datafusion::arrow::json::writer::make_encoder;
 use datafusion::arrow::json::{ArrayWriter, EncoderOptions};
+use datafusion::common::DataFusionError;
+use datafusion::execution::SendableRecordBatchStream;
+use datafusion::physical_plan::stream::RecordBatchStreamAdapter;
 use datafusion::sql::sqlparser::tokenizer::Token;
 use futures::TryStreamExt;
 use rustyline::DefaultEditor;
@@ -163,9 +169,15 @@ impl Session<'_> {
     async fn query(&self, text: &SqlText) -> Result<()> {
         let started = Instant::now();
         let access = Access::new(self.workspace);
-        let planned = access.plan(text).await?;
-        let schema = planned.physical.schema();
-        let mut stream = planned.planner.run(Arc::clone(&planned.physical))?;
+        let (planned, mut stream) = match access.plan(text).await {
+            Ok(planned) => {
+                let stream = planned.planner.run(Arc::clone(&planned.physical))?;
+                (Some(planned), stream)
+            }
+            Err(error) if error.code() == Code::SERVING_OWNED => (None, self.asked(text, error).await?),
+            Err(error) => return Err(error),
+        };
+        let schema = stream.schema();
         let mut count = 0;
         match self.format {
             Format::Table => {
@@ -204,8 +216,23 @@ impl Session<'_> {
                 self.screen.line("");
             }
         }
-        access.note_query(text, planned, count as u64, started.elapsed()).await;
+        if let Some(planned) = planned {
+            access.note_query(text, planned, count as u64, started.elapsed()).await;
+        }
         Ok(())
+    }
+
+    /// Asks the service that has the serving tables; `error` says that somebody has them.
+    async fn asked(&self, text: &SqlText, error: Error) -> Result<SendableRecordBatchStream> {
+        let Some(mut service) = Streams::there(&self.workspace.project.config.commands()).await else {
+            return Err(error);
+        };
+        let rows = service.query(text.text()).await?;
+        let failed = |error| Error::new(Code::INTERNAL, "the service's answer cannot be read").because(error);
+        let reader = StreamReader::try_new(Cursor::new(rows), None).map_err(failed)?;
+        let schema = reader.schema();
+        let rows = futures::stream::iter(reader.map(|rows| rows.map_err(DataFusionError::from)));
+        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
     }
 
     async fn prompt(&self) -> Result<ExitCode> {

@@ -411,9 +411,18 @@ fn a_service_counts_what_comes_and_answers_by_key() {
     let long = json!({ "keys": ["L".repeat(70_000)] }).to_string();
     let (status, _, body) = service.send_to("POST", "/v1/tables/pages", &[], long.as_bytes());
     assert_eq!((status, body.as_slice()), (200, &b"[]"[..]));
-    // Another process is told who has the rows.
-    let told = project.call(&["sql", "SELECT * FROM pages"]).exits(1);
-    assert!(told.err.contains("C7001"), "{}", told.err);
+    // Another process asks the service, which has the rows; its errors are told as one's own.
+    let rows = project.query("SELECT page, clicks, users, [clicks] AS list FROM pages WHERE clicks = 200 ORDER BY page LIMIT 1");
+    assert_eq!(rows, json!([{ "page": "p/0 é", "clicks": 200, "users": 7, "list": [200] }]));
+    let told = project.call(&["sql", "SELECT nope FROM pages"]).exits(1);
+    assert!(told.err.contains("C2004") && told.err.contains("nope"), "{}", told.err);
+    let table = project.call(&["sql", "SELECT page FROM pages WHERE false"]).exits(0);
+    assert_eq!(table.out.trim(), "page");
+    let large = project.call(&["sql", "--csv", "SELECT repeat('x', 30000000) FROM pages"]).exits(1);
+    assert!(large.err.contains("at most 20971520 bytes"), "{}", large.err);
+    // What writes is told who has the rows.
+    let told = project.call(&["run"]).exits(1);
+    assert!(told.err.contains("C4001") || told.err.contains("C7001"), "{}", told.err);
     assert_eq!(service.terminate(), Some(0));
     assert_eq!(project.query("SELECT sum(clicks) AS n FROM pages"), json!([{ "n": 600 }]));
     // Without a key of its own, nobody reads.
