@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use catchment_core::{Clock, Code, Error, Result, TableName};
-use catchment_flows::{KeyRange, ServingTable};
+use catchment_flows::{FlowSpec, KeyRange, ServingTable};
 use catchment_sql::nearest;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -43,6 +43,17 @@ impl Workspace {
             Error::new(Code::TABLE_UNKNOWN, format!("serving table \"{table}\" has not been run yet"))
                 .hint("run `catchment run` or `catchment serve` first")
         })
+    }
+
+    /// Makes sure that a serving table can go on as it is defined now; nothing is known while another process has it.
+    ///
+    /// # Errors
+    /// Returns [`Code::SERVING_CHANGED`] when its rows were made by another definition, and errors of the store.
+    pub fn require_definition(&self, flow: &FlowSpec) -> Result<()> {
+        match self.serving.require_definition(flow) {
+            Err(error) if error.code() == Code::SERVING_OWNED => Ok(()),
+            other => other,
+        }
     }
 
     /// The rows of whole keys that are there, their values as text in the order of the key's columns.

@@ -27,6 +27,7 @@ struct Row {
     refused: u64,
     held: u64,
     bytes: u64,
+    open: Option<u64>,
 }
 
 /// The table, for the flows given with the tables that they write.
@@ -60,6 +61,7 @@ pub(crate) async fn windows_table(
         ("refused_rows", counts(|row| row.refused)),
         ("held_rows", counts(|row| row.held)),
         ("held_bytes", counts(|row| row.bytes)),
+        ("open_windows", Arc::new(rows.iter().map(|row| row.open).collect::<UInt64Array>())),
     ];
     let fields: Vec<Field> =
         columns.iter().map(|(name, column)| Field::new(*name, column.data_type().clone(), true)).collect();
@@ -90,6 +92,7 @@ fn rows_of(flow: &FlowName, state: &WindowState, now: i64) -> Vec<Row> {
                 refused: state.timeless,
                 held,
                 bytes,
+                open: input.open_windows,
             });
         }
     }

@@ -85,7 +85,6 @@ pub enum StreamCommand {
 /// Answers a query with its rows in Arrow's streaming format.
 pub type AnswerQuery = Arc<dyn Fn(String) -> BoxFuture<'static, Result<Vec<u8>>> + Send + Sync>;
 
-
 /// A change of a stream's shards.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -226,7 +225,8 @@ async fn perform(log: &Log, queries: Option<&AnswerQuery>, command: StreamComman
             json!(appended.iter().map(place).collect::<Vec<_>>())
         }
         StreamCommand::Query { text } => {
-            let answer = queries.ok_or_else(|| Error::new(Code::INTERNAL, "only a service answers queries"))?;
+            let answer =
+                queries.ok_or_else(|| Error::new(Code::INTERNAL, "only a service answers queries"))?;
             let rows = answer(text).await?;
             if rows.len() > ANSWER {
                 return Err(Error::new(

@@ -16,8 +16,8 @@ mod sigv4;
 mod tables;
 
 pub use control::{
-    AnswerQuery, RecordPlace, RecordRead, RecordsRead, ShardChange, ShardDescription, StreamCommand, StreamDescription,
-    Streams, take_commands,
+    AnswerQuery, RecordPlace, RecordRead, RecordsRead, ShardChange, ShardDescription, StreamCommand,
+    StreamDescription, Streams, take_commands,
 };
 pub use credentials::Credentials;
 pub use ingest::RecordCheck;

@@ -25,6 +25,9 @@ pub(crate) async fn run(
         for flow in flows_of(&checked.datasets).filter(|flow| !flow.windows.is_empty()) {
             waiting.push((&flow.name, held_rows(&workspace.lake, flow).await?));
         }
+        for flow in flows_of(&checked.datasets).filter(|flow| flow.serving.is_some()) {
+            workspace.require_definition(flow)?;
+        }
     }
     if screen.json {
         let datasets: Vec<Value> = checked.datasets.iter().map(dataset_json).collect();

@@ -197,7 +197,7 @@ async fn windows(text: &mut String, workspace: &Workspace, datasets: &[Dataset])
     type Value = fn(&WindowState) -> Option<f64>;
     let inputs =
         |state: &WindowState, of: fn(&InputState) -> u64| state.inputs.values().map(of).sum::<u64>() as f64;
-    let measures: [(&str, &str, &str, Value); 2] = [
+    let measures: [(&str, &str, &str, Value); 3] = [
         (
             "catchment_flow_late_rows_total",
             "Rows that came when all of their windows were closed.",
@@ -209,6 +209,14 @@ async fn windows(text: &mut String, workspace: &Workspace, datasets: &[Dataset])
             "Windows that end here or before are closed, in seconds since the Unix epoch.",
             "gauge",
             |state| state.watermark.map(|micros| micros as f64 / 1e6),
+        ),
+        (
+            "catchment_flow_open_windows",
+            "Windows that rows wait for, those of all keys that are of one time counted once.",
+            "gauge",
+            |state| {
+                state.inputs.values().filter_map(|input| input.open_windows).max().map(|open| open as f64)
+            },
         ),
     ];
     for (name, help, kind, value) in measures {

@@ -15,8 +15,8 @@ use catchment_pipelines::{
     Access, Dataset, KeepOptions, Listener, OpenLog, Readers, RecordSchema, RunReport, Workspace,
 };
 use catchment_server::{
-    AnswerQuery, Credentials, Kinesis, KinesisOptions, Metrics, ReadTable, RecordCheck, Services, TableRequest, serve,
-    take_commands,
+    AnswerQuery, Credentials, Kinesis, KinesisOptions, Metrics, ReadTable, RecordCheck, Services,
+    TableRequest, serve, take_commands,
 };
 use catchment_sql::{SqlText, query_error};
 use datafusion::arrow::ipc::writer::StreamWriter;
@@ -94,12 +94,7 @@ pub(crate) async fn run(
     let metrics = metrics_of(&workspace, &datasets, &totals);
     let readers = Arc::new(Readers::start("pages")?);
     let queries = queries(&workspace, &readers);
-    let pages = Pages {
-        workspace: Arc::clone(&workspace),
-        datasets,
-        totals: Arc::clone(&totals),
-        readers,
-    };
+    let pages = Pages { workspace: Arc::clone(&workspace), datasets, totals: Arc::clone(&totals), readers };
     let services = Services {
         kinesis,
         allows_reset: config.allow_reset,

@@ -229,8 +229,14 @@ fn another_definition_is_noticed_wherever_it_stands() {
         [("CAST(v AS DECIMAL(12, 4))", "a b"), ("v * 100", "a b"), ("CAST(v AS DECIMAL(10, 2))", "a  b")]
     {
         project.write("pipelines/all.sql", text(view, literal));
-        let told = project.call(&["run"]).exits(1);
-        assert!(told.err.contains("C7002"), "{view} {literal}: {}", told.err);
+        for command in ["check", "run"] {
+            let told = project.call(&[command]).exits(1);
+            assert!(
+                told.err.contains("C7002") && told.err.contains("all that raw.e holds"),
+                "{view} {literal}: {}",
+                told.err
+            );
+        }
     }
     project.write("pipelines/all.sql", text("CAST(v AS DECIMAL(10, 2))", "a b") + " -- another word");
     project.call(&["run"]).exits(0);
@@ -412,7 +418,9 @@ fn a_service_counts_what_comes_and_answers_by_key() {
     let (status, _, body) = service.send_to("POST", "/v1/tables/pages", &[], long.as_bytes());
     assert_eq!((status, body.as_slice()), (200, &b"[]"[..]));
     // Another process asks the service, which has the rows; its errors are told as one's own.
-    let rows = project.query("SELECT page, clicks, users, [clicks] AS list FROM pages WHERE clicks = 200 ORDER BY page LIMIT 1");
+    let rows = project.query(
+        "SELECT page, clicks, users, [clicks] AS list FROM pages WHERE clicks = 200 ORDER BY page LIMIT 1",
+    );
     assert_eq!(rows, json!([{ "page": "p/0 é", "clicks": 200, "users": 7, "list": [200] }]));
     let told = project.call(&["sql", "SELECT nope FROM pages"]).exits(1);
     assert!(told.err.contains("C2004") && told.err.contains("nope"), "{}", told.err);

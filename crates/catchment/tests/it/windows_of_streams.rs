@@ -146,6 +146,7 @@ fn a_service_closes_windows_and_measures_them() {
     };
     put(&beat(10));
     until("catchment_flow_held_rows{flow=\"main.pageview_aggregates\"} 40\n");
+    until("catchment_flow_open_windows{flow=\"main.pageview_aggregates\"} 1\n");
     put(&beat(90));
     until("catchment_flow_watermark_seconds{flow=\"main.pageview_aggregates\"} 1767225685\n");
     put(&[event(0, 0, 59)]);

@@ -12,11 +12,40 @@ use crate::report::{FlowReport, Phase, Stopwatch};
 use crate::runtime::{Progress, Runtime, definition_hash};
 use crate::serving::change::Change;
 use crate::serving::rows::{Layout, RowKey};
-use crate::serving::store::Described;
+use crate::serving::store::{Described, ServingFolder};
 use crate::spec::{FlowKind, FlowSpec, InputKind};
 
 /// Bytes of input of one batch, whose groups are held in memory.
 const BATCH_BYTES: u64 = 256 << 20;
+
+impl ServingFolder {
+    /// Makes sure that a serving table can go on as it is defined now.
+    ///
+    /// # Errors
+    /// Returns [`Code::SERVING_CHANGED`] when its rows were made by another definition, and as [`ServingStore::open`].
+    ///
+    /// [`ServingStore::open`]: super::ServingStore::open
+    pub fn require_definition(&self, spec: &FlowSpec) -> Result<()> {
+        match self.last_plan(&spec.target)? {
+            Some(last) if last.definition_hash != definition_hash(spec) => Err(changed(spec)),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// That a table cannot go on, and how it can be built anew from what.
+fn changed(spec: &FlowSpec) -> Error {
+    let reads: Vec<&str> = spec.inputs.iter().map(|input| input.name.as_str()).collect();
+    let what = format!(
+        "the definition of serving table \"{}\" is not the one that its rows were made by",
+        spec.target
+    );
+    Error::new(Code::SERVING_CHANGED, what).hint(format!(
+        "build it anew from all that {} holds now: `catchment run --full-refresh --select {}`",
+        reads.join(" and "),
+        spec.target
+    ))
+}
 
 impl Runtime {
     /// Brings a serving table up to date; with `refresh` it begins with nothing.
@@ -35,17 +64,7 @@ impl Runtime {
             last = None;
         }
         if last.as_ref().is_some_and(|last| last.definition_hash != definition_hash(spec)) {
-            return Err(Error::new(
-                Code::SERVING_CHANGED,
-                format!(
-                    "the definition of serving table \"{}\" is not the one that its rows were made by",
-                    spec.target
-                ),
-            )
-            .hint(format!(
-                "build it anew from what it reads: `catchment run --full-refresh --select {}`",
-                spec.target
-            )));
+            return Err(changed(spec));
         }
         // Of one definition it is the same table from run to run, and knows how far it was swept.
         let table = match store.table(&spec.target)? {

@@ -68,11 +68,15 @@ impl ServingFolder {
     /// # Errors
     /// As [`ServingStore::open`].
     pub fn stream_standings(&self, name: &TableName) -> Result<BTreeMap<String, StreamStanding>> {
+        Ok(self.last_plan(name)?.map(|plan| plan.streams).unwrap_or_default())
+    }
+
+    /// The plan of the last batch of a table.
+    pub(crate) fn last_plan(&self, name: &TableName) -> Result<Option<BatchPlan>> {
         if !self.path.exists() {
-            return Ok(BTreeMap::new());
+            return Ok(None);
         }
-        let described = self.store()?.described(name)?;
-        Ok(described.map(|described| described.plan.streams).unwrap_or_default())
+        Ok(self.store()?.described(name)?.map(|described| described.plan))
     }
 
     /// The table of a name, when a batch has written it.

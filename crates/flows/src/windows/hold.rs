@@ -42,11 +42,12 @@ impl Runtime {
                 input,
                 count,
             };
-            let runs = std::mem::take(&mut known.runs);
+            let (runs, times) = (std::mem::take(&mut known.runs), holding.input.times.clone());
             let held = tokio::task::spawn_blocking(move || holding.hold(runs));
             (known.runs, count) = held.await.map_err(|error| {
                 Error::new(Code::INTERNAL, "a part of a batch ended early").because(error)
             })??;
+            known.open_windows = times.open_windows(&known.runs, watermark);
         }
         Ok(state)
     }

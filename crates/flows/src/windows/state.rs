@@ -44,6 +44,10 @@ pub struct InputState {
     pub behind: bool,
     /// The files of rows that wait for their windows to close.
     pub runs: Vec<Run>,
+    /// How many windows these rows lie in, those of all keys that are of one time counted once; `None` where that is not
+    /// known from times alone.
+    #[serde(default)]
+    pub open_windows: Option<u64>,
 }
 
 /// The event time of a partition.

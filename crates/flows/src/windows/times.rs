@@ -9,6 +9,7 @@ use datafusion::arrow::datatypes::{Field, Schema, SchemaRef};
 use datafusion::physical_plan::PhysicalExpr;
 
 use super::EventTime;
+use super::state::Run;
 use crate::spec::{FlowSpec, InputKind};
 use crate::within::micros;
 
@@ -78,6 +79,23 @@ impl RowTimes {
     /// Whether which rows are in a window is known only from other rows.
     pub(super) fn is_session(&self) -> bool {
         self.shape.is_session()
+    }
+
+    /// How many windows are open that rows of some files lie in, by their times.
+    pub(super) fn open_windows(&self, runs: &[Run], watermark: Option<i64>) -> Option<u64> {
+        let step = match self.shape {
+            WindowShape::Tumble { size: step, .. }
+            | WindowShape::Hop { slide: step, .. }
+            | WindowShape::Cumulate { step, .. } => step,
+            WindowShape::Session { .. } | WindowShape::Meeting { .. } => return None,
+        };
+        let Some(first) = runs.iter().map(|run| run.first_end).min() else { return Some(0) };
+        let last = runs.iter().map(|run| run.last_end).max().unwrap_or(first);
+        // The first end behind the watermark: those before are closed.
+        let closed = watermark.filter(|watermark| *watermark >= first);
+        let closed = closed.map_or(0, |watermark| watermark.saturating_sub(first) / step + 1);
+        let all = last.saturating_sub(first) / step + 1;
+        u64::try_from(all - closed).ok()
     }
 
     /// The ends of the first and of the last window of each row.
