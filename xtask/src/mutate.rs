@@ -37,8 +37,8 @@ const MUTATIONS: &[Mutation] = &[
     Mutation {
         name: "how long a row waits for those it meets",
         file: "crates/sql/src/windows/meet.rs",
-        find: "Some(Meeting { times, after: (after.0?.max(0), after.1?.max(0)) })",
-        replace: "Some(Meeting { times, after: (after.0?.min(0), after.1?.min(0)) })",
+        find: "Meeting { times, after: (after.0?.max(0), after.1?.max(0)) }",
+        replace: "Meeting { times, after: (after.0?.min(0), after.1?.min(0)) }",
         test: ("catchment", "windows::a_backlog_read_a_file_at_a_time_loses_no_row"),
     },
     Mutation {

@@ -177,13 +177,13 @@ impl Workspace {
                 _ = stop.wait_for(|stop| *stop) => return,
             }
             let (workspace, of) = (Arc::clone(self), name.clone());
-            let asking = async move {
+            let asking = Box::pin(async move {
                 let alert = workspace.project.alerts.get(&of);
                 match alert {
                     Some(alert) => workspace.ask_alert(alert).await,
                     None => Err(Error::new(Code::INTERNAL, format!("alert \"{of}\" is gone"))),
                 }
-            };
+            });
             let label = name.to_string();
             let asked = tokio::select! {
                 asked = readers.ask(&label, asking) => asked,

@@ -13,7 +13,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 
 use crate::cleaning::shared_sources;
 use crate::columns::{merge_columns, require_columns, require_statistics};
-use crate::expectations;
+use crate::expectations::{self, RowTime};
 use crate::graph::{Graph, order};
 use crate::project::Project;
 use crate::rulesets;
@@ -365,7 +365,12 @@ impl<'p> Checker<'p> {
             .iter()
             .map(|(draft, resolved)| {
                 let all = expectations::with(&expectations, draft.distinct.as_ref());
-                expectations::timed(&all, resolved.time.as_ref())
+                // Pairs of a join may be further apart than either stream is late.
+                let time = resolved.time.clone().map(|time| RowTime {
+                    delay: time.delay.filter(|_| resolved.windows.is_empty()),
+                    ..time
+                });
+                expectations::timed(&all, time.as_ref())
                     .map_err(|error| error.at(draft.text.place(draft.query.span)))
             })
             .collect::<Result<_>>()?;

@@ -33,8 +33,17 @@ impl Planned<'_> {
     /// The streams whose rows are put into windows, by their keys.
     fn scans(&self) -> BTreeMap<String, Vec<WindowedScan>> {
         let mut scans = windowed_scans(self.plan);
-        for (key, meeting) in meeting_scans(self.plan, self.streams) {
-            scans.entry(key).or_default().extend(meeting);
+        for (key, meetings) in meeting_scans(self.plan, self.streams) {
+            let known = scans.entry(key).or_default();
+            for meeting in meetings {
+                // Rows that wait in two ways wait for the longer one.
+                match known.iter_mut().find(|known| {
+                    known.time == meeting.time && one_shape(known.shape, meeting.shape).is_some()
+                }) {
+                    Some(known) => known.shape = one_shape(known.shape, meeting.shape).unwrap_or(known.shape),
+                    None => known.push(meeting),
+                }
+            }
         }
         scans.retain(|key, _| self.streams.contains(key));
         scans

@@ -12,6 +12,7 @@ use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::logical_expr::LogicalPlan;
 use tokio::runtime::{Builder, Runtime};
+use tokio::task::AbortHandle;
 
 use crate::access::Access;
 use crate::check::Checked;
@@ -26,6 +27,15 @@ pub struct Readers {
     runtime: Option<Runtime>,
     /// What is being asked.
     asked: Arc<Mutex<HashSet<String>>>,
+}
+
+/// Ends a query that nobody waits for any more, as soon as it lets go of its thread.
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
 }
 
 /// Notes that a query has ended, however it has.
@@ -98,15 +108,14 @@ impl Readers {
             let _asking = asking;
             query.await
         });
+        // Whoever asked may be gone before there is an answer.
+        let _abort = AbortOnDrop(task.abort_handle());
         match tokio::time::timeout(patience, &mut task).await {
             Ok(Ok(answer)) => answer,
             Ok(Err(error)) => {
                 Err(Error::new(Code::INTERNAL, "a query ended before it had an answer").because(error))
             }
-            Err(_) => {
-                task.abort();
-                Err(slow())
-            }
+            Err(_) => Err(slow()),
         }
     }
 }

@@ -180,7 +180,7 @@ pub struct RecordPlace {
 #[serde(rename_all = "snake_case")]
 enum Answer {
     Done(Value),
-    Failed { code: String, message: String, hint: Option<String> },
+    Failed { code: String, message: String, hint: Option<String>, cause: Option<String> },
 }
 
 /// Carries out a command on streams that this process has open.
@@ -228,16 +228,22 @@ async fn perform(log: &Log, queries: Option<&AnswerQuery>, command: StreamComman
             let answer =
                 queries.ok_or_else(|| Error::new(Code::INTERNAL, "only a service answers queries"))?;
             let rows = answer(text).await?;
-            if rows.len() > ANSWER {
-                return Err(Error::new(
-                    Code::NOT_SUPPORTED,
-                    format!("an answer of a service to `catchment sql` has at most {ANSWER} bytes"),
-                )
-                .hint("ask for less, with LIMIT or an aggregate"));
-            }
+            require_small(rows.len())?;
             json!(STANDARD.encode(rows))
         }
     })
+}
+
+/// Refuses an answer to a query that is too large to be passed on.
+///
+/// # Errors
+/// Returns [`Code::NOT_SUPPORTED`].
+pub fn require_small(bytes: usize) -> Result<()> {
+    if bytes <= ANSWER {
+        return Ok(());
+    }
+    let what = format!("an answer of a service to `catchment sql` has at most {ANSWER} bytes");
+    Err(Error::new(Code::NOT_SUPPORTED, what).hint("ask for less, with LIMIT or an aggregate"))
 }
 
 fn id(text: &str) -> Result<ShardId> {
@@ -332,7 +338,14 @@ async fn converse(client: UnixStream, log: Arc<Log>, queries: AnswerQuery) {
     let mut client = BufReader::new(client);
     while let Ok(Some(line)) = line(&mut client).await {
         let result = match serde_json::from_str(&line) {
-            Ok(command) => perform(&log, Some(&queries), command).await,
+            Ok(command) => {
+                let mut performing = Box::pin(perform(&log, Some(&queries), command));
+                tokio::select! {
+                    result = &mut performing => result,
+                    // Nobody waits for the answer any more.
+                    () = gone(&mut client) => return,
+                }
+            }
             Err(error) => Err(Error::new(Code::USAGE, format!("no command to streams: {error}"))),
         };
         let answer = match result {
@@ -341,11 +354,20 @@ async fn converse(client: UnixStream, log: Arc<Log>, queries: AnswerQuery) {
                 code: error.code().id.to_owned(),
                 message: error.message().to_owned(),
                 hint: error.hint_text().map(ToOwned::to_owned),
+                cause: error.cause_text(),
             },
         };
         if client.write_all(format!("{}\n", json!(answer)).as_bytes()).await.is_err() {
             return;
         }
+    }
+}
+
+/// Waits until a client is gone; one that says more, is not.
+async fn gone(client: &mut BufReader<UnixStream>) {
+    match client.fill_buf().await {
+        Ok([]) | Err(_) => {}
+        Ok(_) => std::future::pending().await,
     }
 }
 
@@ -408,9 +430,13 @@ async fn ask(service: &mut BufReader<UnixStream>, command: &StreamCommand) -> Re
     let answer = line(service).await.map_err(|error| lost().because(error))?.ok_or_else(lost)?;
     match serde_json::from_str(&answer).map_err(|error| lost().because(error))? {
         Answer::Done(done) => Ok(done),
-        Answer::Failed { code, message, hint } => {
+        Answer::Failed { code, message, hint, cause } => {
             let known = ALL_CODES.iter().find(|known| known.id == code);
             let error = Error::new(known.copied().unwrap_or(Code::INTERNAL), message);
+            let error = match cause {
+                Some(cause) => error.because(cause),
+                None => error,
+            };
             Err(match hint {
                 Some(hint) => error.hint(hint),
                 None => error,

@@ -17,7 +17,7 @@ mod tables;
 
 pub use control::{
     AnswerQuery, RecordPlace, RecordRead, RecordsRead, ShardChange, ShardDescription, StreamCommand,
-    StreamDescription, Streams, take_commands,
+    StreamDescription, Streams, require_small, take_commands,
 };
 pub use credentials::Credentials;
 pub use ingest::RecordCheck;

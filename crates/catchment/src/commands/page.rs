@@ -44,13 +44,13 @@ impl Pages {
         let mut panels = Vec::new();
         for (index, declared) in dashboard.iter().flat_map(|dashboard| dashboard.panels.iter().enumerate()) {
             let workspace = Arc::clone(&self.workspace);
-            let asking = async move {
+            let asking = Box::pin(async move {
                 let dashboard = workspace.project.dashboards.get(at);
                 match dashboard.and_then(|dashboard| dashboard.panels.get(index)) {
                     Some(declared) => content(&workspace, declared).await,
                     None => Err(Error::new(Code::INTERNAL, "a panel is gone")),
                 }
-            };
+            });
             let content = self.readers.ask(&format!("{at}/{index}"), asking).await;
             panels.push(Panel {
                 title: declared.title.clone(),

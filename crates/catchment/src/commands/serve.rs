@@ -16,7 +16,7 @@ use catchment_pipelines::{
 };
 use catchment_server::{
     AnswerQuery, Credentials, Kinesis, KinesisOptions, Metrics, ReadTable, RecordCheck, Services,
-    TableRequest, serve, take_commands,
+    TableRequest, require_small, serve, take_commands,
 };
 use catchment_sql::{SqlText, query_error};
 use datafusion::arrow::ipc::writer::StreamWriter;
@@ -185,7 +185,7 @@ fn queries(workspace: &Arc<Workspace>, readers: &Arc<Readers>) -> AnswerQuery {
         let (workspace, readers) = (Arc::clone(&workspace), Arc::clone(&readers));
         let name = format!("query {}", asked.fetch_add(1, Ordering::Relaxed));
         Box::pin(async move {
-            let answer = async move { rows_of(&workspace, &text).await };
+            let answer = Box::pin(async move { rows_of(&workspace, &text).await });
             readers.ask_for(QUERY, &name, answer).await
         })
     })
@@ -198,6 +198,7 @@ async fn rows_of(workspace: &Workspace, text: &str) -> Result<Vec<u8>> {
     let mut writer = StreamWriter::try_new(Vec::new(), &stream.schema()).map_err(written)?;
     while let Some(rows) = stream.try_next().await.map_err(query_error)? {
         writer.write(&rows).map_err(written)?;
+        require_small(writer.get_ref().len())?;
     }
     writer.finish().and_then(|()| writer.into_inner()).map_err(written)
 }

@@ -21,6 +21,7 @@ mod documents;
 mod examples;
 mod existing;
 mod foreign;
+mod joins_of_streams;
 mod kinesis;
 mod nexmark;
 mod objects;

@@ -547,35 +547,3 @@ fn a_failed_batch_of_windows_names_no_row_that_is_innocent() {
     let failed = project.call(&["run"]).exits(1);
     assert!(failed.err.contains("few") && !failed.err.contains("10:05:00"), "{}", failed.err);
 }
-
-#[test]
-fn joins_of_streams_that_would_remember_all_of_them_are_refused() {
-    let streams = "CREATE STREAM a (k BIGINT, ts TIMESTAMP, WATERMARK ts DELAY OF INTERVAL '1' SECOND);
-        CREATE STREAM b (k BIGINT, ts TIMESTAMP, other TIMESTAMP, WATERMARK ts DELAY OF INTERVAL '1' SECOND);";
-    let check = |join: &str| {
-        let project = Project::new(&format!(
-            "{streams} CREATE STREAMING TABLE t AS SELECT a.k, b.ts FROM STREAM a {join};"
-        ));
-        project.call(&["check"])
-    };
-    for (join, why) in [
-        ("JOIN STREAM b ON a.k = b.k", "do not bound each other"),
-        ("JOIN STREAM b ON a.k = b.k AND b.ts > a.ts", "do not bound each other"),
-        ("JOIN STREAM b ON b.ts BETWEEN a.ts AND a.ts + INTERVAL '1' MONTH", "do not bound each other"),
-        ("LEFT JOIN STREAM b ON b.ts BETWEEN a.ts AND a.ts + INTERVAL '1' SECOND", "do not bound each other"),
-        // Bounded by a time that is not the one of the watermark.
-        ("JOIN STREAM b ON b.other BETWEEN a.ts AND a.ts + INTERVAL '1' SECOND", "the watermark is of ts"),
-    ] {
-        let told = check(join).exits(1);
-        assert!(told.err.contains(why), "{join}: {}", told.err);
-    }
-    let fine =
-        check("JOIN STREAM b ON a.k = b.k AND b.ts > a.ts AND b.ts - INTERVAL '1' DAY < a.ts").exits(0);
-    assert!(fine.out.contains("a join with rows up to 1 day later"), "{}", fine.out);
-    assert!(fine.out.contains("a join with rows up to 0 seconds later"), "{}", fine.out);
-    let project = Project::new(&format!(
-        "{streams} CREATE STREAMING TABLE t AS SELECT a.k, count(*) AS n FROM STREAM a JOIN STREAM b ON b.ts BETWEEN a.ts AND a.ts + INTERVAL '1' SECOND GROUP BY a.k;"
-    ));
-    let told = project.call(&["check"]).exits(1);
-    assert!(told.err.contains("without the window in its GROUP BY"), "{}", told.err);
-}

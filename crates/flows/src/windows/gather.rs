@@ -100,6 +100,10 @@ impl Runtime {
             if let Some(Range::Stream { slices, .. }) = &range {
                 input.know(slices.iter().map(|slice| &slice.partition), plan.planned_at);
             }
+            if input.partitions.is_empty() && range.is_none() {
+                // What has given nothing yet may give anything, until it has been silent for long.
+                input.know(&[String::new()], plan.planned_at);
+            }
             let mut gathered = GatheredInput { schema, times, spooled: Vec::new(), late: Vec::new() };
             if let Some(range) = range {
                 let table = source.read(&range, Arc::clone(rejects), Some(0))?;

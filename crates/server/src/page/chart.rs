@@ -156,20 +156,22 @@ fn lines(content: &PanelContent, series: Option<usize>, width: f64) -> Markup {
             .join(", ")
     );
     html! {
-        svg viewBox=(format!("0 0 {width} {HEIGHT}")) role="img" aria-label=(summary) {
-            @for tick in &ticks {
-                line.grid x1=(LEFT) x2=(width - RIGHT) y1=(format!("{:.1}", y(*tick))) y2=(format!("{:.1}", y(*tick))) {}
-                text.axis x=(LEFT - 6.0) y=(format!("{:.1}", y(*tick) + 4.0)) text-anchor="end" { (number_text(*tick)) }
-            }
-            @for (at, label) in &below {
-                text.axis x=(format!("{:.1}", x(*at))) y=(HEIGHT - 6.0) text-anchor=(anchor(x(*at), width)) { (label) }
-            }
-            @for (index, (name, points)) in shown.iter().enumerate() {
-                path class=(format!("line s{index}")) d=(path(points)) { title { (name) } }
-                @if points.len() <= 60 {
-                    @for (at, value) in points {
-                        circle class=(format!("s{index}")) cx=(format!("{:.1}", x(*at))) cy=(format!("{:.1}", y(*value))) r="2.5" {
-                            title { (name) " · " (name_of(*at, &names, is_time)) " · " (number_text(*value)) }
+        div.scroll {
+            svg viewBox=(format!("0 0 {width} {HEIGHT}")) role="img" aria-label=(summary) {
+                @for tick in &ticks {
+                    line.grid x1=(LEFT) x2=(width - RIGHT) y1=(format!("{:.1}", y(*tick))) y2=(format!("{:.1}", y(*tick))) {}
+                    text.axis x=(LEFT - 6.0) y=(format!("{:.1}", y(*tick) + 4.0)) text-anchor="end" { (number_text(*tick)) }
+                }
+                @for (at, label) in &below {
+                    text.axis x=(format!("{:.1}", x(*at))) y=(HEIGHT - 6.0) text-anchor=(anchor(x(*at), width)) { (label) }
+                }
+                @for (index, (name, points)) in shown.iter().enumerate() {
+                    path class=(format!("line s{index}")) d=(path(points)) { title { (name) } }
+                    @if points.len() <= 60 {
+                        @for (at, value) in points {
+                            circle class=(format!("s{index}")) cx=(format!("{:.1}", x(*at))) cy=(format!("{:.1}", y(*value))) r="2.5" {
+                                title { (name) " · " (name_of(*at, &names, is_time)) " · " (number_text(*value)) }
+                            }
                         }
                     }
                 }

@@ -4,15 +4,17 @@
 //! before the watermark is late, and the earlier one waits for as long as a row may come that it meets.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result};
+use datafusion::arrow::datatypes::{DataType, TimeUnit};
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema, DataFusionError};
 use datafusion::functions::core::expr_fn::greatest;
 use datafusion::logical_expr::expr::ScalarFunction;
 use datafusion::logical_expr::utils::{conjunction, split_conjunction};
 use datafusion::logical_expr::{
-    Between, BinaryExpr, Expr, Filter, Join, JoinType, LogicalPlan, Operator, lit,
+    Between, BinaryExpr, Expr, ExprSchemable, Filter, Join, JoinType, LogicalPlan, Operator, lit,
 };
 use datafusion::scalar::ScalarValue;
 
@@ -52,7 +54,7 @@ pub fn with_meetings(plan: LogicalPlan, streams: &BTreeSet<String>, closed: Clos
     .map_err(failed)
 }
 
-fn call(function: std::sync::Arc<datafusion::logical_expr::ScalarUDF>, args: Vec<Expr>) -> Expr {
+fn call(function: Arc<datafusion::logical_expr::ScalarUDF>, args: Vec<Expr>) -> Expr {
     Expr::ScalarFunction(ScalarFunction::new_udf(function, args))
 }
 
@@ -96,10 +98,11 @@ pub(crate) fn meeting(join: &Join, streams: &BTreeSet<String>) -> Option<Meeting
     }
     let mut bounds: BTreeMap<(Column, Column), (Option<i64>, Option<i64>)> = BTreeMap::new();
     let (left, right) = (join.left.schema().as_ref(), join.right.schema().as_ref());
+    let schema = join.schema.as_ref();
     let equalities = join.on.iter().map(|(a, b)| (a.clone(), Operator::Eq, b.clone()));
     let of_filter = join.filter.iter().flat_map(split_conjunction).flat_map(comparisons);
     for (a, operator, b) in equalities.chain(of_filter) {
-        let (Some(a), Some(b)) = (moved(&a), moved(&b)) else { continue };
+        let (Some(a), Some(b)) = (moved(&a, schema), moved(&b, schema)) else { continue };
         // `earlier + its offset` is not behind `later + its offset`.
         let mut not_behind = |earlier: &(Column, i64), later: &(Column, i64)| {
             let apart = later.1.saturating_sub(earlier.1);
@@ -122,21 +125,27 @@ pub(crate) fn meeting(join: &Join, streams: &BTreeSet<String>) -> Option<Meeting
             _ => {}
         }
     }
-    bounds.into_iter().find_map(|(times, after)| {
-        let is_time = |plan: &LogicalPlan, column: &Column| {
-            let resolved = resolve(Expr::Column(column.clone()), plan)?;
-            streams.contains(&resolved.0).then_some(())
-        };
-        is_time(&join.left, &times.0)?;
-        is_time(&join.right, &times.1)?;
-        Some(Meeting { times, after: (after.0?.max(0), after.1?.max(0)) })
-    })
+    let is_time = |plan: &LogicalPlan, column: &Column| {
+        let resolved = resolve(Expr::Column(column.clone()), plan);
+        resolved.is_some_and(|(key, _)| streams.contains(&key))
+    };
+    let bounded = bounds.into_iter().filter_map(|(times, after)| {
+        let meeting = Meeting { times, after: (after.0?.max(0), after.1?.max(0)) };
+        let is_of_streams = is_time(&join.left, &meeting.times.0) && is_time(&join.right, &meeting.times.1);
+        is_of_streams.then_some(meeting)
+    });
+    let mut bounded: Vec<Meeting> = bounded.collect();
+    // Of several times, those that are equal are keys.
+    bounded.sort_by_key(|meeting| meeting.after == (0, 0));
+    bounded.into_iter().next()
 }
 
 /// Whether a time is a column of a schema.
 fn is_of(schema: &DFSchema, column: &Column) -> bool {
     let index = schema.maybe_index_of_column(column);
-    index.is_some_and(|index| schema.field(index).data_type().is_temporal())
+    let is_time =
+        |kind: &DataType| matches!(kind, DataType::Timestamp(..) | DataType::Date32 | DataType::Date64);
+    index.is_some_and(|index| is_time(schema.field(index).data_type()))
 }
 
 /// The comparisons that a condition consists of.
@@ -154,31 +163,44 @@ fn comparisons(condition: &Expr) -> Vec<(Expr, Operator, Expr)> {
 }
 
 /// A column and how many microseconds it is moved by, when an expression is that and nothing else.
-fn moved(expr: &Expr) -> Option<(Column, i64)> {
+fn moved(expr: &Expr, schema: &DFSchema) -> Option<(Column, i64)> {
     match expr {
         Expr::Column(column) => Some((column.clone(), 0)),
-        Expr::Alias(alias) => moved(&alias.expr),
-        Expr::Cast(cast) if cast.field.data_type().is_temporal() => moved(&cast.expr),
+        Expr::Alias(alias) => moved(&alias.expr, schema),
+        Expr::Cast(cast) if keeps_time(&cast.expr.get_type(schema).ok()?, cast.field.data_type()) => {
+            moved(&cast.expr, schema)
+        }
         Expr::BinaryExpr(BinaryExpr { left, op, right }) => {
             let by = |expr: &Expr| match expr {
                 Expr::Literal(value, _) => length(value),
                 _ => None,
             };
             match op {
-                Operator::Plus => match (moved(left), by(right)) {
+                Operator::Plus => match (moved(left, schema), by(right)) {
                     (Some((column, known)), Some(by)) => Some((column, known.checked_add(by)?)),
-                    _ => moved(right)
+                    _ => moved(right, schema)
                         .zip(by(left))
                         .map(|((column, known), by)| (column, known.saturating_add(by))),
                 },
                 Operator::Minus => {
-                    let (column, known) = moved(left)?;
+                    let (column, known) = moved(left, schema)?;
                     Some((column, known.checked_sub(by(right)?)?))
                 }
                 _ => None,
             }
         }
         _ => None,
+    }
+}
+
+/// Whether a time is the same one when it was cast: neither rounded nor in another zone.
+fn keeps_time(from: &DataType, to: &DataType) -> bool {
+    let zone = |zone: &Option<Arc<str>>| zone.as_deref().is_none_or(|zone| zone == "UTC" || zone == "+00:00");
+    match (from, to) {
+        (DataType::Timestamp(_, a), DataType::Timestamp(unit, b)) => {
+            matches!(unit, TimeUnit::Microsecond | TimeUnit::Nanosecond) && (a == b || zone(a) && zone(b))
+        }
+        _ => false,
     }
 }
 
