@@ -9,6 +9,7 @@ import sys
 import time
 
 from selenium import webdriver
+from selenium.common.exceptions import NoSuchElementException, StaleElementReferenceException
 from selenium.webdriver.chrome.service import Service
 from selenium.webdriver.common.by import By
 
@@ -19,18 +20,33 @@ for option in ["--headless=new", "--no-sandbox", "--disable-gpu", "--disable-dev
 options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
 if "--without-script" in sys.argv:
     options.add_experimental_option("prefs", {"profile.managed_default_content_settings.javascript": 2})
+browser = None
+
+
+def text(css):
+    """The text of an element, whichever page is just being loaded."""
+    begun = time.monotonic()
+    while True:
+        try:
+            return browser.find_element(By.CSS_SELECTOR, css).text
+        except (NoSuchElementException, StaleElementReferenceException):
+            if time.monotonic() > begun + 30:
+                raise
+            time.sleep(0.02)
+
+
 browser = webdriver.Chrome(options=options, service=Service("/usr/bin/chromedriver"))
 try:
     browser.get(sys.argv[1])
     for line in sys.stdin:
         words = line.rstrip("\n").split(" ", 2)
         if words[0] == "text":
-            answer = browser.find_element(By.CSS_SELECTOR, words[1]).text
+            answer = text(words[1])
         elif words[0] == "until":
             begun = time.monotonic()
-            while browser.find_element(By.CSS_SELECTOR, words[1]).text != words[2]:
+            while text(words[1]) != words[2]:
                 if time.monotonic() > begun + 30:
-                    raise TimeoutError(f"{words[1]} is {browser.find_element(By.CSS_SELECTOR, words[1]).text!r}")
+                    raise TimeoutError(f"{words[1]} is {text(words[1])!r}")
                 time.sleep(0.02)
             answer = round(1000 * (time.monotonic() - begun))
         elif words[0] == "count":
