@@ -13,6 +13,7 @@ use catchment_ingest::StreamStanding;
 use catchment_lake::parse_schema_text;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 use serde::{Deserialize, Serialize};
+use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::records::BatchPlan;
 use crate::serving::rows::{Layout, RowKey};
@@ -23,6 +24,9 @@ const FORMAT: &str = "1";
 
 /// Memory for blocks that were read, in bytes.
 const CACHE_BYTES: u64 = 128 << 20;
+
+/// Bytes of what is not in files yet, which are read again when the store is opened.
+const JOURNAL_BYTES: u64 = 64 << 20;
 
 /// Threads that write files and join them.
 const WORKERS: usize = 2;
@@ -54,13 +58,23 @@ impl ServingFolder {
     /// # Errors
     /// As [`ServingStore::open`].
     pub fn store(&self) -> Result<Arc<ServingStore>> {
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(store) = &*opened {
-            return Ok(Arc::clone(store));
+        let open = || {
+            let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
+            if let Some(store) = &*opened {
+                return Ok(Arc::clone(store));
+            }
+            let store = Arc::new(ServingStore::open(&self.path)?);
+            *opened = Some(Arc::clone(&store));
+            Ok(store)
+        };
+        // What was written last is read again when a store is opened, which others need not wait for.
+        let is_open = || self.opened.try_lock().is_ok_and(|opened| opened.is_some());
+        match Handle::try_current() {
+            Ok(handle) if handle.runtime_flavor() == RuntimeFlavor::MultiThread && !is_open() => {
+                tokio::task::block_in_place(open)
+            }
+            _ => open(),
         }
-        let store = Arc::new(ServingStore::open(&self.path)?);
-        *opened = Some(Arc::clone(&store));
-        Ok(store)
     }
 
     /// Where the flow of a table stands in each stream that it reads, by the stream's name.
@@ -120,7 +134,11 @@ impl ServingStore {
     /// Returns [`Code::SERVING_OWNED`] when another process has it, and errors of the disk.
     pub fn open(folder: &Path) -> Result<Self> {
         let folder = folder.join(FORMAT);
-        let opened = Database::builder(&folder).cache_size(CACHE_BYTES).worker_threads(WORKERS).open();
+        let opened = Database::builder(&folder)
+            .cache_size(CACHE_BYTES)
+            .max_journaling_size(JOURNAL_BYTES)
+            .worker_threads(WORKERS)
+            .open();
         let database = match opened {
             Ok(database) => database,
             Err(fjall::Error::Locked) => {
