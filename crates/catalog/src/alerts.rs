@@ -4,10 +4,14 @@
 //! and none is lost on its way out. Whoever sends takes notifications that are due and notes how it went; one that was sent and
 //! not noted, because the process died in between, is sent again under the same id.
 
+use std::fmt;
+use std::str::FromStr;
+
 use catchment_core::{Code, Error, Result};
 use rusqlite::{Connection, OptionalExtension, Row, params};
 use serde::Serialize;
 
+use crate::model::words;
 use crate::sqlite::{failed, word};
 
 /// Alerts that are kept; older ones go once they are over and told.
@@ -70,35 +74,15 @@ pub struct Evaluation<'a> {
     pub at: i64,
 }
 
-/// How a notification stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(into = "&'static str")]
-pub enum NotificationStatus {
-    /// It is to be sent.
-    Waiting,
-    /// Its target has taken it.
-    Sent,
-    /// It was given up.
-    Dead,
-}
-
-impl NotificationStatus {
-    const ALL: [Self; 3] = [Self::Waiting, Self::Sent, Self::Dead];
-
-    /// The word for it.
-    #[must_use]
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Waiting => "waiting",
-            Self::Sent => "sent",
-            Self::Dead => "dead",
-        }
-    }
-}
-
-impl From<NotificationStatus> for &'static str {
-    fn from(status: NotificationStatus) -> Self {
-        status.as_str()
+words! {
+    /// How a notification stands.
+    NotificationStatus {
+        /// It is to be sent.
+        Waiting = "waiting",
+        /// Its target has taken it.
+        Sent = "sent",
+        /// It was given up.
+        Dead = "dead",
     }
 }
 
@@ -283,22 +267,13 @@ pub(crate) fn revive(connection: &Connection, at: i64) -> Result<usize> {
     connection.execute(text, [at]).map_err(failed)
 }
 
-/// Alerts whose rows are there, newest first.
-pub(crate) fn open(connection: &Connection, limit: usize) -> Result<Vec<Alert>> {
+/// Alerts, newest first: at most `limit`, and only those whose rows are there where `open` is set.
+pub(crate) fn alerts(connection: &Connection, open: bool, limit: usize) -> Result<Vec<Alert>> {
     let text = "SELECT id, alert, severity, key, record, raised_at, resolved_at, repeats FROM alerts
-        WHERE resolved_at IS NULL ORDER BY raised_at DESC, id LIMIT ?1";
+        WHERE resolved_at IS NULL OR NOT ?1 ORDER BY raised_at DESC, id LIMIT ?2";
     let mut statement = connection.prepare_cached(text).map_err(failed)?;
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = statement.query_map([limit], alert).map_err(failed)?;
-    rows.collect::<rusqlite::Result<Vec<_>>>().map_err(failed)
-}
-
-/// Alerts, newest first.
-pub(crate) fn alerts(connection: &Connection) -> Result<Vec<Alert>> {
-    let text = "SELECT id, alert, severity, key, record, raised_at, resolved_at, repeats FROM alerts
-        ORDER BY raised_at DESC, id";
-    let mut statement = connection.prepare_cached(text).map_err(failed)?;
-    let rows = statement.query_map([], alert).map_err(failed)?;
+    let rows = statement.query_map(params![open, limit], alert).map_err(failed)?;
     rows.collect::<rusqlite::Result<Vec<_>>>().map_err(failed)
 }
 
@@ -316,11 +291,10 @@ fn alert(row: &Row<'_>) -> rusqlite::Result<Alert> {
 }
 
 fn notification(row: &Row<'_>) -> rusqlite::Result<Notification> {
-    let status = |text: &str| NotificationStatus::ALL.into_iter().find(|status| status.as_str() == text);
     Ok(Notification {
         alert: alert(row)?,
         target: row.get(8)?,
-        status: word(row, 9, status)?,
+        status: word(row, 9, |text| text.parse().ok())?,
         attempts: row.get(10)?,
         next_at: row.get(11)?,
         settled_at: row.get(12)?,

@@ -339,11 +339,11 @@ impl Store for SqliteStore {
     }
 
     fn alerts(&self) -> Result<Vec<Alert>> {
-        alerts::alerts(&self.connection())
+        alerts::alerts(&self.connection(), false, usize::MAX)
     }
 
     fn open_alerts(&self, limit: usize) -> Result<Vec<Alert>> {
-        alerts::open(&self.connection(), limit)
+        alerts::alerts(&self.connection(), true, limit)
     }
 
     fn notifications(&self) -> Result<Vec<Notification>> {
