@@ -23,7 +23,7 @@ use crate::runtime::Runtime;
 use crate::spec::{FlowKind, FlowSpec, Input, InputKind};
 use crate::steps::Steps;
 use crate::unique::{KnownKeys, Uniqueness};
-use crate::windows::{WindowState, oldest_open};
+use crate::windows::{OpenRows, WindowState, open_rows};
 use crate::within::{KnownTimes, Within};
 
 /// The size of a data file, in bytes.
@@ -139,7 +139,7 @@ impl Runtime {
             planner.add_function(closed_function(gathered.closed))?;
         }
         let planner = Arc::new(planner);
-        let mut carriers = BTreeMap::new();
+        let (mut carriers, mut waiting) = (BTreeMap::new(), BTreeMap::new());
         let mut pieces = 0;
         for input in &spec.inputs {
             let held = gathered
@@ -148,6 +148,7 @@ impl Runtime {
                 .and_then(|gathered| gathered.table(self, spec, &input.name));
             if let Some(held) = held {
                 // Its rows have been counted, and what is made of several has no address.
+                waiting.insert(input.key.clone(), (input.name.clone(), Arc::clone(&held)));
                 planner.bind(&input.key, held)?;
                 continue;
             }
@@ -174,10 +175,11 @@ impl Runtime {
             logical = carry_addresses(logical, &carriers)?;
         }
         drop(carriers);
-        let oldest = match &gathered {
-            Some(gathered) => oldest_open(&planner, &logical, gathered.closed).await?,
-            None => i64::MIN,
+        let open = match &gathered {
+            Some(gathered) => open_rows(&planner, &logical, gathered.closed, &waiting).await?,
+            None => OpenRows::new(),
         };
+        drop(waiting);
         let mut physical = planner.physical(&logical).await?;
         drop(logical);
         let unique = self.uniqueness(spec, &judge, replacing).await?;
@@ -211,7 +213,7 @@ impl Runtime {
         let (windows, late) = match gathered {
             Some(mut gathered) => {
                 let late = self.write_late(spec, gathered.take_late()).await?;
-                (Some(self.hold_back(spec, plan, gathered, oldest).await?), late)
+                (Some(self.hold_back(spec, plan, gathered, open).await?), late)
             }
             None => (None, Vec::new()),
         };

@@ -99,6 +99,16 @@ impl Planned<'_> {
                 .hint("use a column of the stream, such as _metadata.arrived_at")));
             }
             self.require_time(planner, relation, scan, &source.schema())?;
+            if matches!(scan.shape, WindowShape::Stagger { .. })
+                && (found.contains_key(&input.name) || self.reads_of_others(&relation.key) > 1)
+            {
+                // Rows that wait for one set of keys would begin windows of the other in their middle.
+                return Err(at(Error::new(
+                    Code::NOT_SUPPORTED,
+                    format!("putting \"{}\" into staggered windows twice is not supported yet", input.name),
+                )
+                .hint("make it several flows: CREATE FLOW ... AS INSERT INTO ...")));
+            }
             let event_time = self.event_time(relation, scan, &source.schema(), config);
             match found.get_mut(&input.name) {
                 None => {
@@ -154,6 +164,16 @@ impl Planned<'_> {
         Ok(())
     }
 
+    /// How many times the rows of a relation are put into windows that depend on other rows.
+    fn reads_of_others(&self, key: &str) -> usize {
+        let reads = |part: &LogicalPlan| {
+            part.exists(|node| {
+                Ok(matches!(node, LogicalPlan::TableScan(scan) if scan.table_name.table() == key))
+            })
+        };
+        session_rows(self.plan).iter().filter(|part| reads(part).unwrap_or(true)).count()
+    }
+
     fn event_time(
         &self,
         relation: &Relation,
@@ -177,7 +197,7 @@ impl Planned<'_> {
             idle: Some(declared.and_then(|watermark| watermark.idle).unwrap_or(config.idle_micros())),
             ahead: config.ahead_micros(),
             columns: columns.map(|(_, field)| field.name().clone()).collect(),
-            sessions: scan.shape.is_session().then(|| {
+            sessions: scan.shape.is_of_others().then(|| {
                 let rows = session_rows(self.plan);
                 rows.iter().map(|rows| rows.display_indent().to_string()).collect::<Vec<_>>().join("; ")
             }),

@@ -90,8 +90,11 @@ pub(crate) fn require_servable(
         return Ok(());
     }
     if plan.exists(|node| Ok(finds_sessions(node))).unwrap_or(true) {
-        return Err(at(Error::new(Code::NOT_SUPPORTED, "sessions in a serving table are not supported yet")
-            .hint("put them into a streaming table, and make the serving table of STREAM that table")));
+        return Err(at(Error::new(
+            Code::NOT_SUPPORTED,
+            "sessions and staggered windows in a serving table are not supported yet",
+        )
+        .hint("put them into a streaming table, and make the serving table of STREAM that table")));
     }
     let shapes = window_shapes(plan);
     let windowed = match shapes.is_empty() {

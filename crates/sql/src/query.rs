@@ -16,7 +16,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan};
 
 use crate::dialect::CatchmentDialect;
-use crate::stream_words::take_stream_words;
+use crate::stream_words::{take_stream_words, take_window_keys};
 use crate::text::SqlText;
 use crate::time_travel::{AsOf, as_of, take_names};
 use crate::windows::{self, LateRows, Watermark};
@@ -148,7 +148,7 @@ pub fn parser_for(tokens: Vec<TokenWithSpan>, text: &SqlText) -> Result<(Parser<
         let error = Error::new(Code::NAME_INVALID, "names that begin with __window are the engine's own");
         return Err(error.at(text.place(ours.span)));
     }
-    let (mut tokens, streams) = take_stream_words(tokens);
+    let (mut tokens, streams) = take_stream_words(take_window_keys(tokens));
     let watermarks = windows::take_watermarks(&mut tokens, text)?;
     let late = windows::take_late_rows(&mut tokens, text)?;
     take_names(&mut tokens);

@@ -136,6 +136,7 @@ impl Sessions {
         for function in functions::of_moment(moment.seed).into_iter().chain(windows::functions()) {
             state.register_udf(function).map_err(failed)?;
         }
+        state.register_udwf(windows::stagger_function()).map_err(failed)?;
         state.execution_props_mut().query_execution_start_time =
             DateTime::from_timestamp_micros(moment.micros);
         Ok(Planner { state, relations })

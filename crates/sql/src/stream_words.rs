@@ -5,6 +5,62 @@ use std::collections::HashSet;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Location, Token, TokenWithSpan};
 
+/// The call that takes the place of `PARTITION BY` within a window's table function.
+pub(crate) const KEYS: &str = "__window_keys";
+
+/// Turns `SESSION(TABLE t PARTITION BY a, b, DESCRIPTOR(ts), gap)`, as Flink has it, into a call that has the keys as an argument:
+/// `SESSION(TABLE t, __window_keys(a, b), DESCRIPTOR(ts), gap)`.
+pub(crate) fn take_window_keys(tokens: Vec<TokenWithSpan>) -> Vec<TokenWithSpan> {
+    let mut kept = Vec::with_capacity(tokens.len());
+    let mut index = 0;
+    while index < tokens.len() {
+        let Some((partition, descriptor)) = window_keys(&tokens, index) else {
+            kept.push(tokens[index].clone());
+            index += 1;
+            continue;
+        };
+        let at = tokens[partition].span;
+        let added = |token| TokenWithSpan { token, span: at };
+        kept.extend_from_slice(&tokens[index..partition]);
+        kept.extend([Token::Comma, Token::make_word(KEYS, None), Token::LParen].map(added));
+        kept.extend_from_slice(&tokens[partition + 2..descriptor - 1]);
+        kept.push(added(Token::RParen));
+        kept.push(tokens[descriptor - 1].clone());
+        index = descriptor;
+    }
+    kept
+}
+
+/// Where `PARTITION` and `DESCRIPTOR` stand in the table function that begins at `index`.
+fn window_keys(tokens: &[TokenWithSpan], index: usize) -> Option<(usize, usize)> {
+    let [function, open, ..] = &tokens[index..] else { return None };
+    let is_window = matches!(&function.token, Token::Word(word)
+        if word.quote_style.is_none() && ["session", "stagger"].contains(&word.value.to_lowercase().as_str()));
+    if !is_window || open.token != Token::LParen {
+        return None;
+    }
+    let close = matching_parenthesis(tokens, index + 1)?;
+    let mut depth = 0_usize;
+    let mut partition = None;
+    for at in index + 2..close {
+        match &tokens[at].token {
+            Token::LParen => depth += 1,
+            Token::RParen => depth = depth.checked_sub(1)?,
+            _ if depth > 0 => {}
+            _ if is_keyword(&tokens[at], Keyword::PARTITION) && is_keyword(&tokens[at + 1], Keyword::BY) => {
+                partition = partition.or(Some(at));
+            }
+            Token::Word(word)
+                if word.value.eq_ignore_ascii_case("descriptor") && tokens[at - 1].token == Token::Comma =>
+            {
+                return partition.filter(|partition| partition + 3 < at).map(|partition| (partition, at));
+            }
+            _ => {}
+        }
+    }
+    None
+}
+
 /// Takes words out of the tokens and remembers where the relations begin that are read as streams:
 /// `STREAM t`, `STREAM(t)` and `STREAM f(...)` after FROM and JOIN; `SELECT STREAM`, whose first relation is one; and
 /// `TABLE(` around `TUMBLE(TABLE t, ...)`, with the `TABLE` in it.
@@ -125,7 +181,7 @@ fn beyond_table(tokens: &[TokenWithSpan], index: usize) -> usize {
             if is_keyword(table, Keyword::TABLE)
                 && open.token == Token::LParen
                 && matches!(&function.token, Token::Word(word)
-                    if ["tumble", "hop", "cumulate", "session"].contains(&word.value.to_lowercase().as_str()))
+                    if ["tumble", "hop", "cumulate", "session", "stagger"].contains(&word.value.to_lowercase().as_str()))
                 && inner.token == Token::LParen =>
         {
             index + 2

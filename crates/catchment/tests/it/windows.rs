@@ -89,6 +89,21 @@ const QUERIES: &[(&str, &str)] = &[
          FROM {clicks} WHERE page = 'c' GROUP BY session_window(ts, '3 seconds')",
     ),
     (
+        "sessions_as_a_relation",
+        "SELECT window_start, window_end, page, count(*) AS n, max(amount) AS most
+         FROM TABLE(SESSION({table} clicks_again PARTITION BY page, DESCRIPTOR(ts), INTERVAL '4' SECONDS)) GROUP BY window_start, window_end, page",
+    ),
+    (
+        "staggered",
+        "SELECT page, STAGGER_START(ts, INTERVAL '7' SECONDS) AS window_start, STAGGER_END(ts, INTERVAL '7' SECONDS) AS window_end,
+           count(*) AS n, array_agg(id ORDER BY id) AS ids
+         FROM {clicks} WHERE amount > 10 GROUP BY page, STAGGER(ts, INTERVAL '7' SECONDS)",
+    ),
+    (
+        "staggered_rows",
+        "SELECT id, page, window_start, window_end FROM TABLE(STAGGER({table} clicks_again PARTITION BY page, DESCRIPTOR(ts), INTERVAL '40' SECONDS))",
+    ),
+    (
         "two_streams",
         "SELECT c.window_start, c.window_end, c.n AS clicks, v.n AS views FROM (
            SELECT TUMBLE_START(ts, '1 minute') AS window_start, TUMBLE_END(ts, '1 minute') AS window_end, count(*) AS n

@@ -185,12 +185,7 @@ impl Gathered {
     }
 
     /// The rows of an input as the batch's query sees them.
-    pub(crate) fn table(
-        &self,
-        runtime: &Runtime,
-        spec: &FlowSpec,
-        name: &str,
-    ) -> Option<Arc<dyn TableProvider>> {
+    pub(crate) fn table(&self, runtime: &Runtime, spec: &FlowSpec, name: &str) -> Option<Arc<HeldTable>> {
         let gathered = self.inputs.get(name)?;
         let moves = self.closed.until > self.closed.behind;
         let runs = self.state.inputs.get(name).into_iter().flat_map(|input| &input.runs);
@@ -198,9 +193,10 @@ impl Gathered {
             lake: Arc::clone(runtime.owner.lake()),
             flow: spec.name.clone(),
             schema: source_of(spec, name)?.schema(),
+            numbered: false,
             // Where a session ends, all rows behind it tell.
             runs: runs
-                .filter(|run| moves && (gathered.times.is_session() || run.first_end <= self.closed.until))
+                .filter(|run| moves && (gathered.times.is_of_others() || run.first_end <= self.closed.until))
                 .cloned()
                 .collect(),
             spooled: if moves { gathered.spooled.clone() } else { Vec::new() },

@@ -5,12 +5,14 @@ use std::sync::Arc;
 use catchment_core::{Code, Error, Result};
 use catchment_lake::Owner;
 use datafusion::arrow::array::{AsArray, BooleanArray, Int64Array, RecordBatch};
+use datafusion::arrow::buffer::BooleanBuffer;
 use datafusion::arrow::compute::filter;
 use datafusion::arrow::compute::filter_record_batch;
 use datafusion::arrow::datatypes::Int64Type;
 use tokio::runtime::Handle;
 
 use super::gather::{Gathered, GatheredInput};
+use super::open::OpenRows;
 use super::runs::{RunWriter, load, read, to_merge};
 use super::state::{Run, WindowState};
 use crate::records::BatchPlan;
@@ -19,14 +21,13 @@ use crate::spec::FlowSpec;
 use crate::spool::project;
 
 impl Runtime {
-    /// Writes the rows of open windows down, and returns the state that names them. Of sessions, none that is open begins
-    /// before `oldest`.
+    /// Writes the rows of open windows down, and returns the state that names them; `open` tells them where times do not.
     pub(crate) async fn hold_back(
         &self,
         spec: &FlowSpec,
         plan: &BatchPlan,
         gathered: Gathered,
-        oldest: i64,
+        mut open: OpenRows,
     ) -> Result<WindowState> {
         let Gathered { mut state, inputs, .. } = gathered;
         let watermark = state.watermark;
@@ -38,7 +39,7 @@ impl Runtime {
                 spec: spec.clone(),
                 plan: plan.clone(),
                 watermark,
-                oldest,
+                open: open.remove(&name),
                 input,
                 count,
             };
@@ -59,7 +60,8 @@ struct Holding {
     spec: FlowSpec,
     plan: BatchPlan,
     watermark: Option<i64>,
-    oldest: i64,
+    /// Which of the rows are in open windows, those in files first; `None` where times tell, or all are.
+    open: Option<BooleanBuffer>,
     input: GatheredInput,
     /// Files that the batch has written for other inputs.
     count: usize,
@@ -68,13 +70,14 @@ struct Holding {
 impl Holding {
     /// The files after the batch, and how many it has written. Runs where a thread may wait.
     fn hold(mut self, runs: Vec<Run>) -> Result<(Vec<Run>, usize)> {
-        let mut runs: Vec<Run> = runs
-            .into_iter()
-            .filter(|run| self.input.times.may_be_open(run.last_end, self.watermark, self.oldest))
-            .collect();
         let mut writer = self.writer();
+        let mut runs = self.hold_files(runs, &mut writer)?;
         for spooled in std::mem::take(&mut self.input.spooled) {
-            spooled.each(|rows| self.write(&mut writer, &rows))?;
+            let mut is_open = self.take_open(spooled.rows);
+            spooled.each(|rows| match take_first(&mut is_open, rows.num_rows()) {
+                Some(open) => self.write(&mut writer, &chosen(&rows, open)?),
+                None => self.write(&mut writer, &rows),
+            })?;
         }
         self.end(writer, &mut runs)?;
         loop {
@@ -84,15 +87,49 @@ impl Holding {
             }
             let mut writer = self.writer();
             for run in &merged {
-                let bytes = Handle::current().block_on(load(self.owner.lake(), &self.spec.name, run))?;
-                for rows in read(bytes, &run.file)? {
-                    // Written for another query, they may have other columns, in another order.
-                    self.write(&mut writer, &project(&rows?, &self.input.schema)?)?;
-                }
+                self.each(run, |rows| self.write(&mut writer, rows))?;
             }
             runs.retain(|run| !merged.contains(run));
             self.end(writer, &mut runs)?;
         }
+    }
+
+    /// Which of the next so many rows are in open windows.
+    fn take_open(&mut self, rows: usize) -> Option<BooleanBuffer> {
+        take_first(&mut self.open, rows)
+    }
+
+    /// The files that stay as they are; of those that stay in part the rows that do are written again.
+    fn hold_files(&mut self, runs: Vec<Run>, writer: &mut RunWriter) -> Result<Vec<Run>> {
+        let mut stay = Vec::new();
+        for run in runs {
+            let rows = usize::try_from(run.rows).unwrap_or(usize::MAX);
+            let Some(open) = self.take_open(rows) else {
+                stay.extend(self.input.times.may_be_open(run.last_end, self.watermark).then_some(run));
+                continue;
+            };
+            match open.count_set_bits() {
+                0 => {}
+                all if all == rows => stay.push(run),
+                _ => {
+                    let mut open = Some(open);
+                    self.each(&run, |rows| match take_first(&mut open, rows.num_rows()) {
+                        Some(open) => self.write(writer, &chosen(rows, open)?),
+                        None => self.write(writer, rows),
+                    })?;
+                }
+            }
+        }
+        Ok(stay)
+    }
+
+    /// Hands out the rows of a file. Written for another query, they may have had other columns, in another order.
+    fn each(&self, run: &Run, mut take: impl FnMut(&RecordBatch) -> Result<()>) -> Result<()> {
+        let bytes = Handle::current().block_on(load(self.owner.lake(), &self.spec.name, run))?;
+        for rows in read(bytes, &run.file)? {
+            take(&project(&rows?, &self.input.schema)?)?;
+        }
+        Ok(())
     }
 
     fn writer(&self) -> RunWriter {
@@ -112,10 +149,9 @@ impl Holding {
         let wrong = |error| Error::new(Code::INTERNAL, "could not hold rows back").because(error);
         let times = self.input.times.times(rows)?;
         let (first, last) = self.input.times.ends(&times);
-        let is_open = |(time, last)| Some(self.input.times.is_open(time, last, self.watermark, self.oldest));
         // A row without a time was refused when it came.
-        let open: BooleanArray =
-            times.values().iter().copied().zip(last.values().iter().copied()).map(is_open).collect();
+        let is_open = |last: &i64| Some(self.input.times.may_be_open(*last, self.watermark));
+        let open: BooleanArray = last.values().iter().map(is_open).collect();
         if open.true_count() == 0 {
             return Ok(());
         }
@@ -125,4 +161,18 @@ impl Holding {
         let rows = filter_record_batch(rows, &open).map_err(wrong)?;
         Handle::current().block_on(writer.write(&rows, &part(&first)?, &part(&last)?))
     }
+}
+
+/// Takes the first of some bits, when there are any.
+fn take_first(bits: &mut Option<BooleanBuffer>, count: usize) -> Option<BooleanBuffer> {
+    let all = bits.take()?;
+    let count = count.min(all.len());
+    let first = all.slice(0, count);
+    *bits = Some(all.slice(count, all.len() - count));
+    Some(first)
+}
+
+fn chosen(rows: &RecordBatch, open: BooleanBuffer) -> Result<RecordBatch> {
+    filter_record_batch(rows, &BooleanArray::new(open, None))
+        .map_err(|error| Error::new(Code::INTERNAL, "could not hold rows back").because(error))
 }

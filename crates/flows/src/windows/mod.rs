@@ -21,8 +21,8 @@ mod gather;
 mod held;
 mod hold;
 mod late;
+mod open;
 mod runs;
-mod sessions;
 mod state;
 mod times;
 
@@ -33,8 +33,8 @@ use catchment_lake::Lake;
 use catchment_sql::WindowShape;
 use datafusion::logical_expr::Expr;
 
+pub(crate) use open::{OpenRows, open_rows};
 pub(crate) use runs::remove_unnamed;
-pub(crate) use sessions::oldest_open;
 pub use state::{Allows, InputState, PartitionTime, Run, WindowState};
 
 use crate::bookmarks::window_state;

@@ -59,26 +59,15 @@ impl RowTimes {
         watermark.is_some_and(|watermark| self.shape.is_late(time, watermark))
     }
 
-    /// Whether a row, by its time and the end of its last window, may be in a window that is open: of sessions, those that
-    /// begin at `oldest` are the first.
-    pub(super) fn is_open(&self, time: i64, last: i64, watermark: Option<i64>, oldest: i64) -> bool {
-        match self.shape {
-            WindowShape::Session { .. } => time >= oldest,
-            _ => watermark.is_none_or(|watermark| last > watermark),
-        }
-    }
-
-    /// Whether a file may hold such a row, by the greatest end in it.
-    pub(super) fn may_be_open(&self, last: i64, watermark: Option<i64>, oldest: i64) -> bool {
-        match self.shape {
-            WindowShape::Session { gap } => last.saturating_sub(gap) >= oldest,
-            _ => watermark.is_none_or(|watermark| last > watermark),
-        }
+    /// Whether a row, by the end of its last window, or a file, by the greatest of its rows', is in a window that is open. Where
+    /// that depends on other rows, it may be.
+    pub(super) fn may_be_open(&self, last: i64, watermark: Option<i64>) -> bool {
+        self.is_of_others() || watermark.is_none_or(|watermark| last > watermark)
     }
 
     /// Whether which rows are in a window is known only from other rows.
-    pub(super) fn is_session(&self) -> bool {
-        self.shape.is_session()
+    pub(super) fn is_of_others(&self) -> bool {
+        self.shape.is_of_others()
     }
 
     /// How many windows are open that rows of some files lie in, by their times.
@@ -87,7 +76,9 @@ impl RowTimes {
             WindowShape::Tumble { size: step, .. }
             | WindowShape::Hop { slide: step, .. }
             | WindowShape::Cumulate { step, .. } => step,
-            WindowShape::Session { .. } | WindowShape::Meeting { .. } => return None,
+            WindowShape::Session { .. } | WindowShape::Stagger { .. } | WindowShape::Meeting { .. } => {
+                return None;
+            }
         };
         let Some(first) = runs.iter().map(|run| run.first_end).min() else { return Some(0) };
         let last = runs.iter().map(|run| run.last_end).max().unwrap_or(first);

@@ -47,6 +47,7 @@ pub(crate) fn functions() -> impl Iterator<Item = Arc<ScalarUDF>> {
         Kind::Hop,
         Kind::Cumulate,
         Kind::Session,
+        Kind::Stagger,
         Kind::Floor,
         Kind::Shift,
         Kind::Closed(Closed::ALL),
@@ -65,6 +66,8 @@ enum Kind {
     Cumulate,
     /// The time of an event in a session: `(time, gap)`.
     Session,
+    /// The time of an event in a staggered window: `(time, size)`.
+    Stagger,
     /// As `Tumble`, of what is no event's time.
     Floor,
     /// Another time, so many microseconds later: `(time, micros)`.
@@ -116,6 +119,7 @@ impl ScalarUDFImpl for WindowFunction {
             Kind::Hop => "__window_hop",
             Kind::Cumulate => "__window_cumulate",
             Kind::Session => "__window_session",
+            Kind::Stagger => "__window_stagger",
             Kind::Floor => "__window_floor",
             Kind::Shift => "__window_shift",
             Kind::Closed(_) => CLOSED,
@@ -144,7 +148,7 @@ impl ScalarUDFImpl for WindowFunction {
 
     fn return_type(&self, types: &[DataType]) -> Result<DataType> {
         Ok(match self.kind {
-            Kind::Tumble | Kind::Session | Kind::Floor | Kind::Shift => types[0].clone(),
+            Kind::Tumble | Kind::Session | Kind::Stagger | Kind::Floor | Kind::Shift => types[0].clone(),
             Kind::Hop | Kind::Cumulate => DataType::List(item(&types[0])),
             Kind::Closed(_) => DataType::Boolean,
         })
@@ -181,7 +185,7 @@ impl ScalarUDFImpl for WindowFunction {
         };
         let array = match (self.kind, numbers.as_slice()) {
             (Kind::Tumble | Kind::Floor, [size, offset]) => each(&|time| super::floor(time, *size, *offset)),
-            (Kind::Session, [_]) => each(&|time| time),
+            (Kind::Session | Kind::Stagger, [_]) => each(&|time| time),
             (Kind::Shift, [micros]) => each(&|time| time.saturating_add(*micros)),
             (Kind::Hop, [slide, size, offset]) => {
                 many(WindowShape::Hop { slide: *slide, size: *size, offset: *offset }, true)?

@@ -8,6 +8,7 @@ mod functions;
 mod interval;
 mod meet;
 mod rewrite;
+mod stagger;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -26,6 +27,7 @@ pub use interval::micros as interval_micros;
 
 pub(crate) use functions::functions;
 pub(crate) use rewrite::rewrite;
+pub(crate) use stagger::stagger_function;
 pub(crate) use watermark::{add_column, take_late_rows, take_watermarks};
 
 /// The column that holds where a row's window begins.
@@ -76,6 +78,12 @@ pub enum WindowShape {
         /// A session ends so long after its last event.
         gap: i64,
     },
+    /// Windows of one size, of which each key's first begins with its first event, and each other with the first event behind
+    /// the one before: `STAGGER`.
+    Stagger {
+        /// The length of a window.
+        size: i64,
+    },
     /// No windows: rows wait for those of another stream that they meet in a join. A pair ends right behind its later row.
     Meeting {
         /// How far behind a row the one that it meets may be.
@@ -103,28 +111,29 @@ impl WindowShape {
                 let first = floor(time.saturating_sub(begin), step, 0).saturating_add(step);
                 (begin.saturating_add(first), begin.saturating_add(size))
             }
-            // Of the session that the event alone would be.
+            // Of the session or window that the event alone would be.
             Self::Session { gap } => (time.saturating_add(gap), time.saturating_add(gap)),
+            Self::Stagger { size } => (time.saturating_add(size), time.saturating_add(size)),
             // Of the pairs that it may be in.
             Self::Meeting { after } => (time.saturating_add(1), time.saturating_add(after).saturating_add(1)),
         }
     }
 
     /// Whether an event comes too late: all of its windows are closed. One that comes behind the watermark could belong
-    /// to a session that is closed, and is late to every session.
+    /// to a session that is closed, or move the windows behind it, and is late to all of them.
     #[must_use]
     pub fn is_late(&self, time: i64, watermark: i64) -> bool {
         match self {
             // What it would have met may be gone, or its pair be past.
-            Self::Session { .. } | Self::Meeting { .. } => time < watermark,
+            Self::Session { .. } | Self::Stagger { .. } | Self::Meeting { .. } => time < watermark,
             _ => self.ends(time).1 <= watermark,
         }
     }
 
     /// Whether which rows are in a window is known only from other rows.
     #[must_use]
-    pub fn is_session(&self) -> bool {
-        matches!(self, Self::Session { .. })
+    pub fn is_of_others(&self) -> bool {
+        matches!(self, Self::Session { .. } | Self::Stagger { .. })
     }
 
     /// The windows that an event at `time` belongs to, as starts and ends, in order.
@@ -134,14 +143,16 @@ impl WindowShape {
             Self::Tumble { size, .. } => size,
             Self::Hop { slide, .. } => slide,
             Self::Cumulate { step, .. } => step,
-            Self::Session { gap } => gap.max(1),
+            Self::Session { gap: size } | Self::Stagger { size } => size.max(1),
             Self::Meeting { .. } => i64::MAX,
         };
         (0..MOST_WINDOWS)
             .map_while(move |index| {
                 let end = first.checked_add(index.checked_mul(step)?)?;
                 (end <= last).then(|| match self {
-                    Self::Tumble { size, .. } | Self::Hop { size, .. } => (end - size, end),
+                    Self::Tumble { size, .. } | Self::Hop { size, .. } | Self::Stagger { size } => {
+                        (end - size, end)
+                    }
                     Self::Cumulate { size, .. } => (last - size, end),
                     Self::Session { gap } => (end - gap, end),
                     Self::Meeting { .. } => (end - 1, end),
@@ -162,6 +173,7 @@ impl std::fmt::Display for WindowShape {
                 (format!("windows of up to {} by steps of {}", length(size), length(step)), offset)
             }
             Self::Session { gap } => (format!("sessions with gaps of {}", length(gap)), 0),
+            Self::Stagger { size } => (format!("staggered windows of {}", length(size)), 0),
             Self::Meeting { after } => (format!("a join with rows up to {} later", length(after)), 0),
         };
         match offset {

@@ -9,10 +9,12 @@ use datafusion::sql::sqlparser::ast::{
 };
 use datafusion::sql::sqlparser::parser::Parser;
 
-use super::written::{FAMILIES, NOT_YET, Window, arguments, column, function_name, plain_argument, shape};
+use super::stagger::STAGGER_BEGINS;
+use super::written::{FAMILIES, Window, arguments, column, function_name, plain_argument, shape};
 use super::{CLOSED, WINDOW_END, WINDOW_START, WINDOW_TIME, WindowShape};
 use crate::dialect::CatchmentDialect;
 use crate::query::{STREAM_MARK, normal};
+use crate::stream_words::KEYS;
 use crate::text::SqlText;
 
 /// Rewrites the windows of all queries in a query, the inner ones first.
@@ -104,11 +106,11 @@ fn group_window(select: &mut Select, text: &SqlText) -> Result<Option<Window>> {
             None => Ok(None),
         };
     };
-    if let WindowShape::Session { gap } = window.shape {
+    if window.shape.is_of_others() {
         // What makes a session is decided among the rows that the query wants.
         let (keys, wanted) = (other_groups(select, text)?, select.selection.take());
         let factor = only_factor(select, &window.time, text)?;
-        let query = sessions(gap, keys.len(), wanted.is_some());
+        let query = of_others(window.shape, keys.len(), wanted.is_some(), "*");
         *factor = derived_from(&query, factor, &window.time, (&keys, wanted.as_ref()), text)?;
     } else {
         let factor = timed_factor(select, &window.time, text)?;
@@ -137,7 +139,7 @@ fn bound_without_window(select: &Select) -> Option<Expr> {
         let Expr::Function(function) = expr else { return None };
         let name = function_name(function);
         let (family, bound) = name.rsplit_once('_')?;
-        let is_window = FAMILIES.iter().any(|(known, _)| *known == family) || NOT_YET.contains(&family);
+        let is_window = FAMILIES.iter().any(|(known, _)| *known == family);
         (is_window && ["start", "end"].contains(&bound)).then(|| expr.clone())
     })
 }
@@ -172,13 +174,6 @@ fn table_function(factor: &TableFactor, text: &SqlText) -> Result<Option<TableFa
     let Some(function) = name.0.iter().filter_map(ObjectNamePart::as_ident).next_back().map(normal) else {
         return Ok(None);
     };
-    if NOT_YET.contains(&function.as_str()) {
-        return Err(Error::new(
-            Code::NOT_SUPPORTED,
-            format!("{} windows are not supported yet", function.to_uppercase()),
-        )
-        .at(text.place(span)));
-    }
     let Some((_, family)) = FAMILIES.iter().find(|(known, _)| *known == function) else { return Ok(None) };
     let wrong = || {
         Error::new(Code::SQL_SYNTAX, format!("{} is not called as a table function", function.to_uppercase()))
@@ -186,7 +181,14 @@ fn table_function(factor: &TableFactor, text: &SqlText) -> Result<Option<TableFa
             .hint("write TABLE(TUMBLE(TABLE t, DESCRIPTOR(ts), INTERVAL '1' MINUTE))")
     };
     let plain: Vec<Expr> = args.args.iter().map(plain_argument).collect::<Option<_>>().ok_or_else(wrong)?;
-    let [relation, descriptor, lengths @ ..] = plain.as_slice() else { return Err(wrong()) };
+    let (relation, keys, rest) = match plain.as_slice() {
+        [relation, Expr::Function(keys), rest @ ..] if function_name(keys) == KEYS => {
+            (relation, arguments(keys), rest)
+        }
+        [relation, rest @ ..] => (relation, Vec::new(), rest),
+        [] => return Err(wrong()),
+    };
+    let [descriptor, lengths @ ..] = rest else { return Err(wrong()) };
     let parts = match relation {
         Expr::Identifier(ident) => vec![ident.clone()],
         Expr::CompoundIdentifier(parts) => parts.clone(),
@@ -209,10 +211,22 @@ fn table_function(factor: &TableFactor, text: &SqlText) -> Result<Option<TableFa
         *alias = None;
     }
     // The last millisecond of the window is its time, as in Flink.
+    let hidden = match shape {
+        WindowShape::Session { .. } => {
+            format!(", \"{WINDOW_TIME}\", \"__window_begins\", \"__window_number\"")
+        }
+        WindowShape::Stagger { .. } => format!(", \"{WINDOW_TIME}\""),
+        _ => String::new(),
+    };
     let results = format!(
-        "* EXCLUDE (\"{WINDOW_START}\", \"{WINDOW_END}\"), \"{WINDOW_START}\" AS window_start, \"{WINDOW_END}\" AS window_end, __window_shift(\"{WINDOW_END}\", -1000) AS window_time"
+        "* EXCLUDE (\"{WINDOW_START}\", \"{WINDOW_END}\"{hidden}), \"{WINDOW_START}\" AS window_start, \"{WINDOW_END}\" AS window_end, __window_shift(\"{WINDOW_END}\", -1000) AS window_time"
     );
-    let mut found = windowed(&inner, shape, &time, &results, text)?;
+    let mut found = match shape.is_of_others() {
+        true => {
+            derived_from(&of_others(shape, keys.len(), false, &results), &inner, &time, (&keys, None), text)?
+        }
+        false => windowed(&inner, shape, &time, &results, text)?,
+    };
     if let (TableFactor::Derived { alias: found, .. }, Some(alias)) = (&mut found, alias) {
         *found = Some(alias.clone());
     }
@@ -270,28 +284,50 @@ fn only_factor<'a>(select: &'a mut Select, time: &Expr, text: &SqlText) -> Resul
     }
 }
 
-/// Finds the sessions of each key: events that follow each other by less than the gap.
-fn sessions(gap: i64, keys: usize, has_condition: bool) -> String {
+/// Finds the windows that depend on the other rows of a key: sessions, whose events follow each other by less than the gap,
+/// and staggered windows, which begin with an event.
+fn of_others(shape: WindowShape, keys: usize, has_condition: bool, results: &str) -> String {
     let keys: Vec<String> = (0..keys).map(|index| format!("\"$key{index}\"")).collect();
     let time = format!("\"{WINDOW_TIME}\"");
     let of_keys = match keys.as_slice() {
         [] => String::new(),
         keys => format!("PARTITION BY {} ", keys.join(", ")),
     };
-    let of_session = [keys.as_slice(), &["\"__window_number\"".to_owned()]].concat().join(", ");
     let wanted = if has_condition { " WHERE \"$where\"" } else { "" };
-    let timed =
-        format!("SELECT \"$alias\".*, __window_session(\"$time\", {gap}) AS {time} FROM \"$from\"{wanted}");
+    let timed = |function: &str, length: i64| {
+        format!("SELECT \"$alias\".*, {function}(\"$time\", {length}) AS {time} FROM \"$from\"{wanted}")
+    };
+    let bounded = match shape {
+        WindowShape::Stagger { size } => {
+            let timed = timed("__window_stagger", size);
+            let begun = format!(
+                "SELECT *, {STAGGER_BEGINS}({time}, {size}) OVER ({of_keys}ORDER BY {time}) AS \"{WINDOW_START}\" FROM ({timed}) AS \"$alias\""
+            );
+            format!(
+                "SELECT *, __window_shift(\"{WINDOW_START}\", {size}) AS \"{WINDOW_END}\" FROM ({begun}) AS \"$alias\""
+            )
+        }
+        other => {
+            let gap = other.ends(0).1;
+            sessions(&timed("__window_session", gap), gap, &keys, &of_keys)
+        }
+    };
+    format!("SELECT {results} FROM ({bounded}) AS \"$alias\" WHERE {CLOSED}(\"{WINDOW_END}\")")
+}
+
+/// Numbers the sessions of each key, and gives each row the bounds of its own.
+fn sessions(timed: &str, gap: i64, keys: &[String], of_keys: &str) -> String {
+    let time = format!("\"{WINDOW_TIME}\"");
+    let of_session = [keys, &["\"__window_number\"".to_owned()]].concat().join(", ");
     let begins = format!(
         "SELECT *, CASE WHEN __window_shift(lag({time}) OVER ({of_keys}ORDER BY {time}), {gap}) > {time} THEN 0 ELSE 1 END AS \"__window_begins\" FROM ({timed}) AS \"$alias\""
     );
     let numbered = format!(
         "SELECT *, sum(\"__window_begins\") OVER ({of_keys}ORDER BY {time}) AS \"__window_number\" FROM ({begins}) AS \"$alias\""
     );
-    let bounded = format!(
+    format!(
         "SELECT *, min({time}) OVER (PARTITION BY {of_session}) AS \"{WINDOW_START}\", __window_shift(max({time}) OVER (PARTITION BY {of_session}), {gap}) AS \"{WINDOW_END}\" FROM ({numbered}) AS \"$alias\""
-    );
-    format!("SELECT * FROM ({bounded}) AS \"$alias\" WHERE {CLOSED}(\"{WINDOW_END}\")")
+    )
 }
 
 /// Puts a relation's rows into windows.
@@ -317,13 +353,9 @@ fn windowed(
                 "__window_floor(__window_shift(\"{WINDOW_END}\", -1), {size}, {offset}) AS \"{WINDOW_START}\""
             ),
         ),
-        WindowShape::Session { .. } | WindowShape::Meeting { .. } => {
-            return Err(Error::new(
-                Code::NOT_SUPPORTED,
-                "sessions as a table function are not supported yet",
-            )
-            .at(text.place(time.span()))
-            .hint("write GROUP BY key, SESSION(ts, gap)"));
+        WindowShape::Session { .. } | WindowShape::Stagger { .. } | WindowShape::Meeting { .. } => {
+            return Err(Error::new(Code::INTERNAL, "windows that depend on other rows are made otherwise")
+                .at(text.place(time.span())));
         }
     };
     let query = format!(

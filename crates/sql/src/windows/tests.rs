@@ -73,6 +73,7 @@ async fn a_relation_needs_no_name() {
         "HOP(ts, '1 day', '1 day')",
         "CUMULATE(ts, '1 day', '1 day')",
         "SESSION(ts, '1 day')",
+        "STAGGER(ts, '1 day')",
     ] {
         let sql = format!("SELECT count(*) AS n FROM (SELECT ts FROM {EVENTS}) GROUP BY {window}");
         assert_eq!(lines(&sql).await, ["4"], "{window}");
@@ -94,6 +95,79 @@ async fn sessions_end_when_a_key_is_silent_for_the_gap() {
         "SELECT session_window.start, session_window.end AS e, count(*) AS n FROM {EVENTS} GROUP BY session_window(ts, '50 seconds')"
     );
     assert_eq!(lines(&all).await, ["10:00:10|10:01:50|3", "10:03:59|10:04:49|1"]);
+}
+
+#[tokio::test]
+async fn staggered_windows_begin_with_an_event() {
+    let sql = format!(
+        "SELECT kind, STAGGER_START(ts, INTERVAL '50' SECONDS) AS s, STAGGER_END(ts, INTERVAL '50' SECONDS) AS e, count(*) AS n
+         FROM {EVENTS} GROUP BY kind, STAGGER(ts, INTERVAL '50' SECONDS)"
+    );
+    assert_eq!(
+        lines(&sql).await,
+        ["a|10:00:10|10:01:00|1", "a|10:01:00|10:01:50|1", "a|10:03:59|10:04:49|1", "b|10:00:50|10:01:40|1"]
+    );
+    let all = format!(
+        "SELECT STAGGER_START(ts, '3 minutes') AS s, count(*) AS n FROM {EVENTS} GROUP BY STAGGER(ts, '3 minutes')"
+    );
+    assert_eq!(lines(&all).await, ["10:00:10|3", "10:03:59|1"]);
+}
+
+#[tokio::test]
+async fn the_table_functions_of_sessions_name_their_keys() {
+    let of = |function: &str| {
+        format!(
+            "WITH e AS (SELECT * FROM {EVENTS}) SELECT window_start, window_end, x.kind, x.ts FROM TABLE({function}) AS x"
+        )
+    };
+    let sessions =
+        lines(&of("SESSION(TABLE e PARTITION BY kind, DESCRIPTOR(ts), INTERVAL '51' SECONDS)")).await;
+    assert_eq!(sessions[0], "10:00:10|10:01:51|a|10:00:10");
+    assert_eq!(sessions[1], "10:00:10|10:01:51|a|10:01:00");
+    assert_eq!(sessions.len(), 4);
+    let none = lines(&of("SESSION(TABLE e, DESCRIPTOR(ts), INTERVAL '41' SECONDS)")).await;
+    assert_eq!(none[2], "10:00:10|10:01:41|b|10:00:50");
+    let staggered =
+        lines(&of("STAGGER(TABLE e PARTITION BY upper(kind), e.kind, DESCRIPTOR(ts), '1 minute')")).await;
+    assert_eq!(staggered[1], "10:00:10|10:01:10|a|10:01:00");
+    let columns = of("SESSION(TABLE e PARTITION BY kind, DESCRIPTOR(ts), '1 minute')")
+        .replace("window_start, window_end, x.kind, x.ts", "*");
+    let found = rows(&planner(1), &columns).await;
+    let names: Vec<String> = found[0].schema().fields().iter().map(|field| field.name().clone()).collect();
+    assert_eq!(names, ["ts", "kind", "window_start", "window_end", "window_time"]);
+}
+
+proptest! {
+    /// Against one event after the other.
+    #[test]
+    fn staggered_windows_are_those_of_one_event_after_the_other(
+        events in proptest::collection::vec((0..300_i64, 0..3_i64), 1..60), size in 1..40_i64
+    ) {
+        let values: Vec<String> =
+            events.iter().map(|(at, key)| format!("(to_timestamp({at}), {key})")).collect();
+        let sql = format!(
+            "SELECT k, CAST(to_unixtime(STAGGER_START(ts, '{size} seconds')) AS BIGINT) AS s, count(*) AS n
+             FROM (VALUES {}) AS e(ts, k) GROUP BY k, STAGGER(ts, '{size} seconds')",
+            values.join(", ")
+        );
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let found = runtime.block_on(lines(&sql));
+        let mut sorted = events;
+        sorted.sort_unstable();
+        let mut open = std::collections::BTreeMap::<i64, (i64, i64)>::new();
+        let mut wanted = Vec::new();
+        for (at, key) in sorted {
+            match open.get_mut(&key) {
+                Some((start, count)) if at < *start + size => *count += 1,
+                _ => wanted.extend(open.insert(key, (at, 1)).map(|(start, count)| (key, start, count))),
+            }
+        }
+        wanted.extend(open.into_iter().map(|(key, (start, count))| (key, start, count)));
+        let mut wanted: Vec<String> =
+            wanted.into_iter().map(|(key, start, count)| format!("{key}|{start}|{count}")).collect();
+        wanted.sort();
+        prop_assert_eq!(found, wanted);
+    }
 }
 
 #[tokio::test]
@@ -133,9 +207,10 @@ async fn windows_that_cannot_be_are_refused() {
         ("SELECT count(*) FROM t GROUP BY TUMBLE(ts, INTERVAL '1' MONTH)", Code::SQL_SYNTAX),
         ("SELECT count(*) FROM t GROUP BY TUMBLE(ts, INTERVAL '0' DAY)", Code::SQL_SYNTAX),
         ("SELECT count(*) FROM t GROUP BY HOP(ts, '1 second', '1 hour')", Code::NOT_SUPPORTED),
-        ("SELECT count(*) FROM t GROUP BY STAGGER(ts, '1 minute')", Code::NOT_SUPPORTED),
+        ("SELECT count(*) FROM t GROUP BY STAGGER(ts, '1 minute', '1 second')", Code::SQL_SYNTAX),
+        ("SELECT count(*) FROM t JOIN u ON true GROUP BY STAGGER(t.ts, '1 minute')", Code::NOT_SUPPORTED),
         ("SELECT count(*) FROM t JOIN u ON true GROUP BY SESSION(t.ts, '1 minute')", Code::NOT_SUPPORTED),
-        ("SELECT * FROM TABLE(SESSION(TABLE t, DESCRIPTOR(ts), '1 minute'))", Code::NOT_SUPPORTED),
+        ("SELECT * FROM TABLE(SESSION(TABLE t PARTITION BY a, '1 minute'))", Code::SQL_SYNTAX),
         ("SELECT upper(a) AS a, count(*) FROM t GROUP BY a, SESSION(ts, '1 minute')", Code::SQL_SYNTAX),
         ("SELECT a AS \"__window_end\" FROM t", Code::NAME_INVALID),
         ("SELECT count(*) FROM t LATE ROWS INTO l GROUP BY TUMBLE(ts, '1 minute')", Code::SQL_SYNTAX),
@@ -191,7 +266,7 @@ proptest! {
             match shape {
                 WindowShape::Tumble { size, offset } => all.push((k * size + offset, (k + 1) * size + offset)),
                 WindowShape::Hop { slide, size, offset } => all.push((k * slide + offset, k * slide + offset + size)),
-                WindowShape::Session { .. } | WindowShape::Meeting { .. } => {}
+                WindowShape::Session { .. } | WindowShape::Stagger { .. } | WindowShape::Meeting { .. } => {}
                 WindowShape::Cumulate { step, size, offset } => {
                     let begin = k * size + offset;
                     all.extend((1..=size / step).map(|n| (begin, begin + n * step)));

@@ -57,6 +57,7 @@ fn window_of(expr: &Expr) -> Option<(Expr, WindowShape)> {
     let shape = match (call.func.name(), lengths.as_slice()) {
         ("__window_tumble", [size, offset]) => WindowShape::Tumble { size: *size, offset: *offset },
         ("__window_session", [gap]) => WindowShape::Session { gap: *gap },
+        ("__window_stagger", [size]) => WindowShape::Stagger { size: *size },
         ("__window_hop", [slide, size, offset]) => {
             WindowShape::Hop { slide: *slide, size: *size, offset: *offset }
         }
@@ -189,7 +190,7 @@ pub fn makes_windows(node: &LogicalPlan) -> bool {
     node.expressions().iter().any(|expr| expr.exists(|part| Ok(window_of(part).is_some())).unwrap_or(true))
 }
 
-/// Whether a node is one of those that find sessions: its functions look at the time of rows alone.
+/// Whether a node is one of those that find sessions or staggered windows: its functions look at the time of rows alone.
 #[must_use]
 pub fn finds_sessions(node: &LogicalPlan) -> bool {
     let of_time = |expr: &Expr| match expr.clone().unalias() {
@@ -203,7 +204,7 @@ pub fn finds_sessions(node: &LogicalPlan) -> bool {
     matches!(node, LogicalPlan::Window(window) if window.window_expr.iter().all(of_time))
 }
 
-/// The parts of a plan that give the rows of sessions, closed or not, with the bounds of their sessions.
+/// The parts of a plan that give the rows of sessions and of staggered windows, closed or not, with their bounds.
 #[must_use]
 pub fn session_rows(plan: &LogicalPlan) -> Vec<LogicalPlan> {
     let mut found = Vec::new();
@@ -214,7 +215,7 @@ pub fn session_rows(plan: &LogicalPlan) -> Vec<LogicalPlan> {
                 .predicate
                 .exists(|part| Ok(matches!(part, Expr::ScalarFunction(call) if call.func.name() == CLOSED)))
                 .unwrap_or(false)
-            && window_shapes(&filter.input).iter().any(WindowShape::is_session)
+            && window_shapes(&filter.input).iter().any(WindowShape::is_of_others)
         {
             found.push(filter.input.as_ref().clone());
         }
@@ -229,10 +230,10 @@ fn changes(expr: &Expr) -> bool {
     expr.exists(|part| Ok(!is_fixed(part))).unwrap_or(true)
 }
 
-/// What keeps a node that makes sessions from being computed again for the same rows: a table whose rows change, or chance.
+/// What keeps a node that makes sessions or staggered windows from being computed again for the same rows: a table whose rows change, or chance.
 #[must_use]
 pub fn unsettled_sessions(node: &LogicalPlan, streams: &BTreeSet<String>) -> Option<String> {
-    if !window_shapes(node).iter().any(WindowShape::is_session) {
+    if !window_shapes(node).iter().any(WindowShape::is_of_others) {
         return None;
     }
     let mut found = None;

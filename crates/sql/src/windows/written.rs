@@ -30,6 +30,7 @@ pub(super) enum Family {
     Session,
     /// Spark's `session_window(ts, gap)`.
     SessionWindow,
+    Stagger,
 }
 
 impl Family {
@@ -50,22 +51,13 @@ pub(super) const FAMILIES: &[(&str, Family)] = &[
     ("window", Family::Window),
     ("session", Family::Session),
     ("session_window", Family::SessionWindow),
+    ("stagger", Family::Stagger),
 ];
-
-/// Windows that depend on what came before them.
-pub(super) const NOT_YET: &[&str] = &["stagger"];
 
 impl Window {
     pub(super) fn parse(expr: &Expr, text: &SqlText) -> Result<Option<Self>> {
         let Expr::Function(function) = expr else { return Ok(None) };
         let name = function_name(function);
-        if NOT_YET.contains(&name.as_str()) {
-            return Err(Error::new(
-                Code::NOT_SUPPORTED,
-                format!("{} windows are not supported yet", name.to_uppercase()),
-            )
-            .at(text.place(expr.span())));
-        }
         let Some((_, family)) = FAMILIES.iter().find(|(known, _)| *known == name) else { return Ok(None) };
         let arguments = arguments(function);
         let Some((time, lengths)) = arguments.split_first() else { return Ok(None) };
@@ -140,6 +132,7 @@ pub(super) fn shape(family: Family, lengths: &[Expr]) -> Result<WindowShape> {
     let shape = match (family, lengths.as_slice()) {
         (Family::Tumble | Family::Window, [size]) => WindowShape::Tumble { size: *size, offset: 0 },
         (Family::Session | Family::SessionWindow, [gap]) => WindowShape::Session { gap: *gap },
+        (Family::Stagger, [size]) => WindowShape::Stagger { size: *size },
         (Family::Tumble, [size, offset]) => WindowShape::Tumble { size: *size, offset: *offset },
         (Family::Window, [size, slide, rest @ ..]) if rest.len() < 2 => {
             let offset = rest.first().copied().unwrap_or(0);
@@ -155,7 +148,7 @@ pub(super) fn shape(family: Family, lengths: &[Expr]) -> Result<WindowShape> {
             WindowShape::Cumulate { step: *step, size: *size, offset: rest.first().copied().unwrap_or(0) }
         }
         _ => {
-            let forms = "TUMBLE(ts, size), HOP(ts, slide, size), CUMULATE(ts, step, size), SESSION(ts, gap), window(ts, size [, slide])";
+            let forms = "TUMBLE(ts, size), HOP(ts, slide, size), CUMULATE(ts, step, size), SESSION(ts, gap), STAGGER(ts, size), window(ts, size [, slide])";
             return Err(Error::new(Code::SQL_SYNTAX, "a window has the wrong number of lengths").hint(forms));
         }
     };
@@ -163,7 +156,7 @@ pub(super) fn shape(family: Family, lengths: &[Expr]) -> Result<WindowShape> {
         WindowShape::Tumble { size, .. } => (size, size),
         WindowShape::Hop { slide, size, .. } => (slide, size),
         WindowShape::Cumulate { step, size, .. } => (step, size),
-        WindowShape::Session { gap } => (gap, gap),
+        WindowShape::Session { gap: length } | WindowShape::Stagger { size: length } => (length, length),
         // Nobody writes it: it is what a join's condition says.
         WindowShape::Meeting { .. } => (1, 1),
     };
