@@ -124,8 +124,8 @@ impl Runtime {
         loop {
             let done = match &spec.serving {
                 Some(serving) => {
-                    let (key, refresh) = (&serving.key, catch_up.refresh && report.batches == 0);
-                    self.run_serving(spec, key, refresh, progress).await.map(|done| report = done)
+                    let refresh = catch_up.refresh && report.batches == 0;
+                    self.run_serving(spec, serving, refresh, progress).await.map(|done| report = done)
                 }
                 None => self.catch_up(spec, catch_up, progress, &mut report).await,
             };

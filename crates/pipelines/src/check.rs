@@ -377,33 +377,36 @@ impl<'p> Checker<'p> {
         let flows = specs
             .into_iter()
             .zip(timed)
-            .map(|((draft, resolved), expectations)| FlowSpec {
-                name: draft.flow.clone(),
-                target: name.clone(),
-                kind: draft.kind,
-                text: Arc::clone(draft.text),
-                query: draft.query.clone(),
-                replaces: draft.replaces.map(|(condition, _)| condition.clone()),
-                inputs: resolved.inputs,
-                windows: resolved.windows,
-                late: resolved.late,
-                expectations,
-                ruleset: ruleset.clone(),
-                table: table.clone(),
-                serving: declared.body.serving.as_ref().map(|serving| Arc::new(serving.spec())),
-                definition: match (draft.kind, &declared.body.serving) {
-                    // What states were made of is more than words: views, and types of what is read.
-                    (_, Some(serving)) => format!("{:?}\n{}", serving.spec().key, resolved.plan),
-                    // Computed as a whole, so what its rows are held to is part of it.
-                    (FlowKind::ReplaceWhere, _) => {
-                        format!(
-                            "{}{rules}\n{}",
-                            draft.definition,
-                            declared.text.slice(declared.span.start, declared.span.end)
-                        )
-                    }
-                    _ => format!("{}{rules}", draft.definition),
-                },
+            .map(|((draft, resolved), expectations)| {
+                let serving = declared.body.serving.as_ref().map(|serving| serving.spec(resolved.definition));
+                FlowSpec {
+                    name: draft.flow.clone(),
+                    target: name.clone(),
+                    kind: draft.kind,
+                    text: Arc::clone(draft.text),
+                    query: draft.query.clone(),
+                    replaces: draft.replaces.map(|(condition, _)| condition.clone()),
+                    inputs: resolved.inputs,
+                    windows: resolved.windows,
+                    late: resolved.late,
+                    expectations,
+                    ruleset: ruleset.clone(),
+                    table: table.clone(),
+                    serving: serving.clone().map(Arc::new),
+                    definition: match (draft.kind, &serving) {
+                        // What states were made of is more than words: views, and types of what is read.
+                        (_, Some(serving)) => format!("{:?}\n{}", serving.key, resolved.plan),
+                        // Computed as a whole, so what its rows are held to is part of it.
+                        (FlowKind::ReplaceWhere, _) => {
+                            format!(
+                                "{}{rules}\n{}",
+                                draft.definition,
+                                declared.text.slice(declared.span.start, declared.span.end)
+                            )
+                        }
+                        _ => format!("{}{rules}", draft.definition),
+                    },
+                }
             })
             .collect();
         Ok(Some(Dataset {

@@ -9,7 +9,7 @@ use catchment_ingest::files::{FileSource, ReadFiles};
 use catchment_ingest::streams::StreamSource;
 use catchment_ingest::{Limits, Source, TableSource};
 use catchment_lake::{TableSpec, storable_schema};
-use catchment_sql::{Closed, Moment, Planner, Relation, Target, kept_columns, with_meetings};
+use catchment_sql::{Closed, Definition, Moment, Planner, Relation, Target, kept_columns, with_meetings};
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::logical_expr::LogicalPlan;
@@ -39,6 +39,8 @@ pub(crate) struct Resolved {
     pub(crate) late: Option<(TableName, TableSpec)>,
     /// What the query comes to, with the types of all columns and whatever views it reads.
     pub(crate) plan: String,
+    /// What the query is made of.
+    pub(crate) definition: Definition,
 }
 
 impl Checker<'_> {
@@ -95,8 +97,10 @@ impl Checker<'_> {
             kept.extend(input.map(|input| (draft.flow.clone(), input.name.clone(), column)));
         }
         let late = self.late(draft, &inputs, &windows).await?;
+        let names = inputs.iter().map(|input| (input.key.clone(), input.name.clone())).collect();
+        let definition = Definition::of(&plan, &names);
         let plan = plan.display_indent_schema().to_string();
-        Ok(Resolved { inputs, schema, windows, time, late, plan })
+        Ok(Resolved { inputs, schema, windows, time, late, plan, definition })
     }
 
     /// What the table of late rows is declared to be: the columns of the one stream whose rows are put into windows.

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use catchment_core::{Code, Error, Result, TableName};
 use catchment_flows::{FlowKind, RowKey, Serving, require_incremental};
 use catchment_sql::{
-    Planner, Running, Target, WINDOW_END, WINDOW_START, WindowShape, finds_sessions, nearest, window_shapes,
+    Definition, Planner, Running, Target, WINDOW_END, WINDOW_START, WindowShape, finds_sessions, nearest,
+    window_shapes,
 };
 use datafusion::arrow::datatypes::{DataType, Field, TimeUnit};
 use datafusion::common::tree_node::TreeNode;
@@ -20,14 +21,14 @@ use crate::statement::{DatasetKind, DatasetStatement};
 
 impl ServingStatement {
     /// How its rows are found and written.
-    pub(crate) fn spec(&self) -> Serving {
+    pub(crate) fn spec(&self, definition: Definition) -> Serving {
         let names = |list: &[(String, Span)]| list.iter().map(|(name, _)| name.clone()).collect();
         let key = RowKey {
             primary: names(&self.primary),
             sort: names(&self.sort),
             time_to_live: self.time_to_live,
         };
-        Serving { key, emit_every: self.emit_every }
+        Serving { key, emit_every: self.emit_every, definition }
     }
 }
 

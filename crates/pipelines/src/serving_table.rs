@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use catchment_core::{Clock, Code, Error, Result, TableName};
-use catchment_flows::{FlowSpec, KeyRange, ServingTable};
+use catchment_flows::{FlowSpec, KeyRange, ServingStanding, ServingTable};
 use catchment_sql::nearest;
 use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::datatypes::SchemaRef;
@@ -45,14 +45,14 @@ impl Workspace {
         })
     }
 
-    /// Makes sure that a serving table can go on as it is defined now; nothing is known while another process has it.
+    /// How a serving table stands to how it is defined now; `None` while another process has it.
     ///
     /// # Errors
-    /// Returns [`Code::SERVING_CHANGED`] when its rows were made by another definition, and errors of the store.
-    pub fn require_definition(&self, flow: &FlowSpec) -> Result<()> {
-        match self.serving.require_definition(flow) {
-            Err(error) if error.code() == Code::SERVING_OWNED => Ok(()),
-            other => other,
+    /// Returns [`Code::SERVING_CHANGED`] when it cannot go on with what is kept of its rows, and errors of the store.
+    pub fn serving_standing(&self, flow: &FlowSpec) -> Result<Option<ServingStanding>> {
+        match self.serving.standing(flow) {
+            Err(error) if error.code() == Code::SERVING_OWNED => Ok(None),
+            other => other.map(Some),
         }
     }
 

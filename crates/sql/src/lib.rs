@@ -3,6 +3,7 @@
 //! **Never**: decides what a relation is (its caller binds it), writes a table, makes a session outside
 //! [`Sessions`].
 
+mod definition;
 mod dialect;
 mod distinct;
 mod distinct_first;
@@ -21,6 +22,7 @@ mod time_travel;
 mod windows;
 mod zorder;
 
+pub use definition::{Definition, Kept};
 pub use dialect::CatchmentDialect;
 pub use lineage::{Origin, column_origins, filtered_columns, kept_columns};
 pub use query::{

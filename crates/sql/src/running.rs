@@ -10,12 +10,14 @@
 //! States are what DataFusion's accumulators exchange between the stages of a parallel query, so that every aggregate works
 //! that can be computed in parallel.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result};
-use datafusion::arrow::array::RecordBatch;
-use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::common::{Column, DFSchema, TableReference};
+use datafusion::arrow::array::{ArrayRef, RecordBatch, new_null_array};
+use datafusion::arrow::compute::concat_batches;
+use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
+use datafusion::common::{Column, DFSchema, Result as DataFusionResult, ScalarValue, TableReference};
 use datafusion::datasource::memory::MemorySourceConfig;
 use datafusion::datasource::{MemTable, provider_as_source};
 use datafusion::logical_expr::expr::{AggregateFunction, Sort};
@@ -163,6 +165,36 @@ impl Running {
         collect(planner, stage).await
     }
 
+    /// Where the columns of each aggregate's state are among those of states.
+    #[must_use]
+    pub fn state_columns(&self) -> Vec<Range<usize>> {
+        let mut begins = self.group_columns();
+        let mut columns = Vec::with_capacity(self.aggregates.len());
+        for aggregate in &self.aggregates {
+            let count = aggregate.state_fields().map_or(0, |fields| fields.len());
+            columns.push(begins..begins + count);
+            begins += count;
+        }
+        columns
+    }
+
+    /// The state of a group that had one row, with nulls in all columns.
+    ///
+    /// # Errors
+    /// Returns the errors of the query.
+    pub async fn state_of_nulls(&self, planner: &Planner) -> Result<RecordBatch> {
+        let null = |field: &FieldRef| match field.is_nullable() {
+            true => Ok(new_null_array(field.data_type(), 1)),
+            false => ScalarValue::new_default(field.data_type())?.to_array(),
+        };
+        let columns: DataFusionResult<Vec<ArrayRef>> = self.input.fields().iter().map(null).collect();
+        let row = RecordBatch::try_new(Arc::clone(&self.input), columns.map_err(query_error)?)
+            .map_err(|error| query_error(error.into()))?;
+        let rows = memory(vec![row], &self.input)?;
+        let states = collect(planner, self.stage(AggregateMode::Partial, self.groups.clone(), rows)?).await?;
+        concat_batches(&self.states, &states).map_err(|error| query_error(error.into()))
+    }
+
     /// Makes one state of all states of a group.
     ///
     /// # Errors
@@ -209,7 +241,7 @@ impl Running {
 }
 
 /// The aggregate of a plan, when rows go from it to the result one by one.
-fn find(plan: &LogicalPlan) -> Result<Option<&Aggregate>> {
+pub(crate) fn find(plan: &LogicalPlan) -> Result<Option<&Aggregate>> {
     match plan {
         LogicalPlan::Aggregate(aggregate) => {
             if find_below(&aggregate.input) {

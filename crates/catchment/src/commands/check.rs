@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use catchment_core::{Error, Result};
-use catchment_flows::{EventTime, FlowSpec, held_rows};
+use catchment_flows::{EventTime, FlowSpec, ServingStanding, held_rows};
 use catchment_pipelines::{Dataset, DatasetKind};
 use serde_json::{Value, json};
 
@@ -19,21 +19,27 @@ pub(crate) async fn run(
     let workspace = wiring::workspace(&command.project, arguments)?;
     let mut checked = workspace.check().await;
     checked.errors.append(&mut checked.panels);
-    let mut waiting = Vec::new();
+    let (mut waiting, mut serving) = (Vec::new(), Vec::new());
     if checked.errors.is_empty() {
         // An edit may want other rows than those that wait; a run would stop there.
         for flow in flows_of(&checked.datasets).filter(|flow| !flow.windows.is_empty()) {
             waiting.push((&flow.name, held_rows(&workspace.lake, flow).await?));
         }
         for flow in flows_of(&checked.datasets).filter(|flow| flow.serving.is_some()) {
-            workspace.require_definition(flow)?;
+            serving.extend(workspace.serving_standing(flow)?.map(|standing| (&flow.target, standing)));
         }
     }
     if screen.json {
         let datasets: Vec<Value> = checked.datasets.iter().map(dataset_json).collect();
         let held: Vec<Value> =
             waiting.iter().map(|(flow, rows)| json!({ "flow": flow, "rows": rows })).collect();
-        screen.json(&json!({ "datasets": datasets, "held": held, "errors": checked.errors.len() }));
+        let serving: Vec<Value> = serving
+            .iter()
+            .map(|(table, standing)| json!({ "table": table.to_string(), "rows": standing_word(*standing) }))
+            .collect();
+        screen.json(
+            &json!({ "datasets": datasets, "held": held, "serving": serving, "errors": checked.errors.len() }),
+        );
     } else if checked.errors.is_empty() {
         let rows: Vec<Vec<String>> = checked
             .datasets
@@ -56,9 +62,27 @@ pub(crate) async fn run(
         for (flow, rows) in waiting.iter().filter(|(_, rows)| *rows > 0) {
             screen.line(format!("{flow}: {rows} rows wait for their windows, and are kept"));
         }
+        for (table, standing) in serving {
+            match standing {
+                ServingStanding::Same => {}
+                ServingStanding::Kept => screen.line(format!("{table}: changed, and goes on with its rows")),
+                ServingStanding::Anew => {
+                    screen.line(format!("{table}: changed, and is computed anew as a whole"))
+                }
+            }
+        }
     }
     Error::join(checked.errors)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What becomes of the rows of a serving table.
+fn standing_word(standing: ServingStanding) -> &'static str {
+    match standing {
+        ServingStanding::Same => "same",
+        ServingStanding::Kept => "kept",
+        ServingStanding::Anew => "anew",
+    }
 }
 
 fn flows_of(datasets: &[Dataset]) -> impl Iterator<Item = &FlowSpec> {

@@ -33,6 +33,7 @@ mod readers;
 mod rollback;
 mod rollback_traps;
 mod serving;
+mod serving_changes;
 mod slt;
 mod time_travel;
 mod traces;

@@ -295,7 +295,7 @@ fn what_does_not_fit_is_refused_with_its_reason() {
         ),
         (
             "PRIMARY KEY (window_start) TTL INTERVAL '1' DAY AS SELECT SESSION_START(ts, INTERVAL '1' MINUTE) AS window_start, count(*) AS n FROM STREAM raw.e GROUP BY SESSION(ts, INTERVAL '1' MINUTE)",
-            "sessions in a serving table",
+            "sessions and staggered windows in a serving table",
         ),
         (
             "PRIMARY KEY (k) AS SELECT k, max(n) AS n FROM (SELECT k, v, count(*) AS n FROM STREAM raw.e GROUP BY k, v) GROUP BY k",

@@ -165,7 +165,7 @@ async fn serve_groups(
 }
 
 /// For each column of the key, the column of the groups that it is.
-fn key_columns(spec: &FlowSpec, running: &Running, table: &ServingTable) -> Result<Vec<usize>> {
+pub(crate) fn key_columns(spec: &FlowSpec, running: &Running, table: &ServingTable) -> Result<Vec<usize>> {
     let kept = running.kept_groups();
     let column = |name: &String| {
         let found = kept.iter().find(|(column, _)| column == name).map(|(_, group)| *group);
@@ -180,7 +180,7 @@ fn key_columns(spec: &FlowSpec, running: &Running, table: &ServingTable) -> Resu
 }
 
 /// Rows with the columns and types of the table.
-fn fit(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
+pub(crate) fn fit(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBatch> {
     let columns = schema.fields().iter().map(|field| {
         let column = rows.column_by_name(field.name()).filter(|_| field.name() != ADDRESS_COLUMN);
         let column = column.ok_or_else(|| {

@@ -9,7 +9,7 @@ use datafusion::arrow::array::{RecordBatch, UInt64Array};
 use fjall::OwnedWriteBatch;
 
 use crate::serving::rows::{AGE_BYTES, LONGEST_KEY, written_at};
-use crate::serving::store::{Described, ServingStore, failed};
+use crate::serving::store::{Described, Made, ServingStore, failed};
 use crate::serving::table::ServingTable;
 
 /// Rows that are over and are taken away with one batch, at most.
@@ -177,6 +177,7 @@ impl Change {
         store: &ServingStore,
         name: &TableName,
         described: &Described,
+        made: Option<&Made>,
     ) -> Result<()> {
         for (key, value) in std::mem::take(&mut self.rows) {
             match value {
@@ -190,7 +191,7 @@ impl Change {
                 None => self.batch.remove(&self.table.states, group),
             }
         }
-        store.commit(name, described, self.batch)?;
+        store.commit(name, described, made, self.batch)?;
         if let Some(swept) = self.swept {
             self.table.swept.store(swept, Ordering::Relaxed);
         }

@@ -6,6 +6,7 @@
 
 mod batch;
 mod change;
+mod evolve;
 mod rows;
 mod run;
 mod states;
@@ -14,15 +15,20 @@ mod table;
 #[cfg(test)]
 mod tests;
 
-/// How rows are found and written.
+use catchment_sql::Definition;
+
+/// How rows are found and written, and what they are made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Serving {
     /// How they are found.
     pub key: RowKey,
     /// How often a service writes, at most, in microseconds.
     pub emit_every: Option<i64>,
+    /// What its rows are made of.
+    pub definition: Definition,
 }
 
+pub use evolve::Standing as ServingStanding;
 pub use rows::RowKey;
 pub use store::{ServingFolder, ServingStore};
 pub use table::{KeyRange, ServingTable};

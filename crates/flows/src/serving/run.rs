@@ -10,34 +10,20 @@ use crate::bookmarks::Taken;
 use crate::records::{BatchPlan, BatchSummary};
 use crate::report::{FlowReport, Phase, Stopwatch};
 use crate::runtime::{Progress, Runtime, definition_hash};
+use crate::serving::Serving;
 use crate::serving::change::Change;
-use crate::serving::rows::{Layout, RowKey};
-use crate::serving::store::{Described, ServingFolder};
+use crate::serving::rows::Layout;
+use crate::serving::store::Described;
 use crate::spec::{FlowKind, FlowSpec, InputKind};
 
 /// Bytes of input of one batch, whose groups are held in memory.
 const BATCH_BYTES: u64 = 256 << 20;
 
-impl ServingFolder {
-    /// Makes sure that a serving table can go on as it is defined now.
-    ///
-    /// # Errors
-    /// Returns [`Code::SERVING_CHANGED`] when its rows were made by another definition, and as [`ServingStore::open`].
-    ///
-    /// [`ServingStore::open`]: super::ServingStore::open
-    pub fn require_definition(&self, spec: &FlowSpec) -> Result<()> {
-        match self.last_plan(&spec.target)? {
-            Some(last) if last.definition_hash != definition_hash(spec) => Err(changed(spec)),
-            _ => Ok(()),
-        }
-    }
-}
-
 /// That a table cannot go on, and how it can be built anew from what.
-fn changed(spec: &FlowSpec) -> Error {
+pub(crate) fn changed(spec: &FlowSpec, why: &str) -> Error {
     let reads: Vec<&str> = spec.inputs.iter().map(|input| input.name.as_str()).collect();
     let what = format!(
-        "the definition of serving table \"{}\" is not the one that its rows were made by",
+        "the definition of serving table \"{}\" is not the one that its rows were made by, and cannot go on with them, since {why}",
         spec.target
     );
     Error::new(Code::SERVING_CHANGED, what).hint(format!(
@@ -52,26 +38,39 @@ impl Runtime {
     pub(crate) async fn run_serving(
         &self,
         spec: &FlowSpec,
-        key: &RowKey,
+        serving: &Serving,
         refresh: bool,
         progress: &dyn Progress,
     ) -> Result<FlowReport> {
         let store = self.serving.store()?;
-        let mut last = store.described(&spec.target)?.map(|described| described.plan);
+        let mut before = store.described(&spec.target)?;
         // What lies there without a description is what an interrupted refresh has left.
-        if refresh || last.is_none() {
+        if refresh || before.is_none() {
             store.clear(&spec.target)?;
-            last = None;
+            before = None;
         }
-        if last.as_ref().is_some_and(|last| last.definition_hash != definition_hash(spec)) {
-            return Err(changed(spec));
-        }
-        // Of one definition it is the same table from run to run, and knows how far it was swept.
-        let table = match store.table(&spec.target)? {
-            Some(table) => table,
-            None => store.opened(&spec.target, Layout::new(&spec.table.schema, key)?)?,
-        };
         let horizons = Taken::default().look_ahead(spec).await?.horizons;
+        let is_changed = |before: &Described| before.plan.definition_hash != definition_hash(spec);
+        let mut anew = false;
+        if let Some(known) = before.as_ref().filter(|known| is_changed(known)) {
+            match spec.kind {
+                FlowKind::Replace => anew = true,
+                _ => {
+                    let mut plan =
+                        BatchPlan::empty(spec.name.clone(), Position::new(0, 0), self.clock.now_micros());
+                    self.plan_serving(spec, Some(&known.plan), &horizons, &mut plan).await?;
+                    before = Some(self.evolve(spec, (serving, &store), known, &plan).await?);
+                }
+            }
+        }
+        let layout = || Layout::new(&spec.table.schema, &serving.key);
+        // Of one definition it is the same table from run to run, and knows how far it was swept.
+        let table = match (&before, store.table(&spec.target)?) {
+            (Some(before), _) if anew => store.next_generation(&spec.target, before.generation, layout()?)?,
+            (_, Some(table)) => table,
+            _ => store.opened(&spec.target, 0, layout()?)?,
+        };
+        let mut last = before.map(|before| before.plan);
         let mut report = FlowReport::default();
         loop {
             let mut watch = Stopwatch::start();
@@ -81,7 +80,7 @@ impl Runtime {
                 ..BatchPlan::empty(spec.name.clone(), Position::new(0, 0), self.clock.now_micros())
             };
             plan.definition_hash = definition_hash(spec);
-            let is_due = self.plan_serving(spec, last.as_ref(), &horizons, &mut plan).await?;
+            let is_due = self.plan_serving(spec, last.as_ref(), &horizons, &mut plan).await? || anew;
             watch.end(Phase::Plan);
             let mut change = Change::new(&store, &table, plan.planned_at);
             let swept = change.sweep()?;
@@ -96,10 +95,22 @@ impl Runtime {
             self.lake().faults().reach(FaultPoint::StagedWritten)?;
             let rows_out = change.rows();
             plan.ranges.clear();
-            let described =
-                Described { schema: schema_text(&spec.table.schema)?, key: key.clone(), plan: plan.clone() };
-            change.commit(&store, &spec.target, &described)?;
+            let described = Described {
+                schema: schema_text(&spec.table.schema)?,
+                key: serving.key.clone(),
+                plan: plan.clone(),
+                generation: table.generation,
+            };
+            let made = match anew || store.made(&spec.target)?.is_none() {
+                true => Some(self.made(spec, serving, &plan).await?),
+                false => None,
+            };
+            change.commit(&store, &spec.target, &described, made.as_ref())?;
             self.lake().faults().reach(FaultPoint::Published)?;
+            if std::mem::take(&mut anew) {
+                store.show(&spec.target, &table);
+                store.remove_generations(&spec.target, table.generation)?;
+            }
             let took = watch.end(Phase::Publish);
             let summary = BatchSummary {
                 rows_in,

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use catchment_core::{Code, Error, Result, TableName};
 use catchment_ingest::StreamStanding;
 use catchment_lake::parse_schema_text;
+use catchment_sql::Definition;
 use fjall::{Database, Keyspace, KeyspaceCreateOptions, OwnedWriteBatch, PersistMode};
 use serde::{Deserialize, Serialize};
 use tokio::runtime::{Handle, RuntimeFlavor};
@@ -27,6 +28,9 @@ const CACHE_BYTES: u64 = 128 << 20;
 
 /// Bytes of what is not in files yet, which are read again when the store is opened.
 const JOURNAL_BYTES: u64 = 64 << 20;
+
+/// What a table has a keyspace for.
+const KINDS: [&str; 3] = ["rows", "states", "ages"];
 
 /// Threads that write files and join them.
 const WORKERS: usize = 2;
@@ -87,10 +91,15 @@ impl ServingFolder {
 
     /// The plan of the last batch of a table.
     pub(crate) fn last_plan(&self, name: &TableName) -> Result<Option<BatchPlan>> {
-        if !self.path.exists() {
+        if !self.exists() {
             return Ok(None);
         }
         Ok(self.store()?.described(name)?.map(|described| described.plan))
+    }
+
+    /// Whether there is a store.
+    pub(crate) fn exists(&self) -> bool {
+        self.path.exists()
     }
 
     /// The table of a name, when a batch has written it.
@@ -99,7 +108,7 @@ impl ServingFolder {
     /// As [`ServingStore::open`].
     pub fn table(&self, name: &TableName) -> Result<Option<Arc<ServingTable>>> {
         // Who only looks makes no store.
-        match self.path.exists() {
+        match self.exists() {
             true => self.store()?.table(name),
             false => Ok(None),
         }
@@ -121,10 +130,42 @@ pub(crate) struct Described {
     pub(crate) key: RowKey,
     /// The plan of the last batch, without its ranges: where the flow stands.
     pub(crate) plan: BatchPlan,
+    /// Which of its forms is the one that is read.
+    #[serde(default)]
+    pub(crate) generation: u32,
+}
+
+/// What the rows and states of a table are made of.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Made {
+    pub(crate) definition: Definition,
+    /// The states of its groups, when it has some.
+    pub(crate) states: Option<MadeStates>,
+}
+
+/// What the states of groups are like.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct MadeStates {
+    /// Their columns, as an Arrow stream without rows.
+    pub(crate) schema: Vec<u8>,
+    /// How many of them each aggregate has, behind those of the groups.
+    pub(crate) counts: Vec<usize>,
 }
 
 pub(crate) fn failed(what: &str, error: fjall::Error) -> Error {
     Error::new(Code::INPUT_OUTPUT, format!("the serving store could not {what}")).because(error)
+}
+
+fn keyspace_name(kind: &str, name: &TableName, generation: u32) -> String {
+    match generation {
+        0 => format!("{kind} {name}"),
+        generation => format!("{kind}.{generation} {name}"),
+    }
+}
+
+/// Where [`Made`] stands; no name has a space.
+fn made_key(name: &TableName) -> String {
+    format!("{name} made")
 }
 
 impl ServingStore {
@@ -165,10 +206,17 @@ impl ServingStore {
         match self.described(name)? {
             Some(described) => {
                 let schema = parse_schema_text(&described.schema)?;
-                self.opened(name, Layout::new(&schema, &described.key)?).map(Some)
+                self.opened(name, described.generation, Layout::new(&schema, &described.key)?).map(Some)
             }
             None => Ok(None),
         }
+    }
+
+    /// What the rows and states of a table are made of, when it is known.
+    pub(crate) fn made(&self, name: &TableName) -> Result<Option<Made>> {
+        let found = self.descriptions.get(made_key(name)).map_err(|error| failed("be read", error))?;
+        // What another release has written may be otherwise: the table goes on while its definition is the same.
+        Ok(found.and_then(|bytes| serde_json::from_slice(&bytes).ok()))
     }
 
     pub(crate) fn described(&self, name: &TableName) -> Result<Option<Described>> {
@@ -181,22 +229,75 @@ impl ServingStore {
     }
 
     /// The table with a layout, made when it is not there.
-    pub(crate) fn opened(&self, name: &TableName, layout: Layout) -> Result<Arc<ServingTable>> {
+    pub(crate) fn opened(
+        &self,
+        name: &TableName,
+        generation: u32,
+        layout: Layout,
+    ) -> Result<Arc<ServingTable>> {
+        let table = self.generation(name, generation, layout)?;
+        self.show(name, &table);
+        Ok(table)
+    }
+
+    /// Makes a table the one that is read.
+    pub(crate) fn show(&self, name: &TableName, table: &Arc<ServingTable>) {
+        self.tables.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), Arc::clone(table));
+    }
+
+    /// An empty form of a table behind the one that is read; nobody reads it yet.
+    pub(crate) fn next_generation(
+        &self,
+        name: &TableName,
+        before: u32,
+        layout: Layout,
+    ) -> Result<Arc<ServingTable>> {
+        // What lies there an interrupted change has left.
+        self.remove_generations(name, before)?;
+        self.generation(name, before + 1, layout)
+    }
+
+    fn generation(&self, name: &TableName, generation: u32, layout: Layout) -> Result<Arc<ServingTable>> {
         let keyspace = |kind: &str| {
             self.database
-                .keyspace(&format!("{kind} {name}"), KeyspaceCreateOptions::default)
+                .keyspace(&keyspace_name(kind, name, generation), KeyspaceCreateOptions::default)
                 .map_err(|error| failed("be opened", error))
         };
-        let table = Arc::new(ServingTable {
+        Ok(Arc::new(ServingTable {
             layout,
+            generation,
             database: self.database.clone(),
             rows: keyspace("rows")?,
             states: keyspace("states")?,
             ages: keyspace("ages")?,
             swept: AtomicI64::new(0),
-        });
-        self.tables.lock().unwrap_or_else(PoisonError::into_inner).insert(name.clone(), Arc::clone(&table));
-        Ok(table)
+        }))
+    }
+
+    /// Removes all forms of a table but one.
+    pub(crate) fn remove_generations(&self, name: &TableName, but: u32) -> Result<()> {
+        let kept = KINDS.map(|kind| keyspace_name(kind, name, but));
+        for (known, keyspace) in self.keyspaces(name)? {
+            if !kept.contains(&known) {
+                self.database
+                    .delete_keyspace(keyspace)
+                    .map_err(|error| failed("remove what is gone", error))?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The keyspaces of all forms of a table, with their names.
+    fn keyspaces(&self, name: &TableName) -> Result<Vec<(String, Keyspace)>> {
+        let of_table = name.to_string();
+        let names = self.database.list_keyspace_names().into_iter().map(|known| known.to_string());
+        let of_table =
+            names.filter(|known| known.split_once(' ').is_some_and(|(_, table)| table == of_table));
+        let open = |known: String| {
+            let keyspace = self.database.keyspace(&known, KeyspaceCreateOptions::default);
+            Ok((known, keyspace.map_err(|error| failed("be opened", error))?))
+        };
+        of_table.map(open).collect()
     }
 
     /// A batch of writes that is durable when it is committed.
@@ -209,11 +310,14 @@ impl ServingStore {
         &self,
         name: &TableName,
         described: &Described,
+        made: Option<&Made>,
         mut batch: OwnedWriteBatch,
     ) -> Result<()> {
-        let bytes = serde_json::to_vec(described)
-            .map_err(|error| Error::new(Code::INTERNAL, "a plan cannot be written").because(error))?;
-        batch.insert(&self.descriptions, name.to_string(), bytes);
+        let wrong = |error| Error::new(Code::INTERNAL, "a plan cannot be written").because(error);
+        batch.insert(&self.descriptions, name.to_string(), serde_json::to_vec(described).map_err(wrong)?);
+        if let Some(made) = made {
+            batch.insert(&self.descriptions, made_key(name), serde_json::to_vec(made).map_err(wrong)?);
+        }
         batch.commit().map_err(|error| failed("take a batch", error))
     }
 
@@ -227,12 +331,9 @@ impl ServingStore {
         self.descriptions.remove(name.to_string()).map_err(done)?;
         self.database.persist(PersistMode::SyncAll).map_err(done)?;
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
-        for kind in ["rows", "states", "ages"] {
-            let keyspace = self
-                .database
-                .keyspace(&format!("{kind} {name}"), KeyspaceCreateOptions::default)
-                .map_err(done)?;
-            keyspace.clear().map_err(done)?;
+        for (_, keyspace) in self.keyspaces(name)? {
+            // Who has it open still sees nothing.
+            keyspace.clear().and_then(|()| self.database.delete_keyspace(keyspace)).map_err(done)?;
         }
         self.database.persist(PersistMode::SyncAll).map_err(done)
     }

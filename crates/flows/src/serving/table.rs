@@ -19,6 +19,8 @@ const SCAN_ROWS: usize = 8_192;
 /// A serving table, open for reading.
 pub struct ServingTable {
     pub(crate) layout: Layout,
+    /// Which of the forms that it has had: each has keyspaces of its own.
+    pub(crate) generation: u32,
     pub(crate) database: Database,
     pub(crate) rows: Keyspace,
     /// By the bytes of a group: its state.

@@ -62,7 +62,7 @@ impl Place {
         let folder = tempfile::tempdir().unwrap();
         let (name, key) = (TableName::new("s", "t"), key(time_to_live));
         let store = ServingStore::open(folder.path()).unwrap();
-        let table = store.opened(&name, Layout::new(&schema(), &key).unwrap()).unwrap();
+        let table = store.opened(&name, 0, Layout::new(&schema(), &key).unwrap()).unwrap();
         Self { store, table, name, key, folder }
     }
 
@@ -74,8 +74,9 @@ impl Place {
         keys.into_iter().for_each(|key| change.remove(key));
         change.put_latest(&batch(put), None).unwrap();
         let plan = BatchPlan::empty(FlowName::new("f"), Position::new(0, number), now);
-        let described = Described { schema: schema_text(&schema()).unwrap(), key: self.key.clone(), plan };
-        change.commit(&self.store, &self.name, &described).unwrap();
+        let schema = schema_text(&schema()).unwrap();
+        let described = Described { schema, key: self.key.clone(), plan, generation: 0 };
+        change.commit(&self.store, &self.name, &described, None).unwrap();
         swept
     }
 

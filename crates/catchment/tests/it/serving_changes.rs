@@ -1,0 +1,221 @@
+//! Serving tables whose definition is changed: what goes on is as if it had always been so, against the same query over all
+//! rows; what cannot go on is refused, and nothing is lost.
+
+use std::fmt::Write;
+
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
+use serde_json::{Value, json};
+
+use crate::project::Project;
+
+/// A table's key, its query before, and its query then, with `{e}` for the stream.
+type Change = (&'static str, &'static str, &'static str, &'static str);
+
+const CHANGES: &[Change] = &[
+    (
+        "aggregates",
+        "PRIMARY KEY (k)",
+        "SELECT k, count(*) AS n, sum(v) AS s, min(v) AS least, avg(f) AS mean, count(DISTINCT v) AS d, median(v) AS middle FROM {e} GROUP BY k",
+        "SELECT k, median(v) AS middle, sum(v) AS s, count(*) AS n, min(v) AS least, avg(f) AS mean, count(DISTINCT v) AS d,
+           sum(w) AS w, max(w) AS top, count(w) AS ws, count(DISTINCT w) AS dw, count(*) * 2 AS twice FROM {e} GROUP BY k",
+    ),
+    (
+        "fewer",
+        "PRIMARY KEY (k) TTL INTERVAL '9000' DAYS",
+        "SELECT k, stddev(v) AS spread, sum(v) AS s, count(*) AS n FROM {e} WHERE id % 3 <> 0 GROUP BY k",
+        "SELECT k, count(*) AS n, avg(w) AS w FROM {e} WHERE id % 3 <> 0 GROUP BY k HAVING count(*) > 2",
+    ),
+    (
+        "windows",
+        "PRIMARY KEY (k SORT KEY (minute)) TTL INTERVAL '9000' DAYS",
+        "SELECT k, TUMBLE_START(at, INTERVAL '1' MINUTE) AS minute, count(*) AS n FROM {e} GROUP BY k, TUMBLE(at, INTERVAL '1' MINUTE)",
+        "SELECT k, TUMBLE_START(at, INTERVAL '1' MINUTE) AS minute, TUMBLE_END(at, INTERVAL '1' MINUTE) AS ends, count(*) AS n, min(w) AS least, sum(w) FILTER (WHERE v > 2) AS w
+         FROM {e} GROUP BY k, TUMBLE(at, INTERVAL '1' MINUTE)",
+    ),
+    (
+        "wider_groups",
+        "PRIMARY KEY (v)",
+        "SELECT v, count(*) AS n, max(f) AS most FROM {e} GROUP BY v",
+        "SELECT v, max(f) AS most, count(*) AS n FROM {e} GROUP BY v",
+    ),
+    (
+        "joined",
+        "PRIMARY KEY (title)",
+        "SELECT p.title, count(*) AS n FROM {e} x JOIN raw.pages p ON p.k = x.k GROUP BY p.title",
+        "SELECT p.title, count(*) AS n, sum(x.w) AS w FROM (SELECT k, w FROM {e}) x JOIN raw.pages p ON p.k = x.k GROUP BY p.title",
+    ),
+    (
+        "rows",
+        "PRIMARY KEY (id)",
+        "SELECT id, k, v, upper(k) AS loud FROM {e} WHERE id % 2 = 0",
+        "SELECT upper(k) AS loud, id, v, w, k AS name FROM {e} WHERE id % 2 = 0",
+    ),
+];
+
+fn pipeline(schema: &str, tables: &str) -> String {
+    format!(
+        "CREATE STREAMING TABLE raw.e AS SELECT * FROM STREAM read_files('in', format => 'json', schema => '{schema}', maxFilesPerTrigger => 1);
+         CREATE MATERIALIZED VIEW raw.pages AS SELECT * FROM read_files('pages', format => 'json', schema => 'k STRING, title STRING');
+         {tables}"
+    )
+}
+
+const OLD: &str = "id BIGINT, at TIMESTAMP, k STRING, v INT, f REAL";
+const NEW: &str = "id BIGINT, at TIMESTAMP, w BIGINT, k STRING, v BIGINT, f DOUBLE";
+
+fn tables(query: impl Fn(&Change) -> &'static str) -> String {
+    let mut text = String::new();
+    for change in CHANGES {
+        let streamed = query(change).replace("{e}", "STREAM raw.e");
+        let _ = writeln!(text, "CREATE SERVING TABLE live.{} {} AS {streamed};", change.0, change.1);
+        let _ = writeln!(
+            text,
+            "CREATE MATERIALIZED VIEW computed.{} AS {};",
+            change.0,
+            query(change).replace("{e}", "raw.e")
+        );
+    }
+    text
+}
+
+fn lines(from: u64, count: u64, chance: &mut StdRng, more: bool) -> String {
+    let mut lines = String::new();
+    for id in from..from + count {
+        let key = ["a", "b", "c", "d"][chance.random_range(0..4)];
+        let mut row = json!({
+            "id": id,
+            "at": format!("2026-01-01T10:{:02}:{:02}", chance.random_range(0..4), chance.random_range(0..60)),
+            "k": key,
+            "v": chance.random_range(0..5),
+            // Whole eighths: the same in few and in many bits, whatever the order of sums.
+            "f": f64::from(chance.random_range(0..80)) / 8.0,
+        });
+        if more && chance.random_bool(0.7) {
+            row["w"] = json!(chance.random_range(0..9));
+        }
+        let _ = writeln!(lines, "{row}");
+    }
+    lines
+}
+
+fn compare(project: &Project) {
+    for (name, ..) in CHANGES {
+        let rows = |schema: &str| {
+            let rows = project.query(&format!("SELECT * FROM {schema}.{name}"));
+            let mut rows: Vec<String> = rows.as_array().unwrap().iter().map(Value::to_string).collect();
+            rows.sort();
+            rows
+        };
+        let (live, computed) = (rows("live"), rows("computed"));
+        assert!(computed.len() > 2, "{name}: {computed:?}");
+        assert_eq!(live, computed, "{name}");
+    }
+}
+
+#[test]
+fn what_was_added_or_widened_is_as_if_it_had_always_been_so() {
+    let mut chance = StdRng::seed_from_u64(7);
+    let project = Project::new(&pipeline(OLD, &tables(|change| change.2)));
+    for (k, title) in [("a", "first"), ("b", "second"), ("c", "third")] {
+        project.write(&format!("pages/{k}.json"), json!({ "k": k, "title": title }).to_string());
+    }
+    for file in 0..3 {
+        project.write(&format!("in/{file}.json"), lines(file * 20, 20, &mut chance, false));
+    }
+    project.run();
+    compare(&project);
+    project.write("pipelines/all.sql", pipeline(NEW, &tables(|change| change.3)));
+    let told = project.call(&["check"]).exits(0);
+    for (name, ..) in CHANGES {
+        assert!(
+            told.out.contains(&format!("live.{name}: changed, and goes on with its rows")),
+            "{}",
+            told.out
+        );
+    }
+    for file in 3..6 {
+        project.write(&format!("in/{file}.json"), lines(file * 20, 20, &mut chance, true));
+    }
+    for count in 1..7 {
+        let fault = format!("staged-written:{count}:abort");
+        project.command(&["run"]).env("CATCHMENT_FAULT", &fault).output().unwrap();
+    }
+    project.run();
+    compare(&project);
+    assert_eq!(project.call(&["check", "--json"]).exits(0).json()["serving"][0]["rows"], "same");
+    project.write("in/6.json", lines(120, 40, &mut chance, true));
+    project.run();
+    compare(&project);
+}
+
+#[test]
+fn columns_that_a_table_does_not_look_at_change_nothing() {
+    let of = |schema: &str, query: &str| {
+        pipeline(
+            schema,
+            &format!(
+                "CREATE SERVING TABLE live.t PRIMARY KEY (k) AS SELECT k, {query} FROM STREAM raw.e GROUP BY k;"
+            ),
+        )
+    };
+    let project = Project::new(&of(OLD, "count(*) AS n, sum(v) AS s"));
+    project.write("in/0.json", "{\"k\":\"a\",\"v\":5}\n");
+    project.write("pages/a.json", "{\"k\":\"a\",\"title\":\"first\"}\n");
+    project.run();
+    project.write("pipelines/all.sql", of(NEW, "count(*) AS n, sum(v) AS s"));
+    project.write("in/1.json", "{\"k\":\"a\",\"v\":5000000000,\"w\":1}\n");
+    project.run();
+    assert_eq!(project.query("SELECT * FROM live.t"), json!([{ "k": "a", "n": 2, "s": 5_000_000_005_i64 }]));
+    // Its rows had the column for a while: what was in it is not known any more.
+    project.write("pipelines/all.sql", of(NEW, "count(*) AS n, sum(w) AS w"));
+    let told = project.call(&["check"]).exits(1);
+    assert!(told.err.contains("sum(w) was not kept"), "{}", told.err);
+}
+
+#[test]
+fn what_cannot_be_kept_is_refused_with_the_reason() {
+    let of = |query: &str| {
+        pipeline(OLD, &format!("CREATE SERVING TABLE live.t PRIMARY KEY (k) AS SELECT {query} GROUP BY k;"))
+    };
+    let project = Project::new(&of("k, count(*) AS n FROM STREAM raw.e"));
+    project.write("in/0.json", "{\"k\":\"a\",\"v\":5}\n");
+    project.write("pages/a.json", "{\"k\":\"a\",\"title\":\"first\"}\n");
+    project.run();
+    for (query, why) in [
+        ("k, count(*) AS n, sum(v) AS s FROM STREAM raw.e", "sum(v) was not kept"),
+        ("k, count(*) AS n FROM STREAM raw.e WHERE v > 1", "joins or chooses rows otherwise"),
+    ] {
+        project.write("pipelines/all.sql", of(query));
+        let told = project.call(&["check"]).exits(1);
+        assert!(told.err.contains("C7002") && told.err.contains(why), "{}", told.err);
+        assert!(told.err.contains("all that raw.e holds now"), "{}", told.err);
+        project.call(&["run"]).exits(1);
+    }
+    project.call(&["run", "--full-refresh"]).exits(0);
+    assert_eq!(project.query("SELECT * FROM live.t"), json!([{ "k": "a", "n": 1 }]));
+}
+
+#[test]
+fn a_table_that_is_computed_as_a_whole_takes_any_change() {
+    let of =
+        |query: &str| pipeline(OLD, &format!("CREATE SERVING TABLE live.t {query} FROM raw.e GROUP BY 1;"));
+    let project = Project::new(&of("PRIMARY KEY (k) AS SELECT k, count(*) AS n"));
+    project.write("in/0.json", "{\"k\":\"a\",\"v\":5}\n{\"k\":\"b\",\"v\":5}\n");
+    project.write("pages/a.json", "{\"k\":\"a\",\"title\":\"first\"}\n");
+    project.run();
+    for (query, rows) in [
+        ("PRIMARY KEY (v) AS SELECT v, count(*) AS n", json!([{ "v": 5, "n": 2 }])),
+        (
+            "PRIMARY KEY (k) AS SELECT upper(k) AS k, sum(v) AS v",
+            json!([{ "k": "A", "v": 5 }, { "k": "B", "v": 5 }]),
+        ),
+    ] {
+        project.write("pipelines/all.sql", of(query));
+        let told = project.call(&["check"]).exits(0);
+        assert!(told.out.contains("live.t: changed, and is computed anew as a whole"), "{}", told.out);
+        project.command(&["run"]).env("CATCHMENT_FAULT", "staged-written:1:abort").output().unwrap();
+        project.run();
+        assert_eq!(project.query("SELECT * FROM live.t ORDER BY 1"), rows);
+    }
+}
