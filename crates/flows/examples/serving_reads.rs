@@ -21,7 +21,7 @@ fn main() -> Result<()> {
     let mut number =
         |what: &str| arguments.next().and_then(|text| text.parse::<u64>().ok()).ok_or_else(|| wrong(what));
     let (keys, reads) = (number("the number of keys")?, number("the number of reads")?);
-    let store = ServingStore::open(&folder)?;
+    let store = ServingStore::open(&folder, 0)?;
     let table = store.table(&name)?.ok_or_else(|| wrong("the table"))?;
     let mut times = Vec::with_capacity(usize::try_from(reads).unwrap_or_default());
     for read in 0..reads {

@@ -80,6 +80,8 @@ impl Default for StorageConfig {
 pub struct EngineConfig {
     /// Memory that queries may hold before they spill, such as `2GB`.
     pub memory: String,
+    /// Memory for states of the groups of serving tables, such as `1GB`; others are read from disk.
+    pub state_memory: String,
     /// Partitions that run at the same time; 0 means one per processor.
     pub threads: usize,
     /// Attempts after the first for errors that may pass.
@@ -88,7 +90,7 @@ pub struct EngineConfig {
 
 impl Default for EngineConfig {
     fn default() -> Self {
-        Self { memory: "2GB".to_owned(), threads: 0, retries: 4 }
+        Self { memory: "2GB".to_owned(), state_memory: "1GB".to_owned(), threads: 0, retries: 4 }
     }
 }
 
@@ -274,21 +276,33 @@ impl MaintenanceConfig {
     }
 }
 
+fn size(key: &str, text: &str) -> Result<u64> {
+    parse_bytes(text).ok_or_else(|| no_size(key, text))
+}
+
+fn no_size(key: &str, text: &str) -> Error {
+    Error::new(Code::CONFIG_INVALID, format!("{key} is {text:?}, not a size such as \"2GB\""))
+}
+
 impl EngineConfig {
-    /// The memory in bytes.
+    /// The memory of queries in bytes.
     ///
     /// # Errors
     /// Returns [`Code::CONFIG_INVALID`] when it is no size.
     pub fn memory_bytes(&self) -> Result<usize> {
-        parse_bytes(&self.memory)
-            .and_then(|bytes| usize::try_from(bytes).ok())
+        let bytes = size("engine.memory", &self.memory)?;
+        usize::try_from(bytes)
+            .ok()
             .filter(|bytes| *bytes > 0)
-            .ok_or_else(|| {
-                Error::new(
-                    Code::CONFIG_INVALID,
-                    format!("engine.memory is {:?}, not a size such as \"2GB\"", self.memory),
-                )
-            })
+            .ok_or_else(|| no_size("engine.memory", &self.memory))
+    }
+
+    /// The memory of states in bytes.
+    ///
+    /// # Errors
+    /// Returns [`Code::CONFIG_INVALID`] when it is no size.
+    pub fn state_bytes(&self) -> Result<u64> {
+        size("engine.state_memory", &self.state_memory)
     }
 
     /// The partitions that run at the same time.
@@ -340,6 +354,7 @@ impl LoadedConfig {
             Error::new(Code::CONFIG_INVALID, format!("--set: {}", error.message()))
         })?;
         config.engine.memory_bytes()?;
+        config.engine.state_bytes()?;
         config.maintenance.target_bytes()?;
         config.server.address()?;
         config.streams.retention_bytes()?;

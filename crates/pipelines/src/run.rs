@@ -112,7 +112,8 @@ impl Workspace {
         let lake = open_lake(config, machine, &sessions, spill_folder)?;
         let streams = Arc::new(Streams::new(&project.config, machine));
         let (clock, keys) = (Arc::clone(&machine.clock), Arc::default());
-        let serving = Arc::new(ServingFolder::new(project.config.data().join("serving")));
+        let serving =
+            Arc::new(ServingFolder::new(project.config.data().join("serving"), engine.state_bytes()?));
         let variable = machine.variable;
         Ok(Self { project, lake, store, sessions, streams, serving, clock, variable, keys })
     }

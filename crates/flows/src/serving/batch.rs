@@ -17,7 +17,6 @@ use crate::records::BatchPlan;
 use crate::runtime::Runtime;
 use crate::serving::change::Change;
 use crate::serving::states::States;
-use crate::serving::store::failed;
 use crate::serving::table::ServingTable;
 use crate::spec::{FlowKind, FlowSpec, InputKind};
 
@@ -130,8 +129,7 @@ async fn serve_groups(
     }
     let mut known = Vec::new();
     for group in &touched {
-        let state = table.states.get(group).map_err(|error| failed("be read", error))?;
-        known.extend(state.filter(|state| !table.layout.is_over(state, plan.planned_at)));
+        known.extend(table.state(group)?.filter(|state| !table.layout.is_over(state, plan.planned_at)));
     }
     if !known.is_empty() {
         // Before what is new, for aggregates that go by the order of rows.

@@ -185,13 +185,18 @@ impl Change {
                 None => self.batch.remove(&self.table.rows, key),
             }
         }
-        for (group, state) in std::mem::take(&mut self.states) {
+        for (group, state) in &self.states {
             match state {
-                Some(state) => self.batch.insert(&self.table.states, group, state),
-                None => self.batch.remove(&self.table.states, group),
+                Some(state) => self.batch.insert(&self.table.states, group.as_slice(), state.as_slice()),
+                None => self.batch.remove(&self.table.states, group.as_slice()),
             }
         }
-        store.commit(name, described, made, self.batch)?;
+        let committed = store.commit(name, described, made, self.batch);
+        for (group, state) in &self.states {
+            // What a write that failed has done is known from the store alone.
+            self.table.cached.set(group, state.as_deref().filter(|_| committed.is_ok()));
+        }
+        committed?;
         if let Some(swept) = self.swept {
             self.table.swept.store(swept, Ordering::Relaxed);
         }

@@ -5,6 +5,7 @@
 //! row of a stream counts exactly once whatever happens.
 
 mod batch;
+mod cache;
 mod change;
 mod evolve;
 mod rows;

@@ -17,6 +17,7 @@ use serde::{Deserialize, Serialize};
 use tokio::runtime::{Handle, RuntimeFlavor};
 
 use crate::records::BatchPlan;
+use crate::serving::cache::StateCache;
 use crate::serving::rows::{Layout, RowKey};
 use crate::serving::table::ServingTable;
 
@@ -41,20 +42,22 @@ pub struct ServingStore {
     /// By the table's name: [`Described`].
     descriptions: Keyspace,
     tables: Mutex<HashMap<TableName, Arc<ServingTable>>>,
+    cache: Arc<StateCache>,
 }
 
 /// The folder of the store, which is opened when it is needed.
 #[derive(Debug)]
 pub struct ServingFolder {
     path: PathBuf,
+    state_bytes: u64,
     opened: Mutex<Option<Arc<ServingStore>>>,
 }
 
 impl ServingFolder {
-    /// Nothing is opened or made yet.
+    /// Nothing is opened or made yet. States of groups will have so many bytes of memory.
     #[must_use]
-    pub fn new(path: PathBuf) -> Self {
-        Self { path, opened: Mutex::default() }
+    pub fn new(path: PathBuf, state_bytes: u64) -> Self {
+        Self { path, state_bytes, opened: Mutex::default() }
     }
 
     /// The store.
@@ -67,7 +70,7 @@ impl ServingFolder {
             if let Some(store) = &*opened {
                 return Ok(Arc::clone(store));
             }
-            let store = Arc::new(ServingStore::open(&self.path)?);
+            let store = Arc::new(ServingStore::open(&self.path, self.state_bytes)?);
             *opened = Some(Arc::clone(&store));
             Ok(store)
         };
@@ -169,11 +172,11 @@ fn made_key(name: &TableName) -> String {
 }
 
 impl ServingStore {
-    /// Opens the store in a folder, which one process has at a time.
+    /// Opens the store in a folder, which one process has at a time, with so many bytes of memory for states of groups.
     ///
     /// # Errors
     /// Returns [`Code::SERVING_OWNED`] when another process has it, and errors of the disk.
-    pub fn open(folder: &Path) -> Result<Self> {
+    pub fn open(folder: &Path, state_bytes: u64) -> Result<Self> {
         let folder = folder.join(FORMAT);
         let opened = Database::builder(&folder)
             .cache_size(CACHE_BYTES)
@@ -191,7 +194,7 @@ impl ServingStore {
         let descriptions = database
             .keyspace("tables", KeyspaceCreateOptions::default)
             .map_err(|error| failed("be opened", error))?;
-        Ok(Self { database, descriptions, tables: Mutex::default() })
+        Ok(Self { database, descriptions, tables: Mutex::default(), cache: StateCache::new(state_bytes) })
     }
 
     /// The table of a name, when a batch has written it.
@@ -269,6 +272,7 @@ impl ServingStore {
             database: self.database.clone(),
             rows: keyspace("rows")?,
             states: keyspace("states")?,
+            cached: self.cache.table(),
             ages: keyspace("ages")?,
             swept: AtomicI64::new(0),
         }))

@@ -10,6 +10,7 @@ use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::SchemaRef;
 use fjall::{Database, Keyspace, Readable, UserKey, UserValue};
 
+use crate::serving::cache::TableStates;
 use crate::serving::rows::{LONGEST_KEY, Layout, RowKey};
 use crate::serving::store::failed;
 
@@ -25,6 +26,8 @@ pub struct ServingTable {
     pub(crate) rows: Keyspace,
     /// By the bytes of a group: its state.
     pub(crate) states: Keyspace,
+    /// The same, of those that were written last.
+    pub(crate) cached: TableStates,
     /// By when it was written and what it is of (a group, or a row without one): the key of the row. Only of a table
     /// whose rows do not stay.
     pub(crate) ages: Keyspace,
@@ -70,6 +73,15 @@ impl ServingTable {
     #[must_use]
     pub fn key(&self) -> &RowKey {
         self.layout.key()
+    }
+
+    /// The state of a group.
+    pub(crate) fn state(&self, group: &[u8]) -> Result<Option<Arc<[u8]>>> {
+        if let Some(state) = self.cached.get(group) {
+            return Ok(Some(state));
+        }
+        let state = self.states.get(group).map_err(|error| failed("be read", error))?;
+        Ok(state.map(|state| Arc::from(state.as_ref())))
     }
 
     /// The rows of whole keys that are there, their values given as text in the order of the key's columns; `now` in

@@ -11,8 +11,9 @@ use datafusion::arrow::datatypes::{DataType, Field, Int64Type, Schema, SchemaRef
 use proptest::prelude::*;
 
 use crate::records::BatchPlan;
+use crate::serving::cache::StateCache;
 use crate::serving::change::Change;
-use crate::serving::rows::{Layout, RowKey};
+use crate::serving::rows::{AGE_BYTES, Layout, RowKey};
 use crate::serving::store::{Described, ServingStore};
 use crate::serving::table::{KeyRange, ServingTable};
 
@@ -61,7 +62,7 @@ impl Place {
     fn new(time_to_live: Option<i64>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (name, key) = (TableName::new("s", "t"), key(time_to_live));
-        let store = ServingStore::open(folder.path()).unwrap();
+        let store = ServingStore::open(folder.path(), 1 << 20).unwrap();
         let table = store.opened(&name, 0, Layout::new(&schema(), &key).unwrap()).unwrap();
         Self { store, table, name, key, folder }
     }
@@ -138,7 +139,7 @@ proptest! {
         // Another process finds the same, and where the flow stood.
         let Place { store, table, name, folder, .. } = place;
         drop((store, table));
-        let store = ServingStore::open(folder.path()).unwrap();
+        let store = ServingStore::open(folder.path(), 1 << 20).unwrap();
         prop_assert_eq!(store.described(&name).unwrap().unwrap().plan.position.number, batches.len() as u64 - 1);
         let mut again = Vec::new();
         store.table(&name).unwrap().unwrap().scan(1, |found| { again.extend(rows(&found)); Ok(true) }).unwrap();
@@ -170,9 +171,36 @@ fn a_store_has_one_owner_and_a_cleared_table_is_gone() {
     place.write(0, 1, &[("a".to_owned(), 1, "x".to_owned())], &[]);
     // It is one table for all who ask: what it has swept is known to the next batch.
     assert!(Arc::ptr_eq(&place.store.table(&place.name).unwrap().unwrap(), &place.table));
-    let other = ServingStore::open(place.folder.path()).unwrap_err();
+    let other = ServingStore::open(place.folder.path(), 0).unwrap_err();
     assert_eq!(other.code(), catchment_core::Code::SERVING_OWNED);
     place.store.clear(&place.name).unwrap();
     assert!(place.store.table(&place.name).unwrap().is_none());
     assert!(place.all(1).is_empty());
+}
+
+proptest! {
+    /// States that are remembered are those that were written last, of their own table; how many are is up to the memory.
+    #[test]
+    fn a_state_that_is_remembered_is_the_last_one(
+        steps in proptest::collection::vec((0_u8..40, any::<bool>(), proptest::option::weighted(0.8, "[a-z]{0,30}")), 1..300),
+        bytes in prop_oneof![Just(0_u64), Just(2_000), Just(1 << 20)],
+    ) {
+        let cache = StateCache::new(bytes);
+        let (first, second) = (cache.table(), cache.table());
+        let mut model: BTreeMap<(bool, u8), Option<Vec<u8>>> = BTreeMap::new();
+        for (group, is_first, state) in steps {
+            // A state begins with its age and its group.
+            let state = state.map(|state| [&[0; AGE_BYTES], [group].as_slice(), state.as_bytes()].concat());
+            let table = if is_first { &first } else { &second };
+            table.set(&[group], state.as_deref());
+            model.insert((is_first, group), state);
+            for ((is_first, group), state) in &model {
+                let found = if *is_first { &first } else { &second }.get(&[*group]);
+                if let Some(found) = &found {
+                    prop_assert_eq!(Some(found.as_ref()), state.as_deref());
+                }
+                prop_assert!(bytes < 1 << 20 || found.is_some() == state.is_some());
+            }
+        }
+    }
 }
