@@ -9,7 +9,9 @@ use catchment_ingest::files::{FileSource, ReadFiles};
 use catchment_ingest::streams::StreamSource;
 use catchment_ingest::{Limits, Source, TableSource};
 use catchment_lake::{TableSpec, storable_schema};
-use catchment_sql::{Closed, Definition, Moment, Planner, Relation, Target, kept_columns, with_meetings};
+use catchment_sql::{
+    Closed, DefinedInput, Definition, Moment, Planner, Relation, Target, kept_columns, with_meetings,
+};
 use datafusion::arrow::datatypes::{Schema, SchemaRef};
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::logical_expr::LogicalPlan;
@@ -97,9 +99,9 @@ impl Checker<'_> {
             kept.extend(input.map(|input| (draft.flow.clone(), input.name.clone(), column)));
         }
         let late = self.late(draft, &inputs, &windows).await?;
-        let names = inputs.iter().map(|input| (input.key.clone(), input.name.clone())).collect();
-        let definition = Definition::of(&plan, &names);
-        let plan = plan.display_indent_schema().to_string();
+        let relations = inputs.iter().map(|input| (input.key.clone(), defined(draft, input))).collect();
+        let definition = Definition::of(&plan, &relations);
+        let plan = Definition::text(&plan, &relations);
         Ok(Resolved { inputs, schema, windows, time, late, plan, definition })
     }
 
@@ -323,6 +325,21 @@ impl Checker<'_> {
             None => Err(self.unknown(name)),
         }
     }
+}
+
+/// What a relation of a query is.
+fn defined(draft: &Draft<'_>, input: &Input) -> DefinedInput {
+    let relation = draft.query.relations.iter().find(|relation| relation.key == input.key);
+    let is_table = relation.is_some_and(|relation| matches!(relation.target, Target::Table { .. }));
+    let (kind, is_stream) = match &input.kind {
+        InputKind::Stream(..) => ("stream".to_owned(), true),
+        InputKind::Everything(_) => ("all".to_owned(), false),
+        InputKind::Table(_, version) => (format!("table at {version:?}"), false),
+    };
+    // Records of a stream may have had what was not declared then, and rows of a table that is read as a whole what it was
+    // joined with.
+    let grows = is_stream && is_table && !input.name.contains(':');
+    DefinedInput { name: input.name.clone(), kind, grows }
 }
 
 /// What a batch reads of a source stands under its name, so that it is read as a stream or as a whole.

@@ -22,7 +22,7 @@ mod time_travel;
 mod windows;
 mod zorder;
 
-pub use definition::{Definition, Kept};
+pub use definition::{DefinedInput, Definition, Kept};
 pub use dialect::CatchmentDialect;
 pub use lineage::{Origin, column_origins, filtered_columns, kept_columns};
 pub use query::{

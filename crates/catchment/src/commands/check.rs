@@ -19,15 +19,19 @@ pub(crate) async fn run(
     let workspace = wiring::workspace(&command.project, arguments)?;
     let mut checked = workspace.check().await;
     checked.errors.append(&mut checked.panels);
-    let (mut waiting, mut serving) = (Vec::new(), Vec::new());
+    let (mut waiting, mut serving, mut changed) = (Vec::new(), Vec::new(), Vec::new());
     if checked.errors.is_empty() {
         // An edit may want other rows than those that wait; a run would stop there.
         for flow in flows_of(&checked.datasets).filter(|flow| !flow.windows.is_empty()) {
             waiting.push((&flow.name, held_rows(&workspace.lake, flow).await?));
         }
         for flow in flows_of(&checked.datasets).filter(|flow| flow.serving.is_some()) {
-            serving.extend(workspace.serving_standing(flow)?.map(|standing| (&flow.target, standing)));
+            match workspace.serving_standing(flow) {
+                Ok(standing) => serving.extend(standing.map(|standing| (&flow.target, standing))),
+                Err(error) => changed.push(error),
+            }
         }
+        Error::join(changed)?;
     }
     if screen.json {
         let datasets: Vec<Value> = checked.datasets.iter().map(dataset_json).collect();

@@ -142,10 +142,15 @@ impl Session<'_> {
     }
 
     async fn describe(&self, query: &SqlText) -> Result<()> {
-        let planned = Access::new(self.workspace).plan(query).await?;
-        let columns: Vec<Vec<String>> = planned
-            .physical
-            .schema()
+        let schema = match Access::new(self.workspace).plan(query).await {
+            Ok(planned) => planned.physical.schema(),
+            Err(error) if error.code() == Code::SERVING_OWNED => {
+                let none = SqlText::new("query", format!("{} LIMIT 0", query.text().trim_end()));
+                self.asked(&none, error).await?.schema()
+            }
+            Err(error) => return Err(error),
+        };
+        let columns: Vec<Vec<String>> = schema
             .fields()
             .iter()
             .map(|field| vec![field.name().clone(), field.data_type().to_string()])

@@ -34,6 +34,24 @@ const CHANGES: &[Change] = &[
          FROM {e} GROUP BY k, TUMBLE(at, INTERVAL '1' MINUTE)",
     ),
     (
+        "hopping",
+        "PRIMARY KEY (starts) TTL INTERVAL '9000' DAYS",
+        "SELECT HOP_START(at, INTERVAL '1' MINUTE, INTERVAL '2' MINUTES) AS starts, count(*) AS n FROM {e} GROUP BY HOP(at, INTERVAL '1' MINUTE, INTERVAL '2' MINUTES)",
+        "SELECT HOP_START(at, INTERVAL '1' MINUTE, INTERVAL '2' MINUTES) AS starts, count(*) AS n, count(*) * 2 AS twice, sum(w) AS w FROM {e} GROUP BY HOP(at, INTERVAL '1' MINUTE, INTERVAL '2' MINUTES)",
+    ),
+    (
+        "through_views",
+        "PRIMARY KEY (loud)",
+        "SELECT upper(k) AS loud, sum(id + 1) AS s FROM {e} GROUP BY upper(k)",
+        "SELECT loud, sum(y) AS s, max(w) AS w FROM (SELECT upper(k) AS loud, id + 1 AS y, w FROM {e}) x GROUP BY loud",
+    ),
+    (
+        "outer",
+        "PRIMARY KEY (k)",
+        "SELECT x.k, count(p.title) AS titled FROM {e} x LEFT JOIN raw.pages p ON p.k = x.k GROUP BY x.k",
+        "SELECT x.k, count(p.title) AS titled, count(p.title) > 3 AS many, min(x.w) AS w FROM (SELECT * FROM {e}) x LEFT JOIN (SELECT title, k FROM raw.pages) p ON p.k = x.k GROUP BY x.k",
+    ),
+    (
         "wider_groups",
         "PRIMARY KEY (v)",
         "SELECT v, count(*) AS n, max(f) AS most FROM {e} GROUP BY v",
@@ -171,6 +189,162 @@ fn columns_that_a_table_does_not_look_at_change_nothing() {
     project.write("pipelines/all.sql", of(NEW, "count(*) AS n, sum(w) AS w"));
     let told = project.call(&["check"]).exits(1);
     assert!(told.err.contains("sum(w) was not kept"), "{}", told.err);
+}
+
+/// Changes that look small, or as nothing, and give other rows: the table, its query before and then, and why not.
+const REFUSED: &[(&str, &str, &str, &str)] = &[
+    (
+        "PRIMARY KEY (k)",
+        "k, count(*) AS n FROM STREAM raw.e GROUP BY k",
+        "k, count(*) AS n FROM STREAM raw.f GROUP BY k",
+        "it reads other relations",
+    ),
+    (
+        "PRIMARY KEY (k)",
+        "x.k, count(*) AS n FROM STREAM raw.e x JOIN raw.pages p ON p.k = x.k GROUP BY x.k",
+        "x.k, count(*) AS n FROM STREAM raw.e x JOIN raw.others p ON p.k = x.k GROUP BY x.k",
+        "it reads other relations",
+    ),
+    (
+        "PRIMARY KEY (k)",
+        "x.k, count(*) AS n FROM STREAM raw.e x JOIN raw.f y ON y.k = x.k GROUP BY x.k",
+        "x.k, count(*) AS n FROM raw.e x JOIN STREAM raw.f y ON y.k = x.k GROUP BY x.k",
+        "it reads other relations",
+    ),
+    (
+        "PRIMARY KEY (k)",
+        "k, count(*) AS n FROM raw.e GROUP BY k",
+        "k, count(*) AS n, count(*) * 2 AS m FROM STREAM raw.e GROUP BY k",
+        "it reads other relations",
+    ),
+    (
+        "PRIMARY KEY (k)",
+        "k, sum(y * 2) AS s FROM (SELECT k, v + 1 AS y FROM STREAM raw.e) x GROUP BY k",
+        "k, sum(v + 1 * 2) AS s FROM STREAM raw.e GROUP BY k",
+        "was not kept",
+    ),
+    (
+        "PRIMARY KEY (k)",
+        "k, count(*) AS n FROM (SELECT k, v - 1 AS y FROM STREAM raw.e) x WHERE 5 - y > 2 GROUP BY k",
+        "k, count(*) AS n FROM STREAM raw.e WHERE 5 - v - 1 > 2 GROUP BY k",
+        "chooses rows otherwise",
+    ),
+    (
+        "PRIMARY KEY (k)",
+        "x.k, count(*) AS n FROM STREAM raw.e x LEFT JOIN (SELECT k, title IS NULL AS untitled FROM raw.pages) p ON p.k = x.k WHERE p.untitled GROUP BY x.k",
+        "x.k, count(*) AS n FROM STREAM raw.e x LEFT JOIN raw.pages p ON p.k = x.k WHERE p.title IS NULL GROUP BY x.k",
+        "chooses rows otherwise",
+    ),
+    (
+        "PRIMARY KEY (id)",
+        "id, v, u FROM STREAM raw.e",
+        "u AS id, v, id AS u FROM STREAM raw.e",
+        "its key is made of something else",
+    ),
+    (
+        "PRIMARY KEY (k)",
+        "x.k, count(*) AS n FROM STREAM raw.e x JOIN raw.pages p ON p.k = x.k GROUP BY x.k",
+        "x.k, count(*) AS n, sum(p.more) AS more FROM STREAM raw.e x JOIN raw.pages p ON p.k = x.k GROUP BY x.k",
+        "sum(more) was not kept",
+    ),
+    (
+        "PRIMARY KEY (k)",
+        "k, sum(v * v) AS s FROM STREAM raw.e GROUP BY k",
+        "k, sum(v * v) AS s, count(w) AS n FROM STREAM raw.e GROUP BY k",
+        "column \"v\" of raw.e was Int32 and is Int64",
+    ),
+    (
+        "PRIMARY KEY (k)",
+        "k, count(*) AS n FROM STREAM raw.e WHERE k IN ('a', 'b') GROUP BY k",
+        "k, count(*) AS n FROM STREAM raw.e WHERE k IN ('a\"), Utf8(\"b') GROUP BY k",
+        "chooses rows otherwise",
+    ),
+    (
+        "PRIMARY KEY (k)",
+        "k, count(*) AS n FROM STREAM raw.e WHERE k IN (SELECT k FROM raw.pages) GROUP BY k",
+        "k, count(*) AS n, count(*) + 1 AS m FROM STREAM raw.e WHERE k IN (SELECT k FROM raw.pages) GROUP BY k",
+        "it is not known of such a query what can be kept of it",
+    ),
+];
+
+#[test]
+fn what_would_give_other_rows_is_refused() {
+    let of = |changed: Option<usize>| {
+        let then = changed.map_or("", |index| REFUSED[index].2);
+        // Only what a change is about has other columns.
+        let (v, w) = if then.contains("(w)") { ("BIGINT", ", w INT") } else { ("INT", "") };
+        let more = if then.contains("(p.more)") { ", more INT" } else { "" };
+        let schema = format!("id BIGINT, k STRING, v {v}, u INT{w}");
+        let of_pages = format!("k STRING, title STRING{more}");
+        let mut text = format!(
+            "CREATE STREAMING TABLE raw.e AS SELECT * FROM STREAM read_files('in', format => 'json', schema => '{schema}');
+             CREATE STREAMING TABLE raw.f AS SELECT * FROM STREAM read_files('in', format => 'json', schema => 'k STRING, v INT');
+             CREATE MATERIALIZED VIEW raw.pages AS SELECT * FROM read_files('pages', format => 'json', schema => '{of_pages}');
+             CREATE MATERIALIZED VIEW raw.others AS SELECT * FROM read_files('pages', format => 'json', schema => 'k STRING, title STRING');\n"
+        );
+        for (index, (key, before, then, _)) in REFUSED.iter().enumerate() {
+            let query = if changed == Some(index) { then } else { before };
+            let _ = writeln!(text, "CREATE SERVING TABLE live.t{index} {key} AS SELECT {query};");
+        }
+        text
+    };
+    let project = Project::new(&of(None));
+    project.write("in/0.json", "{\"id\":0,\"k\":\"a\",\"v\":5,\"u\":1}\n");
+    project.write("pages/a.json", "{\"k\":\"a\",\"title\":\"first\",\"more\":4}\n");
+    project.run();
+    for (index, (_, _, then, why)) in REFUSED.iter().enumerate() {
+        project.write("pipelines/all.sql", of(Some(index)));
+        let told = project.call(&["check"]).exits(1);
+        let table = format!("\"live.t{index}\"");
+        let found = told.err.lines().any(|line| line.contains(&table) && line.contains(why));
+        assert!(found, "{then}: {}", told.err);
+    }
+}
+
+#[test]
+fn columns_of_a_stream_may_have_come_before_they_were_declared() {
+    let of = |column: &str, aggregate: &str| {
+        format!(
+            "CREATE STREAM clicks (page VARCHAR{column});
+             CREATE SERVING TABLE live.pages PRIMARY KEY (page) AS SELECT page, count(*) AS n{aggregate} FROM STREAM clicks GROUP BY page;"
+        )
+    };
+    let project = Project::new(&of("", ""));
+    project.run();
+    project.write("records.json", "{\"page\":\"home\",\"amount\":5}\n");
+    let records = std::fs::File::open(project.path().join("records.json")).unwrap();
+    assert!(project.command(&["stream", "put", "clicks"]).stdin(records).status().unwrap().success());
+    project.run();
+    project.write("pipelines/all.sql", of(", amount BIGINT", ", sum(amount) AS s"));
+    let told = project.call(&["check"]).exits(1);
+    assert!(told.err.contains("sum(amount) was not kept"), "{}", told.err);
+    // Without it, the declaration may say what it wants.
+    project.write("pipelines/all.sql", of(", amount BIGINT", ", count(*) * 2 AS twice"));
+    project.run();
+    assert_eq!(project.query("SELECT * FROM live.pages"), json!([{ "page": "home", "n": 1, "twice": 2 }]));
+}
+
+#[test]
+fn a_refresh_forgets_what_the_rows_were_made_of() {
+    let of = |least: u32| {
+        pipeline(
+            OLD,
+            &format!(
+                "CREATE SERVING TABLE live.t PRIMARY KEY (k) AS SELECT k, count(*) AS n FROM STREAM raw.e WHERE id > {least} GROUP BY k;"
+            ),
+        )
+    };
+    let project = Project::new(&of(1));
+    let lines = (1..6).map(|id| format!("{{\"k\":\"a\",\"id\":{id}}}")).collect::<Vec<_>>().join("\n");
+    project.write("in/0.json", lines);
+    project.write("pages/a.json", "{\"k\":\"a\",\"title\":\"first\"}\n");
+    project.run();
+    for (least, n) in [(3, 2), (1, 4)] {
+        project.write("pipelines/all.sql", of(least));
+        project.call(&["check"]).exits(1);
+        project.call(&["run", "--full-refresh", "--select", "live.t"]).exits(0);
+        assert_eq!(project.query("SELECT n FROM live.t"), json!([{ "n": n }]));
+    }
 }
 
 #[test]

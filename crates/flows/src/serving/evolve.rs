@@ -78,6 +78,11 @@ fn kept(
     let made = store.made(&spec.target)?;
     let made = made.ok_or_else(|| changed(spec, "it is not known what its rows were made of"))?;
     let kept = serving.definition.kept_from(&made.definition).map_err(|why| changed(spec, &why))?;
+    let is_other = |name: &&String| !serving.definition.has_result_of(&made.definition, name);
+    // Rows of keys that are made otherwise may have taken each other's places.
+    if made.states.is_none() && serving.key.columns().any(|name| is_other(&name)) {
+        return Err(changed(spec, "its key is made of something else"));
+    }
     Ok((made, kept))
 }
 
@@ -144,7 +149,8 @@ impl Runtime {
             (Some(states), (planner, Some(running))) => {
                 carrying.states(&planner, &running, states, &kept.aggregates).await?;
             }
-            _ => carrying.rows(&kept.results)?,
+            (None, (_, None)) => carrying.rows(&kept.results)?,
+            _ => return Err(changed(spec, "it had groups, or has some now")),
         }
         self.lake().faults().reach(FaultPoint::StagedWritten)?;
         store.commit(&spec.target, &described, Some(&now), store.batch())?;

@@ -1,5 +1,6 @@
 //! Brings a serving table up to date: plan, compute, write, batch by batch.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use catchment_core::{Code, Error, FaultPoint, Position, Result};
@@ -21,7 +22,8 @@ const BATCH_BYTES: u64 = 256 << 20;
 
 /// That a table cannot go on, and how it can be built anew from what.
 pub(crate) fn changed(spec: &FlowSpec, why: &str) -> Error {
-    let reads: Vec<&str> = spec.inputs.iter().map(|input| input.name.as_str()).collect();
+    let reads: BTreeSet<&str> = spec.inputs.iter().map(|input| input.name.as_str()).collect();
+    let reads: Vec<&str> = reads.into_iter().collect();
     let what = format!(
         "the definition of serving table \"{}\" is not the one that its rows were made by, and cannot go on with them, since {why}",
         spec.target

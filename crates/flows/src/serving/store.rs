@@ -333,6 +333,7 @@ impl ServingStore {
         // First where the flow stands: without it, all else is cleared before it is used.
         let done = |error| failed("be emptied", error);
         self.descriptions.remove(name.to_string()).map_err(done)?;
+        self.descriptions.remove(made_key(name)).map_err(done)?;
         self.database.persist(PersistMode::SyncAll).map_err(done)?;
         self.tables.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
         for (_, keyspace) in self.keyspaces(name)? {

@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 
 use datafusion::arrow::datatypes::DataType;
 
-use super::{BaseColumn, Definition, UsedColumn};
+use super::{BaseColumn, Definition, Use, UsedColumn};
 
 /// What a changed query keeps. What it does not keep is as if all rows before had had nulls there, since their relations did not
 /// have the columns.
@@ -31,6 +31,9 @@ impl Definition {
                 all: true,
             });
         }
+        if self.results.is_empty() || before.results.is_empty() {
+            return Err("it is not known of such a query what can be kept of it".to_owned());
+        }
         if self.rows != before.rows {
             return Err("it reads other relations, or joins or chooses rows otherwise".to_owned());
         }
@@ -49,6 +52,14 @@ impl Definition {
         Ok(Kept { aggregates, results, all })
     }
 
+    /// Whether a result, by its name, is what it was.
+    #[must_use]
+    pub fn has_result_of(&self, before: &Self, name: &str) -> bool {
+        let result =
+            |of: &Self| of.results.iter().find(|result| result.name == name).map(|found| found.told.clone());
+        result(self) == result(before)
+    }
+
     /// The columns whose types have become wider.
     fn widened(&self, before: &Self) -> Result<BTreeSet<BaseColumn>, String> {
         let mut widened = BTreeSet::new();
@@ -60,7 +71,7 @@ impl Definition {
                 if !may_widen(was, now) {
                     return Err(format!(
                         "column \"{column}\" of {} was {} and is {}",
-                        input.name, was.kind, now.kind
+                        input.input.name, was.kind, now.kind
                     ));
                 }
                 widened.insert((key.clone(), column.clone()));
@@ -69,10 +80,10 @@ impl Definition {
         Ok(widened)
     }
 
-    /// The columns that the relations did not have before.
+    /// The columns that the relations did not have before, and that are null in the rows that were read then.
     fn new_columns(&self, before: &Self) -> BTreeSet<BaseColumn> {
         let mut new = BTreeSet::new();
-        for (key, input) in &self.inputs {
+        for (key, input) in self.inputs.iter().filter(|(_, input)| input.input.grows) {
             let known = before.inputs.get(key).map(|input| &input.columns);
             let columns = input.columns.iter();
             let columns = columns.filter(|column| known.is_none_or(|known| !known.contains(*column)));
@@ -89,18 +100,18 @@ impl Definition {
     ) -> Result<Vec<Option<usize>>, String> {
         let mut kept = Vec::new();
         for aggregate in &self.aggregates {
-            let known = before.aggregates.iter().position(|known| known.text == aggregate.text);
+            let known = before.aggregates.iter().position(|known| known.told == aggregate.told);
             let columns = aggregate.passes_nulls.as_ref();
             let is_new = columns.is_some_and(|columns| columns.is_subset(new));
             if known.is_none() && !is_new {
                 return Err(format!(
                     "{} was not kept of the rows that were read before",
-                    plain(&aggregate.text)
+                    plain(&aggregate.told.text)
                 ));
             }
             // Its state is made of hashes, which are others for another type.
-            if aggregate.text.contains("approx_distinct") && !widened.is_empty() {
-                return Err(format!("{} cannot be kept when types change", plain(&aggregate.text)));
+            if aggregate.told.text.contains("approx_distinct") && !widened.is_empty() {
+                return Err(format!("{} cannot be kept when types change", plain(&aggregate.told.text)));
             }
             kept.push(known);
         }
@@ -110,7 +121,7 @@ impl Definition {
     fn kept_results(&self, before: &Self, new: &BTreeSet<BaseColumn>) -> Result<Vec<Option<usize>>, String> {
         let mut kept = Vec::new();
         for result in &self.results {
-            let known = before.results.iter().position(|known| known.text == result.text);
+            let known = before.results.iter().position(|known| known.told == result.told);
             if known.is_none() && !result.column.as_ref().is_some_and(|column| new.contains(column)) {
                 return Err(format!(
                     "column \"{}\" was not kept of the rows that were read before",
@@ -144,10 +155,7 @@ fn may_widen(was: &UsedColumn, now: &UsedColumn) -> bool {
         return false;
     };
     let is_whole = |kind: &DataType| matches!(kind, Int8 | Int16 | Int32 | Int64);
-    match (is_whole(&from), is_whole(&to)) {
-        (true, true) => catchment_lake::widens(&from, &to),
-        // Whole numbers are divided otherwise, and finer ones are rounded elsewhere.
-        (false, false) => catchment_lake::widens(&from, &to) && !was.computed && !now.computed,
-        _ => false,
-    }
+    // Whole numbers are divided otherwise and wrap round elsewhere, finer ones are rounded elsewhere even to be compared.
+    let most = if is_whole(&from) { Use::Compared } else { Use::Kept };
+    is_whole(&from) == is_whole(&to) && catchment_lake::widens(&from, &to) && was.how.max(now.how) <= most
 }

@@ -7,17 +7,19 @@
 mod change;
 #[cfg(test)]
 mod tests;
+mod told;
 
 use std::collections::{BTreeMap, BTreeSet};
 
 use datafusion::arrow::datatypes::Field;
-use datafusion::common::Column;
-use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan};
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::common::{Column, TableReference};
+use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Operator};
 use serde::{Deserialize, Serialize};
 
 use crate::running::find;
-use crate::windows::resolve;
+
+use told::{Told, follow, form_of};
 
 pub use change::Kept;
 
@@ -26,9 +28,9 @@ pub use change::Kept;
 pub struct Definition {
     /// Its relations, conditions and joins below the results or the aggregate, from the outside in; the whole plan when it is more
     /// than that.
-    rows: Vec<String>,
+    rows: Vec<Told>,
     /// What it groups by; `None` for a query without an aggregate.
-    groups: Option<Vec<String>>,
+    groups: Option<Vec<Told>>,
     /// The aggregates, in order.
     aggregates: Vec<AggregateDefinition>,
     /// The results: of a query with an aggregate what stands above that, otherwise each column.
@@ -40,7 +42,7 @@ pub struct Definition {
 /// One aggregate of a query.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct AggregateDefinition {
-    text: String,
+    told: Told,
     /// The columns that it computes with, when rows in which all of them are null change nothing; `None` when such rows may
     /// count.
     passes_nulls: Option<BTreeSet<BaseColumn>>,
@@ -50,7 +52,7 @@ struct AggregateDefinition {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct ResultDefinition {
     name: String,
-    text: String,
+    told: Told,
     /// The column that it is as it is.
     column: Option<BaseColumn>,
 }
@@ -61,20 +63,72 @@ type BaseColumn = (String, String);
 /// A relation that a query reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct InputDefinition {
-    /// What people know it by.
-    name: String,
+    /// What it is.
+    input: DefinedInput,
     /// All of its columns.
     columns: BTreeSet<String>,
     /// The columns that the query looks at.
     used: BTreeMap<String, UsedColumn>,
 }
 
+/// What a relation of a query is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DefinedInput {
+    /// What people know it by.
+    pub name: String,
+    /// How it is read, and in which version.
+    pub kind: String,
+    /// Whether rows that were read before have nulls in columns that it did not have then.
+    pub grows: bool,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct UsedColumn {
     /// Its type.
     kind: String,
-    /// Whether something is computed with it, so that values of a finer type could come to something else.
-    computed: bool,
+    /// What is done with it at most.
+    how: Use,
+}
+
+/// What is done with a column: more of it could come to something else with values of another type.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+enum Use {
+    /// It is taken as it is.
+    Kept,
+    /// It is compared.
+    Compared,
+    /// Something is computed with it.
+    Computed,
+}
+
+fn is_comparison(operator: Operator) -> bool {
+    use Operator::{Eq, Gt, GtEq, IsDistinctFrom, IsNotDistinctFrom, Lt, LtEq, NotEq};
+    matches!(operator, Eq | NotEq | Lt | LtEq | Gt | GtEq | IsDistinctFrom | IsNotDistinctFrom)
+}
+
+/// The columns of an expression, with what is done with each when the expression as a whole is used in some way.
+fn uses_of(expr: &Expr, how: Use, found: &mut Vec<(Column, Use)>) {
+    let mut compared = |parts: &[&Expr]| {
+        for part in parts {
+            uses_of(part, if matches!(part, Expr::Column(_)) { Use::Compared } else { how }, found);
+        }
+    };
+    match expr {
+        Expr::Column(column) => found.push((column.clone(), how)),
+        Expr::BinaryExpr(binary) if is_comparison(binary.op) || binary.op.is_logic_operator() => {
+            compared(&[&binary.left, &binary.right]);
+        }
+        Expr::Not(part) | Expr::IsNull(part) | Expr::IsNotNull(part) => compared(&[part]),
+        Expr::Between(between) => compared(&[&between.expr, &between.low, &between.high]),
+        Expr::InList(list) => {
+            compared(&[&list.expr]);
+            compared(&list.list.iter().collect::<Vec<_>>());
+        }
+        other => {
+            let columns = other.column_refs().into_iter();
+            found.extend(columns.map(|column| (column.clone(), Use::Computed)));
+        }
+    }
 }
 
 /// Aggregates of which rows with nulls change nothing.
@@ -99,14 +153,14 @@ const PASS_NULLS: &[&str] = &[
 ];
 
 impl Definition {
-    /// Of a planned query; `names` are what people know its relations by.
+    /// Of a planned query; `relations` are what it reads, by their keys.
     #[must_use]
-    pub fn of(plan: &LogicalPlan, names: &BTreeMap<String, String>) -> Self {
+    pub fn of(plan: &LogicalPlan, relations: &BTreeMap<String, DefinedInput>) -> Self {
         let aggregate = find(plan).ok().flatten();
         let below = aggregate.map_or(plan, |aggregate| aggregate.input.as_ref());
         let mut inputs = BTreeMap::new();
-        if !is_plain(below, names, &mut inputs) {
-            return Self { rows: vec![plan.display_indent_schema().to_string()], ..Self::default() };
+        if !is_plain(below, relations, &mut inputs) {
+            return Self { rows: vec![Told::plain(form_of(plan))], ..Self::default() };
         }
         let mut describing = Describing { inputs, rows: Vec::new() };
         describing.read(below);
@@ -121,19 +175,25 @@ impl Definition {
                 for column in plan.schema().columns() {
                     let expr = Expr::Column(column.clone());
                     describing.take_note(&expr, plan);
-                    let text = told(&expr, plan);
-                    results.push(ResultDefinition { name: column.name, text, column: base(&expr, plan) });
+                    let told = Told::of(&expr, plan);
+                    results.push(ResultDefinition { name: column.name, told, column: base(&expr, plan) });
                 }
             }
         }
         Self { rows: describing.rows, groups, aggregates, results, inputs: describing.inputs }
+    }
+
+    /// All that decides about the rows of a planned query, as text.
+    #[must_use]
+    pub fn text(plan: &LogicalPlan, relations: &BTreeMap<String, DefinedInput>) -> String {
+        format!("{relations:?}\n{}\n{}", plan.display_indent_schema(), form_of(plan))
     }
 }
 
 /// Whether a plan is of relations, conditions, joins and projections alone, each relation read once; notes the relations.
 fn is_plain(
     plan: &LogicalPlan,
-    names: &BTreeMap<String, String>,
+    relations: &BTreeMap<String, DefinedInput>,
     inputs: &mut BTreeMap<String, InputDefinition>,
 ) -> bool {
     let is_query = |part: &Expr| {
@@ -149,90 +209,96 @@ fn is_plain(
         LogicalPlan::TableScan(scan) => {
             let key = scan.table_name.table().to_owned();
             let columns = scan.source.schema().fields().iter().map(|field| field.name().clone()).collect();
-            let name = names.get(&key).unwrap_or(&key).clone();
-            inputs.insert(key, InputDefinition { name, columns, used: BTreeMap::new() }).is_none()
+            let Some(input) = relations.get(&key).cloned() else { return false };
+            inputs.insert(key, InputDefinition { input, columns, used: BTreeMap::new() }).is_none()
         }
         LogicalPlan::Filter(_)
         | LogicalPlan::Join(_)
         | LogicalPlan::Projection(_)
+        | LogicalPlan::Unnest(_)
         | LogicalPlan::SubqueryAlias(_) => {
-            plan.inputs().into_iter().all(|input| is_plain(input, names, inputs))
+            plan.inputs().into_iter().all(|input| is_plain(input, relations, inputs))
         }
         _ => false,
     }
 }
 
-/// An expression over the rows of a plan, told over the columns of relations.
-fn told(expr: &Expr, plan: &LogicalPlan) -> String {
-    let told = expr.clone().unalias_nested().data.transform(|part| {
-        let Expr::Column(_) = &part else { return Ok(Transformed::no(part)) };
-        let Some((key, base)) = resolve(part.clone(), plan) else { return Ok(Transformed::no(part)) };
-        let told = Expr::Column(Column::new(Some(key), base.to_string()));
-        Ok(Transformed::new(told, true, TreeNodeRecursion::Jump))
-    });
-    told.map_or_else(|_| expr.to_string(), |told| told.data.to_string())
-}
-
 /// The column of a relation that an expression is as it is.
 fn base(expr: &Expr, plan: &LogicalPlan) -> Option<BaseColumn> {
-    match resolve(expr.clone().unalias(), plan)? {
-        (key, Expr::Column(column)) => Some((key, column.name)),
+    match follow(expr, plan) {
+        Expr::Column(Column { relation: Some(relation), name, .. }) => {
+            Some((relation.table().to_owned(), name))
+        }
         _ => None,
     }
 }
 
 struct Describing {
     inputs: BTreeMap<String, InputDefinition>,
-    rows: Vec<String>,
+    rows: Vec<Told>,
 }
 
 impl Describing {
     /// Takes note of the columns that an expression looks at.
     fn take_note(&mut self, expr: &Expr, plan: &LogicalPlan) {
-        let computed = base(expr, plan).is_none();
-        for column in expr.column_refs() {
-            let Some((key, base)) = resolve(Expr::Column(column.clone()), plan) else { continue };
-            for column in base.column_refs() {
-                let kind = field_of(plan, &key, &column.name).map(|field| field.data_type().to_string());
-                let kind = kind.unwrap_or_default();
-                let Some(input) = self.inputs.get_mut(&key) else { continue };
-                let used =
-                    input.used.entry(column.name.clone()).or_insert(UsedColumn { kind, computed: false });
-                used.computed |= computed;
-            }
+        let mut uses = Vec::new();
+        uses_of(&follow(expr, plan), Use::Kept, &mut uses);
+        for (Column { relation, name, .. }, how) in uses {
+            let Some(key) = relation.as_ref().map(TableReference::table) else { continue };
+            let kind = field_of(plan, key, &name).map(|field| field.data_type().to_string());
+            let Some(input) = self.inputs.get_mut(key) else { continue };
+            let unused = UsedColumn { kind: kind.unwrap_or_default(), how };
+            let used = input.used.entry(name).or_insert(unused);
+            used.how = used.how.max(how);
         }
     }
 
     /// Takes note of which rows a plan gives.
     fn read(&mut self, plan: &LogicalPlan) {
         match plan {
-            LogicalPlan::TableScan(scan) => self.rows.push(format!("read {}", scan.table_name.table())),
+            LogicalPlan::TableScan(scan) => {
+                let key = scan.table_name.table();
+                let input = self.inputs.get(key).map(|input| &input.input);
+                let told = input.map(|input| format!("read {key}: {} of {:?}", input.kind, input.name));
+                self.rows.push(Told::plain(told.unwrap_or_default()));
+            }
             LogicalPlan::Filter(filter) => {
                 self.take_note(&filter.predicate, &filter.input);
-                self.rows.push(format!("where {}", told(&filter.predicate, &filter.input)));
+                self.rows.push(Told::of(&filter.predicate, &filter.input));
             }
             LogicalPlan::Join(join) => {
                 let mut on = Vec::new();
                 for (left, right) in &join.on {
                     self.take_note(left, &join.left);
                     self.take_note(right, &join.right);
-                    on.push(format!("{} = {}", told(left, &join.left), told(right, &join.right)));
+                    on.extend([follow(left, &join.left), follow(right, &join.right)]);
                 }
                 if let Some(filter) = &join.filter {
                     self.take_note(filter, plan);
-                    on.push(told(filter, plan));
+                    on.push(follow(filter, plan));
                 }
-                self.rows.push(format!("{} join on {}", join.join_type, on.join(" and ")));
+                let what =
+                    format!("{} join, {} keys, {:?}", join.join_type, join.on.len(), join.null_equality);
+                self.rows.push(Told::all(what, &on));
+            }
+            LogicalPlan::Unnest(unnest) => {
+                let column = |column: &Column| {
+                    let column = Expr::Column(column.clone());
+                    self.take_note(&column, &unnest.input);
+                    follow(&column, &unnest.input)
+                };
+                let columns: Vec<Expr> = unnest.exec_columns.iter().map(column).collect();
+                self.rows.push(Told::all(format!("unnest {:?}", unnest.options), &columns));
             }
             _ => {}
         }
         plan.inputs().into_iter().for_each(|input| self.read(input));
     }
 
-    fn groups(&mut self, aggregate: &Aggregate) -> Vec<String> {
+    fn groups(&mut self, aggregate: &Aggregate) -> Vec<Told> {
         let group = |expr: &Expr| {
             self.take_note(expr, &aggregate.input);
-            told(expr, &aggregate.input)
+            Told::of(expr, &aggregate.input)
         };
         aggregate.group_expr.iter().map(group).collect()
     }
@@ -255,7 +321,7 @@ impl Describing {
                 }
                 other => self.take_note(&other, input),
             }
-            found.push(AggregateDefinition { text: told(expr, input), passes_nulls });
+            found.push(AggregateDefinition { told: Told::of(expr, input), passes_nulls });
         }
         found
     }
@@ -301,7 +367,8 @@ fn above(plan: &LogicalPlan) -> Vec<ResultDefinition> {
     let mut found = Vec::new();
     let mut node = plan;
     while !matches!(node, LogicalPlan::Aggregate(_)) {
-        found.push(ResultDefinition { name: String::new(), text: node.display().to_string(), column: None });
+        let told = Told::all(node.display().to_string(), &node.expressions());
+        found.push(ResultDefinition { name: String::new(), told, column: None });
         match node.inputs().first() {
             Some(input) => node = input,
             None => break,

@@ -28,7 +28,6 @@ pub use interval::micros as interval_micros;
 pub(crate) use functions::functions;
 pub(crate) use rewrite::rewrite;
 pub(crate) use stagger::stagger_function;
-pub(crate) use trace::resolve;
 pub(crate) use watermark::{add_column, take_late_rows, take_watermarks};
 
 /// The column that holds where a row's window begins.
