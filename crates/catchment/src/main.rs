@@ -17,6 +17,10 @@ use clap::Parser;
 
 use crate::arguments::Arguments;
 
+/// With states of millions of groups, the C library's allocator takes half the time of a batch and twice the memory.
+#[global_allocator]
+static ALLOCATOR: tikv_jemallocator::Jemalloc = tikv_jemallocator::Jemalloc;
+
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let screen = show::Screen::new(arguments.json);

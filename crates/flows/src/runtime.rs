@@ -119,8 +119,7 @@ impl Runtime {
         catch_up: CatchUp,
         progress: &dyn Progress,
     ) -> Result<FlowReport> {
-        let mut report = FlowReport::default();
-        let mut retries = 0;
+        let (mut report, mut retries) = (FlowReport::default(), 0);
         loop {
             let done = match &spec.serving {
                 Some(serving) => {
@@ -224,6 +223,10 @@ impl Runtime {
             taken.add(plan, &staged);
             compact(&self.owner, &spec.name, at, self.options.kept_plans).await?;
             next = Resume::Plan(at.next());
+        }
+        if spec.kind == FlowKind::Append && published.is_some() {
+            // New columns are there for others, with or without new rows.
+            self.owner.writer(&spec.target).ensure(&spec.table).await?;
         }
         report.changed = self.changed(spec, &taken);
         self.clean(spec, &taken);

@@ -235,7 +235,9 @@ impl SqlText {
             DataFusionError::SQL(error, _) => return self.syntax_error(error, fallback),
             DataFusionError::SchemaError(schema, _) => match schema.as_ref() {
                 SchemaError::FieldNotFound { field, valid_fields } => {
-                    let names: Vec<&str> = valid_fields.iter().map(|valid| valid.name.as_str()).collect();
+                    let names = valid_fields.iter().map(|valid| valid.name.as_str());
+                    // The engine's own are nobody's to name.
+                    let names: Vec<&str> = names.filter(|name| !name.starts_with("__window")).collect();
                     hint = nearest(&field.name, &names)
                         .map(|near| format!("did you mean \"{near}\"?"))
                         .or_else(|| (!names.is_empty()).then(|| format!("columns: {}", names.join(", "))));
@@ -244,6 +246,9 @@ impl SqlText {
                 }
                 SchemaError::AmbiguousReference { field } => {
                     let span = field.spans().first().map(span_of);
+                    hint = ["window_start", "window_end", "window_time"].contains(&field.name.as_str()).then(|| {
+                        "a window's table function adds this column: name the relation's own otherwise before".to_owned()
+                    });
                     (Code::COLUMN_UNKNOWN, format!("column \"{}\" is ambiguous", field.flat_name()), span)
                 }
                 other => (Code::SQL_PLAN, other.to_string(), None),

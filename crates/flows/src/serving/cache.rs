@@ -6,7 +6,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use quick_cache::Weighter;
-use quick_cache::sync::Cache;
+use quick_cache::sync::{Cache, DefaultLifecycle};
+use rustc_hash::FxBuildHasher;
 
 use crate::serving::rows::AGE_BYTES;
 
@@ -15,7 +16,7 @@ const BESIDE: u64 = 80;
 
 /// The states of all tables of a store.
 pub(crate) struct StateCache {
-    states: Cache<u128, Arc<[u8]>, Bytes>,
+    states: Cache<u128, Arc<[u8]>, Bytes, FxBuildHasher>,
     tables: AtomicU64,
 }
 
@@ -40,7 +41,7 @@ impl StateCache {
     pub(crate) fn new(bytes: u64) -> Arc<Self> {
         let items = usize::try_from(bytes / (2 * BESIDE)).unwrap_or(usize::MAX);
         Arc::new(Self {
-            states: Cache::with_weighter(items, bytes, Bytes),
+            states: Cache::with(items, bytes, Bytes, FxBuildHasher, DefaultLifecycle::default()),
             tables: AtomicU64::new(rand::random()),
         })
     }

@@ -236,6 +236,13 @@ fn table_function(factor: &TableFactor, text: &SqlText) -> Result<Option<TableFa
 /// What stands in `GROUP BY` besides the window: the expressions that numbers and names of results stand for.
 fn other_groups(select: &Select, text: &SqlText) -> Result<Vec<Expr>> {
     let GroupByExpr::Expressions(groups, _) = &select.group_by else { return Ok(Vec::new()) };
+    let is_set = |group: &&Expr| matches!(group, Expr::Rollup(_) | Expr::Cube(_) | Expr::GroupingSets(_));
+    if let Some(set) = groups.iter().find(is_set) {
+        let what = "several sets of groups beside windows that depend on other rows are not supported";
+        return Err(Error::new(Code::NOT_SUPPORTED, what)
+            .at(text.place(set.span()))
+            .hint("make it one query for each set, with UNION ALL"));
+    }
     let bounds = [column(WINDOW_START), column(WINDOW_END)];
     groups.iter().filter(|group| !bounds.contains(group)).map(|group| key(select, group, text)).collect()
 }

@@ -209,6 +209,7 @@ async fn windows_that_cannot_be_are_refused() {
         ("SELECT count(*) FROM t GROUP BY HOP(ts, '1 second', '1 hour')", Code::NOT_SUPPORTED),
         ("SELECT count(*) FROM t GROUP BY STAGGER(ts, '1 minute', '1 second')", Code::SQL_SYNTAX),
         ("SELECT count(*) FROM t JOIN u ON true GROUP BY STAGGER(t.ts, '1 minute')", Code::NOT_SUPPORTED),
+        ("SELECT count(*) FROM t GROUP BY ROLLUP (a, b), STAGGER(ts, '1 minute')", Code::NOT_SUPPORTED),
         ("SELECT count(*) FROM t JOIN u ON true GROUP BY SESSION(t.ts, '1 minute')", Code::NOT_SUPPORTED),
         ("SELECT * FROM TABLE(SESSION(TABLE t PARTITION BY a, '1 minute'))", Code::SQL_SYNTAX),
         ("SELECT upper(a) AS a, count(*) FROM t GROUP BY a, SESSION(ts, '1 minute')", Code::SQL_SYNTAX),
