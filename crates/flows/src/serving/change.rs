@@ -179,20 +179,25 @@ impl Change {
         described: &Described,
         made: Option<&Made>,
     ) -> Result<()> {
-        for (key, value) in std::mem::take(&mut self.rows) {
+        // In the order of their keys, each finds its place not far from the one before.
+        let mut rows: Vec<_> = std::mem::take(&mut self.rows).into_iter().collect();
+        rows.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        for (key, value) in rows {
             match value {
                 Some(value) => self.batch.insert(&self.table.rows, key, value),
                 None => self.batch.remove(&self.table.rows, key),
             }
         }
-        for (group, state) in &self.states {
+        let mut states: Vec<_> = std::mem::take(&mut self.states).into_iter().collect();
+        states.sort_unstable_by(|(one, _), (other, _)| one.cmp(other));
+        for (group, state) in &states {
             match state {
                 Some(state) => self.batch.insert(&self.table.states, group.as_slice(), state.as_slice()),
                 None => self.batch.remove(&self.table.states, group.as_slice()),
             }
         }
         let committed = store.commit(name, described, made, self.batch);
-        for (group, state) in &self.states {
+        for (group, state) in &states {
             // What a write that failed has done is known from the store alone.
             self.table.cached.set(group, state.as_deref().filter(|_| committed.is_ok()));
         }
