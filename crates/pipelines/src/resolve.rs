@@ -99,10 +99,37 @@ impl Checker<'_> {
             kept.extend(input.map(|input| (draft.flow.clone(), input.name.clone(), column)));
         }
         let late = self.late(draft, &inputs, &windows).await?;
-        let relations = inputs.iter().map(|input| (input.key.clone(), defined(draft, input))).collect();
+        let mut relations = BTreeMap::new();
+        if serving_of(self.project, target).is_some() {
+            for input in &inputs {
+                relations.insert(input.key.clone(), self.defined(draft, input).await?);
+            }
+        }
         let definition = Definition::of(&plan, &relations);
         let plan = Definition::text(&plan, &relations);
         Ok(Resolved { inputs, schema, windows, time, late, plan, definition })
+    }
+
+    /// What a relation of a query is.
+    async fn defined(&self, draft: &Draft<'_>, input: &Input) -> Result<DefinedInput> {
+        let relation = draft.query.relations.iter().find(|relation| relation.key == input.key);
+        let is_table = relation.is_some_and(|relation| matches!(relation.target, Target::Table { .. }));
+        let (kind, is_stream) = match &input.kind {
+            InputKind::Stream(..) => ("stream".to_owned(), true),
+            InputKind::Everything(_) => ("all".to_owned(), false),
+            InputKind::Table(_, version) => (format!("table at {version:?}"), false),
+        };
+        // Records of a stream may have had what was not declared then, and rows of a table that is read as a whole what it was
+        // joined with.
+        let grows = is_stream && is_table && !input.name.contains(':');
+        let mut columns = BTreeSet::new();
+        if grows
+            && let Some(name) = TableName::parse(&input.name, &self.project.config.config.project.schema)
+            && let Some(snapshot) = self.lake.table(&name).latest().await?
+        {
+            columns.extend(snapshot.schema()?.fields().iter().map(|field| field.name().clone()));
+        }
+        Ok(DefinedInput { name: input.name.clone(), kind, grows, columns })
     }
 
     /// What the table of late rows is declared to be: the columns of the one stream whose rows are put into windows.
@@ -325,21 +352,6 @@ impl Checker<'_> {
             None => Err(self.unknown(name)),
         }
     }
-}
-
-/// What a relation of a query is.
-fn defined(draft: &Draft<'_>, input: &Input) -> DefinedInput {
-    let relation = draft.query.relations.iter().find(|relation| relation.key == input.key);
-    let is_table = relation.is_some_and(|relation| matches!(relation.target, Target::Table { .. }));
-    let (kind, is_stream) = match &input.kind {
-        InputKind::Stream(..) => ("stream".to_owned(), true),
-        InputKind::Everything(_) => ("all".to_owned(), false),
-        InputKind::Table(_, version) => (format!("table at {version:?}"), false),
-    };
-    // Records of a stream may have had what was not declared then, and rows of a table that is read as a whole what it was
-    // joined with.
-    let grows = is_stream && is_table && !input.name.contains(':');
-    DefinedInput { name: input.name.clone(), kind, grows }
 }
 
 /// What a batch reads of a source stands under its name, so that it is read as a stream or as a whole.

@@ -52,6 +52,12 @@ const CHANGES: &[Change] = &[
         "SELECT x.k, count(p.title) AS titled, count(p.title) > 3 AS many, min(x.w) AS w FROM (SELECT * FROM {e}) x LEFT JOIN (SELECT title, k FROM raw.pages) p ON p.k = x.k GROUP BY x.k",
     ),
     (
+        "swapped",
+        "PRIMARY KEY (a, b)",
+        "SELECT x.k AS a, y.title AS b, count(*) AS n FROM {e} x JOIN raw.pages y ON x.k = y.k GROUP BY x.k, y.title",
+        "SELECT x.title AS a, y.k AS b, count(*) AS n FROM {e} y JOIN raw.pages x ON y.k = x.k GROUP BY y.k, x.title",
+    ),
+    (
         "wider_groups",
         "PRIMARY KEY (v)",
         "SELECT v, count(*) AS n, max(f) AS most FROM {e} GROUP BY v",
@@ -265,6 +271,42 @@ const REFUSED: &[(&str, &str, &str, &str)] = &[
         "k, count(*) AS n, count(*) + 1 AS m FROM STREAM raw.e WHERE k IN (SELECT k FROM raw.pages) GROUP BY k",
         "it is not known of such a query what can be kept of it",
     ),
+    (
+        "PRIMARY KEY (k)",
+        "k, count(*) FILTER (WHERE v > (SELECT count(*) FROM raw.pages)) AS n FROM STREAM raw.e GROUP BY k",
+        "k, count(*) FILTER (WHERE v > (SELECT count(*) + 1 FROM raw.pages)) AS n FROM STREAM raw.e GROUP BY k",
+        "it is not known of such a query what can be kept of it",
+    ),
+    (
+        "PRIMARY KEY (k)",
+        "x.k, count(*) AS n FROM STREAM raw.e x LEFT SEMI JOIN (SELECT k, title AS t FROM raw.pages) p ON p.k = x.k AND p.t > 'B' GROUP BY x.k",
+        "x.k, count(*) AS n FROM STREAM raw.e x LEFT SEMI JOIN (SELECT k, lower(title) AS t FROM raw.pages) p ON p.k = x.k AND p.t > 'B' GROUP BY x.k",
+        "it is not known of such a query what can be kept of it",
+    ),
+    (
+        "PRIMARY KEY (k)",
+        "k, count(*) AS n FROM STREAM raw.e CROSS JOIN generate_series(1, 2) AS g GROUP BY k",
+        "k, count(*) AS n FROM STREAM raw.e CROSS JOIN generate_series(1, 5) AS g GROUP BY k",
+        "it is not known of such a query what can be kept of it",
+    ),
+    (
+        "PRIMARY KEY (k)",
+        "z.k, count(*) AS n FROM STREAM raw.e z WHERE z.k IN (SELECT q.k FROM raw.pages q) GROUP BY z.k",
+        "z.k, count(*) AS n FROM STREAM raw.e z WHERE z.k IN (SELECT q.k FROM raw.others q) GROUP BY z.k",
+        "it is not known of such a query what can be kept of it",
+    ),
+    (
+        "PRIMARY KEY (id)",
+        "x.id, p.k, p.title FROM STREAM raw.e x JOIN raw.pages p ON p.k = x.k",
+        "x.id, p.title, p.k FROM STREAM raw.e x JOIN raw.pages p ON p.k = x.k",
+        "a row may come to several by its join",
+    ),
+    (
+        "PRIMARY KEY (k)",
+        "k, string_agg(CAST(u AS STRING), ',') AS us, string_agg(v, ',') AS vs FROM STREAM raw.e GROUP BY k",
+        "k, string_agg(v, ',') AS vs, count(w) AS ws FROM STREAM raw.e GROUP BY k",
+        "column \"v\" of raw.e was Int32 and is Int64",
+    ),
 ];
 
 #[test]
@@ -322,6 +364,27 @@ fn columns_of_a_stream_may_have_come_before_they_were_declared() {
     project.write("pipelines/all.sql", of(", amount BIGINT", ", count(*) * 2 AS twice"));
     project.run();
     assert_eq!(project.query("SELECT * FROM live.pages"), json!([{ "page": "home", "n": 1, "twice": 2 }]));
+}
+
+#[test]
+fn a_column_that_was_not_declared_for_a_while_was_there() {
+    let of = |schema: &str, more: &str| {
+        pipeline(
+            schema,
+            &format!(
+                "CREATE SERVING TABLE live.t PRIMARY KEY (k) AS SELECT k, count(*) AS n{more} FROM STREAM raw.e GROUP BY k;"
+            ),
+        )
+    };
+    let project = Project::new(&of(NEW, ""));
+    project.write("in/0.json", "{\"k\":\"a\",\"w\":9}\n");
+    project.write("pages/a.json", "{\"k\":\"a\",\"title\":\"first\"}\n");
+    project.run();
+    project.write("pipelines/all.sql", of(&NEW.replace(" w BIGINT,", ""), ""));
+    project.call(&["run", "--select", "live.t"]).exits(0);
+    project.write("pipelines/all.sql", of(NEW, ", sum(w) AS w"));
+    let told = project.call(&["check"]).exits(1);
+    assert!(told.err.contains("sum(w) was not kept"), "{}", told.err);
 }
 
 #[test]

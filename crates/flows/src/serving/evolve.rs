@@ -250,6 +250,9 @@ impl Carrying<'_> {
 fn from_columns(running: &Running, counts: &[usize], kept: &[Option<usize>]) -> Result<Vec<Option<usize>>> {
     let groups = running.group_columns();
     let mut columns: Vec<Option<usize>> = (0..groups).map(Some).collect();
+    if running.state_columns().len() != kept.len() {
+        return Err(Error::new(Code::INTERNAL, "a query has other aggregates than it was compared by"));
+    }
     for (range, from) in running.state_columns().into_iter().zip(kept) {
         let Some(from) = from else {
             columns.extend(range.map(|_| None));
@@ -272,6 +275,9 @@ fn reshaped(
     others: Option<&RecordBatch>,
 ) -> Result<RecordBatch> {
     let count = rows.num_rows();
+    if columns.len() != schema.fields().len() {
+        return Err(Error::new(Code::INTERNAL, "rows have other columns than they were compared by"));
+    }
     let reshape = |(index, field): (usize, &FieldRef)| -> Result<ArrayRef> {
         let found = match (columns.get(index).copied().flatten(), others) {
             (Some(from), _) => cast(rows.column(from), field.data_type()),

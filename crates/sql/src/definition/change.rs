@@ -24,14 +24,7 @@ impl Definition {
     /// # Errors
     /// Returns what cannot be kept, for people: a clause that follows "since".
     pub fn kept_from(&self, before: &Self) -> Result<Kept, String> {
-        if self == before {
-            return Ok(Kept {
-                aggregates: (0..self.aggregates.len()).map(Some).collect(),
-                results: (0..self.results.len()).map(Some).collect(),
-                all: true,
-            });
-        }
-        if self.results.is_empty() || before.results.is_empty() {
+        if !self.is_known() || !before.is_known() {
             return Err("it is not known of such a query what can be kept of it".to_owned());
         }
         if self.rows != before.rows {
@@ -47,6 +40,10 @@ impl Definition {
         all = all && aggregates.iter().enumerate().all(|(index, kept)| *kept == Some(index));
         if self.groups.is_none() {
             results = self.kept_results(before, &new)?;
+            // Which of several rows of one key stays is told by all columns.
+            if self.multiplies && self.results != before.results {
+                return Err("a row may come to several by its join, of which one stayed".to_owned());
+            }
         }
         all = all && self.results == before.results;
         Ok(Kept { aggregates, results, all })

@@ -14,29 +14,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use datafusion::arrow::datatypes::Field;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, TableReference};
-use datafusion::logical_expr::{Aggregate, Expr, LogicalPlan, Operator};
+use datafusion::logical_expr::{Aggregate, Expr, JoinType, LogicalPlan, Operator};
 use serde::{Deserialize, Serialize};
 
 use crate::running::find;
 
-use told::{Told, follow, form_of};
+use told::{GROUPS, Told, follow, form_of};
 
 pub use change::Kept;
 
 /// What a query is made of.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Definition {
-    /// Its relations, conditions and joins below the results or the aggregate, from the outside in; the whole plan when it is more
-    /// than that.
+    /// Its relations, conditions and joins below the results or the aggregate, from the outside in. Of a query that is more than
+    /// that nothing is known.
     rows: Vec<Told>,
     /// What it groups by; `None` for a query without an aggregate.
     groups: Option<Vec<Told>>,
     /// The aggregates, in order.
     aggregates: Vec<AggregateDefinition>,
-    /// The results: of a query with an aggregate what stands above that, otherwise each column.
+    /// The results, and the conditions above the aggregate, which have no names.
     results: Vec<ResultDefinition>,
     /// What it reads, by the key of the relation.
     inputs: BTreeMap<String, InputDefinition>,
+    /// Whether a row of its sources may come to several.
+    multiplies: bool,
 }
 
 /// One aggregate of a query.
@@ -80,6 +82,8 @@ pub struct DefinedInput {
     pub kind: String,
     /// Whether rows that were read before have nulls in columns that it did not have then.
     pub grows: bool,
+    /// The columns that it has, whether they are declared or not.
+    pub columns: BTreeSet<String>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -159,35 +163,57 @@ impl Definition {
         let aggregate = find(plan).ok().flatten();
         let below = aggregate.map_or(plan, |aggregate| aggregate.input.as_ref());
         let mut inputs = BTreeMap::new();
-        if !is_plain(below, relations, &mut inputs) {
-            return Self { rows: vec![Told::plain(form_of(plan))], ..Self::default() };
+        if plan.exists(|node| Ok(has_query(node))).unwrap_or(true) || !is_plain(below, relations, &mut inputs)
+        {
+            return Self::default();
         }
-        let mut describing = Describing { inputs, rows: Vec::new() };
+        let mut describing = Describing { inputs, rows: Vec::new(), multiplies: false };
         describing.read(below);
-        let (mut groups, mut aggregates, mut results) = (None, Vec::new(), Vec::new());
-        match aggregate {
-            Some(aggregate) => {
-                groups = Some(describing.groups(aggregate));
-                aggregates = describing.aggregates(aggregate);
-                results = above(plan);
-            }
-            None => {
-                for column in plan.schema().columns() {
-                    let expr = Expr::Column(column.clone());
-                    describing.take_note(&expr, plan);
-                    let told = Told::of(&expr, plan);
-                    results.push(ResultDefinition { name: column.name, told, column: base(&expr, plan) });
-                }
-            }
+        let (mut groups, mut aggregates) = (None, Vec::new());
+        if let Some(aggregate) = aggregate {
+            groups = Some(describing.groups(aggregate));
+            aggregates = describing.aggregates(aggregate);
         }
-        Self { rows: describing.rows, groups, aggregates, results, inputs: describing.inputs }
+        let mut results = Vec::new();
+        for column in plan.schema().columns() {
+            let expr = Expr::Column(column.clone());
+            describing.take_note(&expr, plan);
+            let (told, kept) = (Told::of(&expr, plan), base(&expr, plan));
+            results.push(ResultDefinition { name: column.name, told, column: kept });
+        }
+        if aggregate.is_some() {
+            results.extend(conditions_above(plan));
+        }
+        let Describing { rows, inputs, multiplies } = describing;
+        Self { rows, groups, aggregates, results, inputs, multiplies }
+    }
+
+    /// Whether it is known what the query is made of.
+    #[must_use]
+    pub(super) fn is_known(&self) -> bool {
+        !self.results.is_empty()
     }
 
     /// All that decides about the rows of a planned query, as text.
     #[must_use]
     pub fn text(plan: &LogicalPlan, relations: &BTreeMap<String, DefinedInput>) -> String {
-        format!("{relations:?}\n{}\n{}", plan.display_indent_schema(), form_of(plan))
+        let reads: Vec<String> = relations
+            .iter()
+            .map(|(key, input)| format!("{key}: {} of {:?}", input.kind, input.name))
+            .collect();
+        format!("{}\n{}\n{}", reads.join("\n"), plan.display_indent_schema(), form_of(plan, relations))
     }
+}
+
+/// Whether a node asks a query of its own.
+fn has_query(node: &LogicalPlan) -> bool {
+    let is_query = |part: &Expr| {
+        Ok(matches!(
+            part,
+            Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_)
+        ))
+    };
+    node.expressions().iter().any(|expr| expr.exists(is_query).unwrap_or(true))
 }
 
 /// Whether a plan is of relations, conditions, joins and projections alone, each relation read once; notes the relations.
@@ -196,22 +222,25 @@ fn is_plain(
     relations: &BTreeMap<String, DefinedInput>,
     inputs: &mut BTreeMap<String, InputDefinition>,
 ) -> bool {
-    let is_query = |part: &Expr| {
-        Ok(matches!(
-            part,
-            Expr::ScalarSubquery(_) | Expr::Exists(_) | Expr::InSubquery(_) | Expr::SetComparison(_)
-        ))
-    };
-    if plan.expressions().iter().any(|expr| expr.exists(is_query).unwrap_or(true)) {
-        return false;
-    }
     match plan {
         LogicalPlan::TableScan(scan) => {
             let key = scan.table_name.table().to_owned();
-            let columns = scan.source.schema().fields().iter().map(|field| field.name().clone()).collect();
             let Some(input) = relations.get(&key).cloned() else { return false };
+            let declared = scan.source.schema().fields().iter().map(|field| field.name().clone()).collect();
+            let columns = input.columns.union(&declared).cloned().collect();
             inputs.insert(key, InputDefinition { input, columns, used: BTreeMap::new() }).is_none()
         }
+        // Of others one side is not followed.
+        LogicalPlan::Join(join)
+            if !matches!(
+                join.join_type,
+                JoinType::Inner | JoinType::Left | JoinType::Right | JoinType::Full
+            ) =>
+        {
+            false
+        }
+        // The fields of a struct are told by their names alone.
+        LogicalPlan::Unnest(unnest) if !unnest.struct_type_columns.is_empty() => false,
         LogicalPlan::Filter(_)
         | LogicalPlan::Join(_)
         | LogicalPlan::Projection(_)
@@ -226,7 +255,7 @@ fn is_plain(
 /// The column of a relation that an expression is as it is.
 fn base(expr: &Expr, plan: &LogicalPlan) -> Option<BaseColumn> {
     match follow(expr, plan) {
-        Expr::Column(Column { relation: Some(relation), name, .. }) => {
+        Expr::Column(Column { relation: Some(relation), name, .. }) if relation.table() != GROUPS => {
             Some((relation.table().to_owned(), name))
         }
         _ => None,
@@ -236,13 +265,18 @@ fn base(expr: &Expr, plan: &LogicalPlan) -> Option<BaseColumn> {
 struct Describing {
     inputs: BTreeMap<String, InputDefinition>,
     rows: Vec<Told>,
+    multiplies: bool,
 }
 
 impl Describing {
     /// Takes note of the columns that an expression looks at.
     fn take_note(&mut self, expr: &Expr, plan: &LogicalPlan) {
+        self.take_note_of(expr, plan, Use::Kept);
+    }
+
+    fn take_note_of(&mut self, expr: &Expr, plan: &LogicalPlan, how: Use) {
         let mut uses = Vec::new();
-        uses_of(&follow(expr, plan), Use::Kept, &mut uses);
+        uses_of(&follow(expr, plan), how, &mut uses);
         for (Column { relation, name, .. }, how) in uses {
             let Some(key) = relation.as_ref().map(TableReference::table) else { continue };
             let kind = field_of(plan, key, &name).map(|field| field.data_type().to_string());
@@ -267,6 +301,7 @@ impl Describing {
                 self.rows.push(Told::of(&filter.predicate, &filter.input));
             }
             LogicalPlan::Join(join) => {
+                self.multiplies = true;
                 let mut on = Vec::new();
                 for (left, right) in &join.on {
                     self.take_note(left, &join.left);
@@ -282,6 +317,7 @@ impl Describing {
                 self.rows.push(Told::all(what, &on));
             }
             LogicalPlan::Unnest(unnest) => {
+                self.multiplies = true;
                 let column = |column: &Column| {
                     let column = Expr::Column(column.clone());
                     self.take_note(&column, &unnest.input);
@@ -314,8 +350,9 @@ impl Describing {
                         .contains(&function.func.name())
                         .then(|| plain_arguments(&function.params.args, input))
                         .flatten();
+                    let how = if keeps_values(function.func.name()) { Use::Kept } else { Use::Computed };
                     let params = function.params;
-                    params.args.iter().for_each(|argument| self.take_note(argument, input));
+                    params.args.iter().for_each(|argument| self.take_note_of(argument, input, how));
                     params.filter.iter().for_each(|filter| self.take_note(filter, input));
                     params.order_by.iter().for_each(|sort| self.take_note(&sort.expr, input));
                 }
@@ -325,6 +362,11 @@ impl Describing {
         }
         found
     }
+}
+
+/// Whether an aggregate takes values as they are: others may be given texts of them, which differ with their types.
+fn keeps_values(name: &str) -> bool {
+    PASS_NULLS.contains(&name) || ["array_agg", "first_value", "last_value"].contains(&name)
 }
 
 /// The columns that arguments are, when none of these is computed.
@@ -362,13 +404,15 @@ fn field_of(plan: &LogicalPlan, key: &str, name: &str) -> Option<Field> {
     found
 }
 
-/// What stands above the aggregate of a plan.
-fn above(plan: &LogicalPlan) -> Vec<ResultDefinition> {
+/// The conditions above the aggregate of a plan.
+fn conditions_above(plan: &LogicalPlan) -> Vec<ResultDefinition> {
     let mut found = Vec::new();
     let mut node = plan;
     while !matches!(node, LogicalPlan::Aggregate(_)) {
-        let told = Told::all(node.display().to_string(), &node.expressions());
-        found.push(ResultDefinition { name: String::new(), told, column: None });
+        if let LogicalPlan::Filter(filter) = node {
+            let told = Told::of(&filter.predicate, &filter.input);
+            found.push(ResultDefinition { name: String::new(), told, column: None });
+        }
         match node.inputs().first() {
             Some(input) => node = input,
             None => break,

@@ -1,9 +1,14 @@
 //! Expressions told over the columns of relations.
 
+use std::collections::BTreeMap;
+
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema};
+use datafusion::datasource::source_as_provider;
 use datafusion::logical_expr::{Expr, JoinType, LogicalPlan};
 use serde::{Deserialize, Serialize};
+
+use super::DefinedInput;
 
 /// An expression, for people and to be compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,12 +43,18 @@ fn hash(text: &str) -> String {
 }
 
 /// A hash of a whole plan, whatever its texts look like.
-pub(super) fn form_of(plan: &LogicalPlan) -> String {
+pub(super) fn form_of(plan: &LogicalPlan, relations: &BTreeMap<String, DefinedInput>) -> String {
     let mut forms = Vec::new();
     // The walk cannot fail.
     let _ = plan.apply_with_subqueries(|node| {
         forms.push(node.display().to_string());
         forms.extend(node.expressions().iter().map(|expr| format!("{:?}", bare(expr))));
+        if let LogicalPlan::TableScan(scan) = node
+            && !relations.contains_key(scan.table_name.table())
+        {
+            // A table function is told by its name alone.
+            forms.extend(source_as_provider(&scan.source).map(|table| format!("{table:?}")));
+        }
         Ok(TreeNodeRecursion::Continue)
     });
     hash(&forms.join("\n"))
@@ -67,6 +78,9 @@ fn bare(expr: &Expr) -> Expr {
 
 /// Marks what is computed below a join whose side may be missing: above it, it is null there, whatever it would come to.
 const OUTER: &str = "__outer";
+
+/// The relation that the groups and aggregates are of, above the aggregate.
+pub(super) const GROUPS: &str = "__groups";
 
 /// Marks what comes from a list, one row for each of its elements.
 const UNNESTED: &str = "__unnested";
@@ -115,6 +129,8 @@ fn follow_column(column: &Column, plan: &LogicalPlan) -> Option<Expr> {
             Some(if node.exec_columns.contains(&from) { found.alias(UNNESTED) } else { found })
         }
         LogicalPlan::Filter(node) => follow_column(column, &node.input),
+        // Above it, the query reads its groups and aggregates by their places.
+        LogicalPlan::Aggregate(_) => Some(Expr::Column(Column::new(Some(GROUPS), format!("c{index}")))),
         _ => None,
     }
 }
