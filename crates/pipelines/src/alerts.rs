@@ -146,7 +146,7 @@ impl Workspace {
             _ = stop.wait_for(|stop| *stop) => {}
         }
         if !self.project.alerts.is_empty() {
-            let readers = Readers::start("alerts")?;
+            let readers = Readers::new("alerts");
             let asking = self
                 .project
                 .alerts

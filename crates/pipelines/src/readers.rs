@@ -21,10 +21,11 @@ use crate::run::Workspace;
 /// How long a query may take that is asked for while a project is served.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Threads of their own for queries that are asked while a project is served: one that takes long, and does not let others
-/// run meanwhile, holds up neither flows nor requests.
+/// A thread of its own for each query that is asked while a project is served: one that takes long, and does not let others
+/// run meanwhile, holds up neither flows nor requests, nor the other queries.
 pub struct Readers {
-    runtime: Option<Runtime>,
+    /// What their threads are called.
+    name: String,
     /// What is being asked.
     asked: Arc<Mutex<HashSet<String>>>,
 }
@@ -50,28 +51,23 @@ impl Drop for Asking {
     }
 }
 
-impl Drop for Readers {
+/// The thread of a query, which ends when the query lets go of it.
+struct Thread(Option<Runtime>);
+
+impl Drop for Thread {
     fn drop(&mut self) {
         // A query that does not let go of its thread is not waited for.
-        if let Some(runtime) = self.runtime.take() {
+        if let Some(runtime) = self.0.take() {
             runtime.shutdown_background();
         }
     }
 }
 
 impl Readers {
-    /// Starts the threads, two of them.
-    ///
-    /// # Errors
-    /// Returns [`Code::INTERNAL`] when the machine gives none.
-    pub fn start(what: &str) -> Result<Self> {
-        let runtime = Builder::new_multi_thread()
-            .worker_threads(2)
-            .thread_name(what)
-            .enable_all()
-            .build()
-            .map_err(|error| Error::new(Code::INTERNAL, "could not start threads").because(error))?;
-        Ok(Self { runtime: Some(runtime), asked: Arc::default() })
+    /// Threads that are called so.
+    #[must_use]
+    pub fn new(name: &str) -> Self {
+        Self { name: name.to_owned(), asked: Arc::default() }
     }
 
     /// Asks a query by its name, for at most ten seconds. One that takes longer may go on behind; until it has ended it is
@@ -102,12 +98,21 @@ impl Readers {
                 .hint("ask for less, or keep the answer up to date as a dataset and ask that")
         };
         let is_new = self.asked.lock().unwrap_or_else(PoisonError::into_inner).insert(name.to_owned());
-        let Some(runtime) = self.runtime.as_ref().filter(|_| is_new) else { return Err(slow()) };
+        if !is_new {
+            return Err(slow());
+        }
         let asking = Asking { name: name.to_owned(), asked: Arc::clone(&self.asked) };
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name(&self.name)
+            .enable_all()
+            .build()
+            .map_err(|error| Error::new(Code::INTERNAL, "could not start a thread").because(error))?;
         let mut task = runtime.spawn(async move {
             let _asking = asking;
             query.await
         });
+        let _thread = Thread(Some(runtime));
         // Whoever asked may be gone before there is an answer.
         let _abort = AbortOnDrop(task.abort_handle());
         match tokio::time::timeout(patience, &mut task).await {

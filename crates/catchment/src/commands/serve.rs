@@ -92,7 +92,7 @@ pub(crate) async fn run(
     let totals = Arc::new(Totals::default());
     let datasets = Arc::new(workspace.check().await.datasets);
     let metrics = metrics_of(&workspace, &datasets, &totals);
-    let readers = Arc::new(Readers::start("pages")?);
+    let readers = Arc::new(Readers::new("pages"));
     let queries = queries(&workspace, &readers);
     let pages = Pages { workspace: Arc::clone(&workspace), datasets, totals: Arc::clone(&totals), readers };
     let services = Services {

@@ -159,6 +159,31 @@ pub(crate) fn failed(what: &str, error: fjall::Error) -> Error {
     Error::new(Code::INPUT_OUTPUT, format!("the serving store could not {what}")).because(error)
 }
 
+/// The folder of the store's files, which is there as a whole or not at all: a process may die while it makes them.
+fn made_whole(parent: &Path) -> Result<PathBuf> {
+    let folder = parent.join(FORMAT);
+    if folder.exists() {
+        return Ok(folder);
+    }
+    let made = |error: std::io::Error| {
+        Error::new(Code::INPUT_OUTPUT, format!("the serving store could not be made in {folder:?}"))
+            .because(error)
+    };
+    std::fs::create_dir_all(parent).map_err(made)?;
+    let aside = tempfile::tempdir_in(parent).map_err(made)?;
+    drop(Database::builder(aside.path()).worker_threads(1).open().map_err(|error| failed("be made", error))?);
+    match std::fs::rename(aside.path(), &folder) {
+        Ok(()) => {
+            let _ = aside.keep();
+            std::fs::File::open(parent).and_then(|parent| parent.sync_all()).map_err(made)?;
+        }
+        // Another process was quicker.
+        Err(_) if folder.exists() => {}
+        Err(error) => return Err(made(error)),
+    }
+    Ok(folder)
+}
+
 fn keyspace_name(kind: &str, name: &TableName, generation: u32) -> String {
     match generation {
         0 => format!("{kind} {name}"),
@@ -177,7 +202,7 @@ impl ServingStore {
     /// # Errors
     /// Returns [`Code::SERVING_OWNED`] when another process has it, and errors of the disk.
     pub fn open(folder: &Path, state_bytes: u64) -> Result<Self> {
-        let folder = folder.join(FORMAT);
+        let folder = made_whole(folder)?;
         let opened = Database::builder(&folder)
             .cache_size(CACHE_BYTES)
             .max_journaling_size(JOURNAL_BYTES)
