@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use catchment_core::{Code, Error, Result};
 use catchment_flows::{EventTime, Input, InputKind};
 use catchment_sql::{
-    BoundQuery, Planner, Relation, SqlText, WindowShape, WindowedScan, columns_read, meeting_scans,
+    BoundQuery, Planner, Relation, SqlText, WindowShape, WindowedScan, columns_read, meeting_scans, reads,
     session_rows, windowed_scans,
 };
 use datafusion::arrow::datatypes::SchemaRef;
@@ -166,12 +166,7 @@ impl Planned<'_> {
 
     /// How many times the rows of a relation are put into windows that depend on other rows.
     fn reads_of_others(&self, key: &str) -> usize {
-        let reads = |part: &LogicalPlan| {
-            part.exists(|node| {
-                Ok(matches!(node, LogicalPlan::TableScan(scan) if scan.table_name.table() == key))
-            })
-        };
-        session_rows(self.plan).iter().filter(|part| reads(part).unwrap_or(true)).count()
+        session_rows(self.plan).iter().filter(|part| reads(part, key)).count()
     }
 
     fn event_time(

@@ -36,7 +36,7 @@ pub use text::{SqlText, nearest};
 pub use time_travel::AsOf;
 pub use windows::{
     Closed, LateRows, WINDOW_END, WINDOW_START, Watermark, WindowShape, WindowedScan, closed_function,
-    columns_read, finds_sessions, interval_micros, is_meeting, makes_windows, meeting_scans, session_rows,
-    unsettled_sessions, window_bound, window_shapes, windowed_scans, with_meetings,
+    columns_read, finds_sessions, interval_micros, is_meeting, makes_windows, meeting_scans, reads,
+    session_rows, unsettled_sessions, window_bound, window_shapes, windowed_scans, with_meetings,
 };
 pub use zorder::{ZORDER_FUNCTION, ZOrder};

@@ -33,7 +33,7 @@ use crate::lineage::kept_columns;
 use crate::session::{Planner, query_error};
 
 /// The relation that stands for the groups in what is above the aggregate.
-const GROUPS: &str = "__groups";
+pub(crate) const GROUPS: &str = "__groups";
 
 /// A query with one aggregate, split.
 #[derive(Debug)]

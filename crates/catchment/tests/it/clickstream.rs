@@ -72,6 +72,12 @@ fn clicks_are_counted_live_in_windows_and_in_the_lake() {
     for part in ["Clicks by platform", "product_view", "<path class=\"line s0\"", "main.spike"] {
         assert!(page.contains(part), "{part}");
     }
+    // Alerts are asked once in a second: the last one may not have been when the last click was counted.
+    let raised = "SELECT (SELECT count(*) FROM system.alerts WHERE alert = 'main.spike') = (SELECT count(*) FROM live.minutes WHERE clicks > 1000) AS all_raised";
+    while project.query(raised) != json!([{ "all_raised": true }]) {
+        assert!(begun.elapsed() < Duration::from_secs(60), "not every alert was raised");
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
     assert_eq!(serving.terminate(), Some(0));
     let total = BY_PROGRAM + BY_BOTO3;
     for sum in [

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use catchment_core::{Code, Error, Result};
 use catchment_ingest::{ADDRESS_COLUMN, Rejects, first_piece};
 use catchment_sql::{Moment, Planner, Running, query_error};
-use datafusion::arrow::array::{ArrayRef, RecordBatch};
+use datafusion::arrow::array::RecordBatch;
 use datafusion::arrow::compute::{cast, filter_record_batch};
 use datafusion::arrow::datatypes::SchemaRef;
 use futures::TryStreamExt;
@@ -16,6 +16,7 @@ use crate::ordered::addresses;
 use crate::records::BatchPlan;
 use crate::runtime::Runtime;
 use crate::serving::change::Change;
+use crate::serving::rows::Layout;
 use crate::serving::states::States;
 use crate::serving::table::ServingTable;
 use crate::spec::{FlowKind, FlowSpec, InputKind};
@@ -142,13 +143,7 @@ async fn serve_groups(
     }
     let columns = key_columns(spec, running, &table)?;
     for merged in &merged {
-        let keys: Vec<ArrayRef> = columns
-            .iter()
-            .zip(table.layout.key_columns())
-            .map(|(column, at)| cast(merged.column(*column), spec.table.schema.field(*at).data_type()))
-            .collect::<std::result::Result<_, _>>()
-            .map_err(|error| query_error(error.into()))?;
-        let rows = table.layout.keys_of(&keys)?;
+        let rows = row_keys(merged, &columns, &table.layout)?;
         for ((group, state), row) in
             states.groups(merged)?.iter().zip(states.write(merged, plan.planned_at)?).zip(rows)
         {
@@ -160,6 +155,15 @@ async fn serve_groups(
         }
     }
     Ok(())
+}
+
+/// The keys of the rows that groups have; `columns` are those of the states that make the key.
+pub(crate) fn row_keys(states: &RecordBatch, columns: &[usize], layout: &Layout) -> Result<Vec<Vec<u8>>> {
+    let keys = columns.iter().zip(layout.key_columns()).map(|(column, at)| {
+        cast(states.column(*column), layout.schema().field(*at).data_type())
+            .map_err(|error| query_error(error.into()))
+    });
+    layout.keys_of(&keys.collect::<Result<Vec<_>>>()?)
 }
 
 /// For each column of the key, the column of the groups that it is.

@@ -3,14 +3,14 @@
 //! Rows and states are written in their new form beside those that are read, and become the ones that are read in one write
 //! together with the new definition: an interrupted change never was.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ops::Range;
 use std::sync::Arc;
 
 use catchment_core::{Code, Error, FaultPoint, Result};
 use catchment_ingest::Rejects;
 use catchment_lake::schema_text;
-use catchment_sql::{Kept, Moment, Planner, Running, query_error};
+use catchment_sql::{Kept, Moment, Planner, Running};
 use datafusion::arrow::array::{ArrayRef, RecordBatch, UInt64Array, new_null_array};
 use datafusion::arrow::compute::{cast, take};
 use datafusion::arrow::datatypes::{FieldRef, SchemaRef};
@@ -21,7 +21,7 @@ use fjall::{Keyspace, OwnedWriteBatch, UserKey, UserValue};
 use crate::records::BatchPlan;
 use crate::runtime::{Runtime, definition_hash};
 use crate::serving::Serving;
-use crate::serving::batch::{fit, key_columns};
+use crate::serving::batch::{fit, key_columns, row_keys};
 use crate::serving::rows::{AGE_BYTES, Layout, corrupt, written_at};
 use crate::serving::run::changed;
 use crate::serving::states::States;
@@ -86,6 +86,17 @@ fn kept(
     Ok((made, kept))
 }
 
+/// What the rows and states of a table are made of whose query goes on by groups, or does not.
+fn made_of(serving: &Serving, running: Option<&Running>) -> Result<Made> {
+    let states = |running: &Running| {
+        Ok(MadeStates {
+            schema: schema_bytes(running.states())?,
+            counts: running.state_columns().iter().map(Range::len).collect(),
+        })
+    };
+    Ok(Made { definition: serving.definition.clone(), states: running.map(states).transpose()? })
+}
+
 /// A schema as bytes.
 fn schema_bytes(schema: &SchemaRef) -> Result<Vec<u8>> {
     let mut writer = StreamWriter::try_new(Vec::new(), schema).map_err(corrupt)?;
@@ -96,23 +107,18 @@ fn schema_bytes(schema: &SchemaRef) -> Result<Vec<u8>> {
 impl Runtime {
     /// What a serving table's rows and states are made of, as it is defined now.
     pub(crate) async fn made(&self, spec: &FlowSpec, serving: &Serving, plan: &BatchPlan) -> Result<Made> {
-        let mut states = None;
-        if spec.kind == FlowKind::Append
-            && let (_, Some(running)) = self.planned(spec, plan).await?
-        {
-            states = Some(MadeStates {
-                schema: schema_bytes(running.states())?,
-                counts: running.state_columns().iter().map(Range::len).collect(),
-            });
-        }
-        Ok(Made { definition: serving.definition.clone(), states })
+        let running = match spec.kind {
+            FlowKind::Append => self.planned(spec, plan).await?.1,
+            _ => None,
+        };
+        made_of(serving, running.as_ref())
     }
 
     /// The query of a table over what is there without new rows.
     async fn planned(&self, spec: &FlowSpec, plan: &BatchPlan) -> Result<(Planner, Option<Running>)> {
         let planner = self.sessions.planner(Moment { micros: plan.planned_at, seed: plan.seed })?;
         let (rejects, _sink) = Rejects::channel();
-        let without = BatchPlan { ranges: std::collections::BTreeMap::default(), ..plan.clone() };
+        let without = BatchPlan { ranges: BTreeMap::new(), ..plan.clone() };
         for input in &spec.inputs {
             self.bind(&planner, input, &without, &[], &rejects).await?;
         }
@@ -121,7 +127,7 @@ impl Runtime {
         Ok((planner, running))
     }
 
-    /// Goes on with a table whose definition was changed; gives the table, and what is known of it then.
+    /// Goes on with a table whose definition was changed; gives what is known of it then.
     pub(crate) async fn evolve(
         &self,
         spec: &FlowSpec,
@@ -136,7 +142,8 @@ impl Runtime {
         })?;
         let mut described = Described { schema, ..before.clone() };
         described.plan.definition_hash = definition_hash(spec);
-        let now = self.made(spec, serving, plan).await?;
+        let (planner, running) = self.planned(spec, plan).await?;
+        let now = made_of(serving, running.as_ref())?;
         if kept.all && described.schema == before.schema && now.states == made.states {
             store.commit(&spec.target, &described, Some(&now), store.batch())?;
             return Ok(described);
@@ -145,11 +152,11 @@ impl Runtime {
         let next = store.next_generation(&spec.target, before.generation, layout)?;
         described.generation = next.generation;
         let carrying = Carrying { spec, from: &table, to: &next };
-        match (&made.states, self.planned(spec, plan).await?) {
-            (Some(states), (planner, Some(running))) => {
-                carrying.states(&planner, &running, states, &kept.aggregates).await?;
+        match (&made.states, &running) {
+            (Some(states), Some(running)) => {
+                carrying.states(&planner, running, states, &kept.aggregates).await?;
             }
-            (None, (_, None)) => carrying.rows(&kept.results)?,
+            (None, None) => carrying.rows(&kept.results)?,
             _ => return Err(changed(spec, "it had groups, or has some now")),
         }
         self.lake().faults().reach(FaultPoint::StagedWritten)?;
@@ -193,15 +200,7 @@ impl Carrying<'_> {
             let states = reshaped(&read.read(&values)?, running.states(), &columns, nulls.as_ref())?;
             let mut ages: HashMap<Vec<u8>, i64> = HashMap::new();
             let mut batch = self.to.database.batch();
-            let key_values: Vec<ArrayRef> = keys
-                .iter()
-                .zip(self.to.layout.key_columns())
-                .map(|(column, at)| {
-                    cast(states.column(*column), self.spec.table.schema.field(*at).data_type())
-                })
-                .collect::<std::result::Result<_, _>>()
-                .map_err(|error| query_error(error.into()))?;
-            let of_rows = self.to.layout.keys_of(&key_values)?;
+            let of_rows = row_keys(&states, &keys, &self.to.layout)?;
             let written = write.groups(&states)?.into_iter().zip(write.write(&states, 0)?);
             for (((group, mut state), row), (_, value)) in written.zip(of_rows).zip(&chunk) {
                 let age = written_at(value).unwrap_or(0);

@@ -72,6 +72,7 @@ impl Runtime {
             (_, Some(table)) => table,
             _ => store.opened(&spec.target, 0, layout()?)?,
         };
+        let mut is_told = !anew && store.made(&spec.target)?.is_some();
         let mut last = before.map(|before| before.plan);
         let mut report = FlowReport::default();
         loop {
@@ -103,11 +104,12 @@ impl Runtime {
                 plan: plan.clone(),
                 generation: table.generation,
             };
-            let made = match anew || store.made(&spec.target)?.is_none() {
-                true => Some(self.made(spec, serving, &plan).await?),
-                false => None,
+            let made = match is_told {
+                true => None,
+                false => Some(self.made(spec, serving, &plan).await?),
             };
             change.commit(&store, &spec.target, &described, made.as_ref())?;
+            is_told = true;
             self.lake().faults().reach(FaultPoint::Published)?;
             if std::mem::take(&mut anew) {
                 store.show(&spec.target, &table);

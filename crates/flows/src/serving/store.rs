@@ -89,15 +89,10 @@ impl ServingFolder {
     /// # Errors
     /// As [`ServingStore::open`].
     pub fn stream_standings(&self, name: &TableName) -> Result<BTreeMap<String, StreamStanding>> {
-        Ok(self.last_plan(name)?.map(|plan| plan.streams).unwrap_or_default())
-    }
-
-    /// The plan of the last batch of a table.
-    pub(crate) fn last_plan(&self, name: &TableName) -> Result<Option<BatchPlan>> {
         if !self.exists() {
-            return Ok(None);
+            return Ok(BTreeMap::new());
         }
-        Ok(self.store()?.described(name)?.map(|described| described.plan))
+        Ok(self.store()?.described(name)?.map(|described| described.plan.streams).unwrap_or_default())
     }
 
     /// Whether there is a store.

@@ -6,12 +6,11 @@ use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result};
 use catchment_ingest::ADDRESS_COLUMN;
-use catchment_sql::{Closed, Planner, WINDOW_END, query_error, session_rows};
+use catchment_sql::{Closed, Planner, WINDOW_END, query_error, reads, session_rows};
 use datafusion::arrow::array::{AsArray, BooleanBufferBuilder};
 use datafusion::arrow::buffer::BooleanBuffer;
 use datafusion::arrow::datatypes::{DataType, UInt64Type};
 use datafusion::catalog::TableProvider;
-use datafusion::common::tree_node::TreeNode;
 use datafusion::common::{Column, ScalarValue};
 use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, lit};
 use futures::TryStreamExt;
@@ -76,12 +75,6 @@ pub(crate) async fn open_rows(
         }
     }
     Ok(open.into_iter().map(|(name, mut rows)| (name, rows.finish())).collect())
-}
-
-fn reads(plan: &LogicalPlan, key: &str) -> bool {
-    // The walk cannot fail.
-    plan.exists(|node| Ok(matches!(node, LogicalPlan::TableScan(scan) if scan.table_name.table() == key)))
-        .unwrap_or(false)
 }
 
 fn lost() -> Error {

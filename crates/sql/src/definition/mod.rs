@@ -17,9 +17,9 @@ use datafusion::common::{Column, TableReference};
 use datafusion::logical_expr::{Aggregate, Expr, JoinType, LogicalPlan, Operator};
 use serde::{Deserialize, Serialize};
 
-use crate::running::find;
+use crate::running::{GROUPS, find};
 
-use told::{GROUPS, Told, follow, form_of};
+use told::{Told, follow, form_of};
 
 pub use change::Kept;
 

@@ -9,6 +9,7 @@ use datafusion::logical_expr::{Expr, JoinType, LogicalPlan};
 use serde::{Deserialize, Serialize};
 
 use super::DefinedInput;
+use crate::running::GROUPS;
 
 /// An expression, for people and to be compared.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -78,9 +79,6 @@ fn bare(expr: &Expr) -> Expr {
 
 /// Marks what is computed below a join whose side may be missing: above it, it is null there, whatever it would come to.
 const OUTER: &str = "__outer";
-
-/// The relation that the groups and aggregates are of, above the aggregate.
-pub(super) const GROUPS: &str = "__groups";
 
 /// Marks what comes from a list, one row for each of its elements.
 const UNNESTED: &str = "__unnested";

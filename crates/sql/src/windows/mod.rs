@@ -18,7 +18,7 @@ mod written;
 pub use functions::{Closed, closed_function};
 pub use meet::{is_meeting, meeting_scans, with_meetings};
 pub use trace::{
-    WindowedScan, columns_read, finds_sessions, makes_windows, session_rows, unsettled_sessions,
+    WindowedScan, columns_read, finds_sessions, makes_windows, reads, session_rows, unsettled_sessions,
     window_bound, window_shapes, windowed_scans,
 };
 pub use watermark::{LateRows, Watermark};

@@ -271,6 +271,14 @@ pub fn window_shapes(plan: &LogicalPlan) -> Vec<WindowShape> {
     shapes
 }
 
+/// Whether a plan reads a relation, by its key.
+#[must_use]
+pub fn reads(plan: &LogicalPlan, key: &str) -> bool {
+    // The walk cannot fail.
+    plan.exists(|node| Ok(matches!(node, LogicalPlan::TableScan(scan) if scan.table_name.table() == key)))
+        .unwrap_or(false)
+}
+
 /// The columns of a relation that an optimised plan reads, by their indexes; `None` for all of them.
 #[must_use]
 pub fn columns_read(plan: &LogicalPlan, key: &str) -> Option<BTreeSet<usize>> {
