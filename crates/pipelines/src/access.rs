@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use catchment_catalog::{QueryRecord, ScanRecord};
 use catchment_core::{Code, Error, FlowName, Result, TableName, timestamp_text};
@@ -16,7 +16,7 @@ use catchment_sql::{
     nearest, parse_single_query, query_error, system_tables,
 };
 use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
-use datafusion::arrow::datatypes::{DataType, Field, Schema, TimeUnit};
+use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit};
 use datafusion::catalog::TableProvider;
 use datafusion::datasource::empty::EmptyTable;
 use datafusion::execution::SendableRecordBatchStream;
@@ -80,6 +80,34 @@ impl<'w> Access<'w> {
         Self { workspace }
     }
 
+    /// Plans a query, or its explanation, and hands all of its rows to `each`; notes that it was asked.
+    ///
+    /// # Errors
+    /// As [`Access::query`], and those of `each`.
+    pub async fn answer(
+        &self,
+        text: &SqlText,
+        mut each: impl FnMut(&RecordBatch) -> Result<()>,
+    ) -> Result<SchemaRef> {
+        if text.begins_with(&["EXPLAIN"])? {
+            let plan: ArrayRef = Arc::new(StringArray::from(vec![self.explain(text).await?]));
+            let rows =
+                RecordBatch::try_from_iter([("plan", plan)]).map_err(|error| query_error(error.into()))?;
+            each(&rows)?;
+            return Ok(rows.schema());
+        }
+        let asked = Instant::now();
+        let planned = self.plan(text).await?;
+        let mut stream = planned.planner.run(Arc::clone(&planned.physical))?;
+        let (schema, mut count) = (stream.schema(), 0);
+        while let Some(rows) = stream.try_next().await.map_err(query_error)? {
+            count += rows.num_rows() as u64;
+            each(&rows)?;
+        }
+        self.note_query(text, planned, count, asked.elapsed()).await;
+        Ok(schema)
+    }
+
     /// Plans a query and starts it.
     ///
     /// # Errors
@@ -136,12 +164,15 @@ impl<'w> Access<'w> {
         Ok(Planned { planner, physical, tables, filters })
     }
 
-    /// What a query would do, as text: its plan, and how many files and partitions each table would have read.
+    /// What the query behind `EXPLAIN` or `EXPLAIN ANALYZE` would do, as text: its plan, and how many files and partitions
+    /// each table would have read.
     ///
     /// # Errors
     /// As [`Access::query`].
-    pub async fn explain(&self, text: &SqlText, analyze: bool) -> Result<String> {
-        let Planned { planner, physical, tables, .. } = self.plan(text).await?;
+    pub async fn explain(&self, text: &SqlText) -> Result<String> {
+        let analyze = text.begins_with(&["EXPLAIN", "ANALYZE"])?;
+        let query = text.with_head(if analyze { 2 } else { 1 }, "")?;
+        let Planned { planner, physical, tables, .. } = self.plan(&query).await?;
         let mut shown = if analyze {
             let rows: Vec<RecordBatch> =
                 planner.run(Arc::clone(&physical))?.try_collect().await.map_err(query_error)?;

@@ -76,18 +76,23 @@ impl Workspace {
     /// As [`Workspace::target`], and [`Code::NOTIFICATION_FAILED`] when it does not take it.
     pub async fn test_target(&self, name: &str) -> Result<Message> {
         let target = self.target(name)?;
-        let now = self.clock.now_micros();
-        let message = Message::of(&catchment_catalog::Alert {
+        let message = self.test_message(name);
+        target.send(&message, self.clock.now_micros()).await.map(|()| message)
+    }
+
+    /// The message that a target is tested with.
+    #[must_use]
+    pub fn test_message(&self, target: &str) -> Message {
+        Message::of(&catchment_catalog::Alert {
             id: new_id(),
             alert: "test".to_owned(),
             severity: "test".to_owned(),
             key: "[]".to_owned(),
-            record: serde_json::json!({ "target": name }).to_string(),
-            raised_at: now,
+            record: serde_json::json!({ "target": target }).to_string(),
+            raised_at: self.clock.now_micros(),
             resolved_at: None,
             repeats: 0,
-        });
-        target.send(&message, now).await.map(|()| message)
+        })
     }
 
     /// Lets notifications that were given up be sent again; gives how many.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use catchment_core::{ALL_CODES, Code, Error, Result, timestamp_text};
+use catchment_core::{ALL_CODES, Code, Error, Place, Result, timestamp_text};
 use catchment_log::{Entry, HashRange, Log, Reshard, Shard, ShardId, Stream, StreamName};
 use futures::future::BoxFuture;
 use serde::de::DeserializeOwned;
@@ -180,7 +180,46 @@ pub struct RecordPlace {
 #[serde(rename_all = "snake_case")]
 enum Answer {
     Done(Value),
-    Failed { code: String, message: String, hint: Option<String>, cause: Option<String> },
+    Failed(Failure),
+}
+
+/// An error on its way to another process.
+#[derive(Debug, Serialize, Deserialize)]
+struct Failure {
+    code: String,
+    message: String,
+    place: Option<Place>,
+    hint: Option<String>,
+    cause: Option<String>,
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self {
+            code: error.code().id.to_owned(),
+            message: error.message().to_owned(),
+            place: error.place().cloned(),
+            hint: error.hint_text().map(ToOwned::to_owned),
+            cause: error.cause_text(),
+        }
+    }
+}
+
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        let known = ALL_CODES.iter().find(|known| known.id == failure.code);
+        let mut error = Self::new(known.copied().unwrap_or(Code::INTERNAL), failure.message);
+        if let Some(place) = failure.place {
+            error = error.at(place);
+        }
+        if let Some(cause) = failure.cause {
+            error = error.because(cause);
+        }
+        match failure.hint {
+            Some(hint) => error.hint(hint),
+            None => error,
+        }
+    }
 }
 
 /// Carries out a command on streams that this process has open.
@@ -350,12 +389,7 @@ async fn converse(client: UnixStream, log: Arc<Log>, queries: AnswerQuery) {
         };
         let answer = match result {
             Ok(done) => Answer::Done(done),
-            Err(error) => Answer::Failed {
-                code: error.code().id.to_owned(),
-                message: error.message().to_owned(),
-                hint: error.hint_text().map(ToOwned::to_owned),
-                cause: error.cause_text(),
-            },
+            Err(error) => Answer::Failed(error.into()),
         };
         if client.write_all(format!("{}\n", json!(answer)).as_bytes()).await.is_err() {
             return;
@@ -430,17 +464,6 @@ async fn ask(service: &mut BufReader<UnixStream>, command: &StreamCommand) -> Re
     let answer = line(service).await.map_err(|error| lost().because(error))?.ok_or_else(lost)?;
     match serde_json::from_str(&answer).map_err(|error| lost().because(error))? {
         Answer::Done(done) => Ok(done),
-        Answer::Failed { code, message, hint, cause } => {
-            let known = ALL_CODES.iter().find(|known| known.id == code);
-            let error = Error::new(known.copied().unwrap_or(Code::INTERNAL), message);
-            let error = match cause {
-                Some(cause) => error.because(cause),
-                None => error,
-            };
-            Err(match hint {
-                Some(hint) => error.hint(hint),
-                None => error,
-            })
-        }
+        Answer::Failed(failure) => Err(failure.into()),
     }
 }

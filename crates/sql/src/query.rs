@@ -526,6 +526,14 @@ mod tests {
         assert_eq!(relations("SELECT * FROM STREAM(read_files('a')) WHERE x"), yes("read_files"));
         assert_eq!(relations("SELECT * FROM stream"), [("stream".to_owned(), false)]);
         assert_eq!(relations("SELECT * FROM stream s JOIN STREAM b USING (id)").len(), 2);
+        let both = [("a".to_owned(), true), ("b".to_owned(), true)];
+        assert_eq!(relations("SELECT * FROM STREAM a, STREAM b WHERE a.id = b.id"), both);
+        assert_eq!(relations("SELECT extract(day FROM t), stream x FROM STREAM a x, STREAM(b)"), both);
+        assert_eq!(relations("SELECT x IS DISTINCT FROM y, stream x FROM STREAM a"), yes("a"));
+        assert_eq!(
+            relations("SELECT (SELECT 1 FROM STREAM a), stream x FROM STREAM b GROUP BY x, stream"),
+            both
+        );
     }
 
     #[test]

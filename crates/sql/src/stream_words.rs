@@ -62,14 +62,16 @@ fn window_keys(tokens: &[TokenWithSpan], index: usize) -> Option<(usize, usize)>
 }
 
 /// Takes words out of the tokens and remembers where the relations begin that are read as streams:
-/// `STREAM t`, `STREAM(t)` and `STREAM f(...)` after FROM and JOIN; `SELECT STREAM`, whose first relation is one; and
+/// `STREAM t`, `STREAM(t)` and `STREAM f(...)` after FROM, JOIN and a comma between relations; `SELECT STREAM`, whose first relation is one; and
 /// `TABLE(` around `TUMBLE(TABLE t, ...)`, with the `TABLE` in it.
 pub(crate) fn take_stream_words(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpan>, HashSet<Location>) {
     let mut streams = HashSet::new();
     let mut kept: Vec<TokenWithSpan> = Vec::with_capacity(tokens.len());
     // Tokens to be left out, by index.
     let mut out: HashSet<usize> = HashSet::new();
+    let mut clauses = Clauses::default();
     for index in 0..tokens.len() {
+        clauses.pass(&tokens[..index]);
         if out.contains(&index) {
             continue;
         }
@@ -85,10 +87,8 @@ pub(crate) fn take_stream_words(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpa
             }
             continue;
         }
-        // Behind a comma stands a relation only when it is a table function's.
-        let is_function = kept.last().is_some_and(|last| last.token == Token::Comma)
-            && beyond_table(&tokens, index) > index;
-        if !follows(Keyword::FROM) && !follows(Keyword::JOIN) && !is_function {
+        let is_listed = clauses.lists && kept.last().is_some_and(|last| last.token == Token::Comma);
+        if !follows(Keyword::FROM) && !follows(Keyword::JOIN) && !is_listed {
             kept.push(tokens[index].clone());
             continue;
         }
@@ -134,6 +134,47 @@ pub(crate) fn take_stream_words(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpa
         }
     }
     (kept, streams)
+}
+
+/// Tells commas between relations from others.
+#[derive(Default)]
+struct Clauses {
+    /// Whether the clause is a list of relations, for each parenthesis that encloses what comes next.
+    enclosing: Vec<bool>,
+    /// The same of the innermost clause.
+    lists: bool,
+}
+
+impl Clauses {
+    /// Takes note of the last of the tokens that were passed.
+    fn pass(&mut self, passed: &[TokenWithSpan]) {
+        let [before @ .., last] = passed else { return };
+        match &last.token {
+            Token::LParen => self.enclosing.push(std::mem::take(&mut self.lists)),
+            Token::RParen => self.lists = self.enclosing.pop().unwrap_or_default(),
+            Token::SemiColon => *self = Self::default(),
+            Token::Word(word) if word.quote_style.is_none() => match word.keyword {
+                // IS DISTINCT FROM has no relation.
+                Keyword::FROM => {
+                    let is_compared = before.last().is_some_and(|token| is_keyword(token, Keyword::DISTINCT));
+                    self.lists |= !is_compared;
+                }
+                Keyword::SELECT
+                | Keyword::WHERE
+                | Keyword::GROUP
+                | Keyword::HAVING
+                | Keyword::QUALIFY
+                | Keyword::WINDOW
+                | Keyword::ORDER
+                | Keyword::LIMIT
+                | Keyword::UNION
+                | Keyword::EXCEPT
+                | Keyword::INTERSECT => self.lists = false,
+                _ => {}
+            },
+            _ => {}
+        }
+    }
 }
 
 /// Whether what stands behind `SELECT STREAM` is the first result, so that the word is not one itself.

@@ -128,6 +128,16 @@ impl SqlText {
         Ok(Self { text, ..self.clone() })
     }
 
+    /// Whether it begins with these words.
+    ///
+    /// # Errors
+    /// As [`SqlText::tokens`].
+    pub fn begins_with(&self, words: &[&str]) -> Result<bool> {
+        let tokens = self.tokens()?;
+        let is_word = |token: &TokenWithSpan, word: &str| matches!(&token.token, Token::Word(found) if found.quote_style.is_none() && found.value.eq_ignore_ascii_case(word));
+        Ok(tokens.len() >= words.len() && tokens.iter().zip(words).all(|(token, word)| is_word(token, word)))
+    }
+
     /// The text between two places of the parsed text, lines kept.
     #[must_use]
     pub fn slice(&self, start: Location, end: Location) -> String {

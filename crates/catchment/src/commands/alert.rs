@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use catchment_core::Result;
+use catchment_core::{Code, Error, Result};
+use catchment_pipelines::Workspace;
+use catchment_server::{RecordPlace, StreamCommand, Streams};
 use clap::Subcommand;
 use serde_json::json;
 
@@ -40,10 +42,15 @@ pub(crate) async fn run(arguments: &Arguments, action: &AlertAction, screen: Scr
     let workspace = wiring::workspace(project, arguments)?;
     match action {
         AlertAction::Test { target, .. } => {
-            let message = workspace.test_target(target).await?;
+            let id = match workspace.test_target(target).await {
+                Err(error) if error.code() == Code::STREAM_OWNED => {
+                    test_stream(&workspace, target, error).await?
+                }
+                sent => sent?.id,
+            };
             match screen.json {
-                true => screen.json(&json!({ "target": target, "id": message.id })),
-                false => screen.line(format!("target \"{target}\" has taken message {}", message.id)),
+                true => screen.json(&json!({ "target": target, "id": id })),
+                false => screen.line(format!("target \"{target}\" has taken message {id}")),
             }
         }
         AlertAction::Retry { .. } => {
@@ -55,4 +62,15 @@ pub(crate) async fn run(arguments: &Arguments, action: &AlertAction, screen: Scr
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Has the service write to the stream that a target is; `error` says that somebody has the streams.
+async fn test_stream(workspace: &Workspace, target: &str, error: Error) -> Result<String> {
+    let config = &workspace.project.config;
+    let Some(mut service) = Streams::there(&config.commands()).await else { return Err(error) };
+    let stream = config.config.notify.get(target).map(|target| target.stream.clone()).unwrap_or_default();
+    let message = workspace.test_message(target);
+    let records = vec![(message.alert.clone(), message.json())];
+    let _: Vec<RecordPlace> = service.perform(StreamCommand::Put { name: stream, records }).await?;
+    Ok(message.id)
 }

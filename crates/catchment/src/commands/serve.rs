@@ -18,10 +18,11 @@ use catchment_server::{
     AnswerQuery, Credentials, Kinesis, KinesisOptions, Metrics, ReadTable, RecordCheck, Services,
     TableRequest, require_small, serve, take_commands,
 };
-use catchment_sql::{SqlText, query_error};
+use catchment_sql::SqlText;
+use datafusion::arrow::array::RecordBatch;
+use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::ipc::writer::StreamWriter;
 use datafusion::arrow::json::{ArrayWriter, LineDelimitedWriter};
-use futures::TryStreamExt;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -191,15 +192,24 @@ fn queries(workspace: &Arc<Workspace>, readers: &Arc<Readers>) -> AnswerQuery {
     })
 }
 
-/// The rows of a query in Arrow's streaming format.
+/// The rows of a query, or its explanation, in Arrow's streaming format.
 async fn rows_of(workspace: &Workspace, text: &str) -> Result<Vec<u8>> {
     let written = |error| Error::new(Code::INTERNAL, "rows cannot be passed on").because(error);
-    let mut stream = Access::new(workspace).query(&SqlText::new("query", text)).await?;
-    let mut writer = StreamWriter::try_new(Vec::new(), &stream.schema()).map_err(written)?;
-    while let Some(rows) = stream.try_next().await.map_err(query_error)? {
-        writer.write(&rows).map_err(written)?;
-        require_small(writer.get_ref().len())?;
-    }
+    let mut writer = None;
+    let begun = |schema: &SchemaRef| StreamWriter::try_new(Vec::new(), schema).map_err(written);
+    let write = |rows: &RecordBatch| {
+        let writer = match &mut writer {
+            Some(writer) => writer,
+            none => none.insert(begun(&rows.schema())?),
+        };
+        writer.write(rows).map_err(written)?;
+        require_small(writer.get_ref().len())
+    };
+    let schema = Access::new(workspace).answer(&SqlText::new("query", text), write).await?;
+    let mut writer = match writer {
+        Some(writer) => writer,
+        None => begun(&schema)?,
+    };
     writer.finish().and_then(|()| writer.into_inner()).map_err(written)
 }
 

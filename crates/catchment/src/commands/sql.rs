@@ -9,7 +9,7 @@ use catchment_core::{Code, Error, Result, TableName, format_count};
 use catchment_pipelines::{Access, Workspace};
 use catchment_server::Streams;
 use catchment_sql::{SqlText, query_error};
-use datafusion::arrow::array::{Array, RecordBatch, StringBuilder};
+use datafusion::arrow::array::{Array, AsArray, RecordBatch, StringBuilder};
 use datafusion::arrow::csv::WriterBuilder;
 use datafusion::arrow::datatypes::{DataType, Field, Schema};
 use datafusion::arrow::ipc::reader::StreamReader;
@@ -108,8 +108,7 @@ impl Session<'_> {
             ["RESTORE" | "OPTIMIZE" | "VACUUM", ..] => {
                 tables::run(self.workspace, text, self.screen).await
             }
-            ["EXPLAIN", "ANALYZE", ..] => self.explain(&text.with_head(2, "")?, true).await,
-            ["EXPLAIN", ..] => self.explain(&text.with_head(1, "")?, false).await,
+            ["EXPLAIN", ..] => self.explain(text).await,
             ["SELECT" | "WITH" | "VALUES" | "FROM", ..] | [] => self.query(text).await,
             [first, ..] => Err(Error::new(Code::NOT_SUPPORTED, format!("{first} is not supported yet"))
                 .at(text.place(tokens[0].span))
@@ -162,8 +161,18 @@ impl Session<'_> {
         Ok(())
     }
 
-    async fn explain(&self, query: &SqlText, analyze: bool) -> Result<()> {
-        let text = Access::new(self.workspace).explain(query, analyze).await?;
+    async fn explain(&self, text: &SqlText) -> Result<()> {
+        let text = match Access::new(self.workspace).explain(text).await {
+            Err(error) if error.code() == Code::SERVING_OWNED => {
+                let mut rows = self.asked(text, error).await?;
+                let rows = rows.try_next().await.map_err(query_error)?;
+                let plan = rows.as_ref().and_then(|rows| rows.column(0).as_string_opt::<i32>());
+                plan.filter(|plan| !plan.is_empty())
+                    .map(|plan| plan.value(0).to_owned())
+                    .ok_or_else(|| Error::new(Code::INTERNAL, "the service's answer has no plan"))?
+            }
+            told => told?,
+        };
         match self.format {
             Format::Json => self.screen.json(&json!({ "plan": text })),
             _ => self.screen.line(text.trim_end()),

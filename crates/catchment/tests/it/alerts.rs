@@ -395,6 +395,10 @@ fn queries_that_take_long_hold_nothing_up() {
     let raised = "SELECT count(*) AS n FROM system.alerts WHERE alert = 'main.quick'";
     until(&project, raised, &json!([{ "n": 1 }]));
     assert_eq!(serving.send_to("GET", "/health", &[], b"").0, 200);
+    // A stream of which a service has the records is tested through it.
+    let sent = project.call(&["--json", "alert", "test", "feed"]).exits(0).json();
+    let feed = project.call(&["--json", "stream", "peek", "feed"]).exits(0).out;
+    assert!(feed.contains(sent["id"].as_str().unwrap()), "{feed}");
     assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     let (status, _, text) = page.join().unwrap();
     assert_eq!(status, 200);

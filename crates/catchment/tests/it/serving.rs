@@ -427,6 +427,10 @@ fn a_service_counts_what_comes_and_answers_by_key() {
     assert!(told.err.contains("C2004") && told.err.contains("nope"), "{}", told.err);
     let columns = project.call(&["sql", "--json", "DESCRIBE pages"]).exits(0).json();
     assert_eq!(columns[0][0], "page", "{columns}");
+    let plan = project.call(&["sql", "EXPLAIN SELECT page FROM pages WHERE clicks > 1"]).exits(0);
+    assert!(plan.out.contains("FilterExec: clicks"), "{}", plan.out);
+    let told = project.call(&["sql", "EXPLAIN ANALYZE SELECT nope FROM pages"]).exits(1);
+    assert!(told.err.contains("1:24") && told.err.contains("nope"), "{}", told.err);
     let table = project.call(&["sql", "SELECT page FROM pages WHERE false"]).exits(0);
     assert_eq!(table.out.trim(), "page");
     let large = project.call(&["sql", "--csv", "SELECT repeat('x', 30000000) FROM pages"]).exits(1);
