@@ -229,10 +229,12 @@ pub(crate) fn forget_others(
 const NOTIFICATION: &str = "SELECT a.id, a.alert, a.severity, a.key, a.record, a.raised_at, a.resolved_at, a.repeats,
     n.target, n.status, n.attempts, n.next_at, n.settled_at, n.error FROM notifications n JOIN alerts a ON a.id = n.id";
 
-/// Notifications for a target that are due, the longest waiting first.
+/// Notifications for a target that are due: those that were never tried first, of each alert in turn, so that none of them waits for
+/// many others of one alert; then the longest waiting.
 pub(crate) fn due(connection: &Connection, target: &str, at: i64, limit: usize) -> Result<Vec<Notification>> {
     let text = format!(
-        "{NOTIFICATION} WHERE n.target = ?1 AND n.status = 'waiting' AND n.next_at <= ?2 ORDER BY n.next_at, n.id LIMIT ?3"
+        "{NOTIFICATION} WHERE n.target = ?1 AND n.status = 'waiting' AND n.next_at <= ?2
+        ORDER BY n.attempts > 0, row_number() OVER (PARTITION BY a.alert, n.attempts > 0 ORDER BY n.next_at, n.id), n.next_at, n.id LIMIT ?3"
     );
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let mut statement = connection.prepare_cached(&text).map_err(failed)?;

@@ -124,7 +124,7 @@ pub trait Store: Send + Sync + std::fmt::Debug {
     /// As [`Store::put_run`].
     fn notifications(&self) -> Result<Vec<Notification>>;
 
-    /// Notifications for a target that are to be sent by now, the longest waiting first.
+    /// Notifications for a target that are to be sent by now: new ones of each alert in turn, then the longest waiting.
     ///
     /// # Errors
     /// As [`Store::put_run`].

@@ -200,3 +200,28 @@ fn an_alert_is_raised_once_and_again_only_after_its_silence() {
     assert_eq!(store.revive_notifications(600).unwrap(), 4);
     assert_eq!(store.due_notifications("mail", 600, 10).unwrap().len(), 2);
 }
+
+#[test]
+fn new_notifications_of_each_alert_come_in_turn() {
+    let folder = tempfile::tempdir().unwrap();
+    let store = SqliteStore::open(&folder.path().join("catalog.sqlite")).unwrap();
+    let number = std::cell::Cell::new(0);
+    let new_id = || {
+        number.set(number.get() + 1);
+        format!("id {:02}", number.get())
+    };
+    let targets = ["hook".to_owned()];
+    let rows = |count: usize| (0..count).map(|key| (key.to_string(), "{}".to_owned())).collect::<Vec<_>>();
+    store.evaluate_alert(&evaluation(&rows(30), &targets, 0), &new_id).unwrap();
+    let quick = rows(1);
+    let quick = Evaluation { alert: "main.quick", ..evaluation(&quick, &targets, 50) };
+    store.evaluate_alert(&quick, &new_id).unwrap();
+    let due = |at| store.due_notifications("hook", at, 3).unwrap();
+    let names = |at| due(at).iter().map(|due| due.alert.alert.clone()).collect::<Vec<_>>();
+    assert_eq!(names(50), ["main.spike", "main.quick", "main.spike"]);
+    // One that was tried waits behind all that were not.
+    let mut tried = due(50).remove(1);
+    (tried.attempts, tried.next_at) = (1, 0);
+    store.settle_notification(&tried).unwrap();
+    assert_eq!(names(50), ["main.spike", "main.spike", "main.spike"]);
+}

@@ -17,6 +17,12 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Messages that are taken at once.
 const AT_ONCE: usize = 20;
 
+/// Messages of one round that a target may not take before the others are left for the next one.
+const REFUSED: usize = 3;
+
+/// What takes longer than this to fail is a target that does not answer, and not a message that it does not want.
+const AT_LEAST: Duration = Duration::from_secs(2);
+
 /// How long a target is left alone that has not taken a message: at most, and a second at first.
 const LONGEST: Duration = Duration::from_secs(300);
 
@@ -92,21 +98,28 @@ impl Outbox {
         Ok(errors)
     }
 
-    /// Sends what is due for one target, until one is not taken.
+    /// Sends what is due for one target, until it has not taken some.
     async fn round(&self, target: &Target) -> Result<Option<Error>> {
+        let (mut refused, mut told) = (0, None);
         loop {
             let due = self.store.due_notifications(target.name(), self.clock.now_micros(), AT_ONCE)?;
             if due.is_empty() {
-                return Ok(None);
+                return Ok(told);
             }
             for mut notification in due {
                 let message = Message::of(&notification.alert);
+                let begun = tokio::time::Instant::now();
                 let sent = target.send(&message, self.clock.now_micros()).await;
                 self.enter(&mut notification, sent.as_ref().err());
                 self.store.settle_notification(&notification)?;
-                // The others are no more welcome; they stay due, and the longest waiting is tried first.
+                log(&notification, sent.as_ref().err());
+                // One that is refused says nothing of the others. These stay due when it seems to be the target.
                 if let Err(error) = sent {
-                    return Ok(Some(error));
+                    refused += 1;
+                    told = Some(error);
+                    if refused == REFUSED || begun.elapsed() >= AT_LEAST {
+                        return Ok(told);
+                    }
                 }
             }
         }
@@ -127,6 +140,20 @@ impl Outbox {
         } else {
             notification.next_at = now.saturating_add(pause(notification.attempts));
         }
+    }
+}
+
+/// Tells whoever runs the service of what is not sent: at its first attempt, and when it is given up.
+fn log(notification: &Notification, error: Option<&Error>) {
+    let (target, alert) = (&notification.target, &notification.alert.alert);
+    match (error, notification.status) {
+        (Some(error), NotificationStatus::Dead) => {
+            tracing::error!(%target, %alert, attempts = notification.attempts, error = %error.one_line(), "a notification is given up");
+        }
+        (Some(error), _) if notification.attempts == 1 => {
+            tracing::warn!(%target, %alert, error = %error.one_line(), "a notification waits");
+        }
+        _ => {}
     }
 }
 

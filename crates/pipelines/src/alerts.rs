@@ -12,8 +12,10 @@ use catchment_core::{Code, Error, Result, TableName};
 use catchment_ingest::streams::OpenLog;
 use catchment_notify::{Message, Outbox, OutboxOptions, Target};
 use catchment_sql::{nearest, query_error};
-use datafusion::arrow::array::{Array, ArrayRef, RecordBatch};
-use datafusion::arrow::json::LineDelimitedWriter;
+use datafusion::arrow::array::{Array, RecordBatch};
+use datafusion::arrow::error::ArrowError;
+use datafusion::arrow::json::writer::{LineDelimited, make_encoder};
+use datafusion::arrow::json::{EncoderOptions, WriterBuilder};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
 use datafusion::sql::sqlparser::tokenizer::Span;
 use futures::TryStreamExt;
@@ -318,32 +320,50 @@ struct Asked {
 }
 
 /// Keys and rows of a batch, as JSON. Keys have their values as text: numbers keep all digits, and what JSON has no word for
-/// is told apart.
+/// is told apart. Values with parts are text as JSON has them.
 fn records(rows: &RecordBatch, key: &[(String, Span)]) -> Result<Vec<(String, String)>> {
     let failed = |error: String| Error::new(Code::INTERNAL, "rows cannot be written as JSON").because(error);
-    let mut writer = LineDelimitedWriter::new(Vec::new());
+    let mut writer = WriterBuilder::new().with_explicit_nulls(true).build::<_, LineDelimited>(Vec::new());
     writer.write(rows).and_then(|()| writer.finish()).map_err(|error| failed(error.to_string()))?;
     let text = String::from_utf8(writer.into_inner()).map_err(|error| failed(error.to_string()))?;
     let schema = rows.schema();
-    let columns: Vec<&ArrayRef> = match key.is_empty() {
-        true => rows.columns().iter().collect(),
-        false => key.iter().filter_map(|(name, _)| rows.column_by_name(name)).collect(),
+    let columns: Vec<usize> = match key.is_empty() {
+        true => (0..rows.num_columns()).collect(),
+        false => key.iter().filter_map(|(name, _)| schema.index_of(name).ok()).collect(),
     };
-    if !key.is_empty() && columns.len() < key.len() {
+    if columns.len() < key.len() {
         return Err(failed(format!("columns {:?} lack one of the key", schema.fields())));
     }
-    let options = FormatOptions::default();
-    let formatters: Vec<ArrayFormatter<'_>> = columns
-        .iter()
-        .map(|column| ArrayFormatter::try_new(column.as_ref(), &options))
-        .collect::<std::result::Result<_, _>>()
-        .map_err(|error| failed(error.to_string()))?;
+    let texts = columns.iter().map(|at| texts(rows, *at).map_err(|error| failed(error.to_string())));
+    let texts: Vec<Vec<Option<String>>> = texts.collect::<Result<_>>()?;
     let key_of = |row: usize| {
-        let value = |(column, formatter): (&&ArrayRef, &ArrayFormatter<'_>)| {
-            (!column.is_null(row)).then(|| formatter.value(row).to_string())
-        };
-        let values: Vec<Option<String>> = columns.iter().zip(&formatters).map(value).collect();
+        let values: Vec<Option<&String>> = texts.iter().map(|column| column[row].as_ref()).collect();
         serde_json::json!(values).to_string()
     };
     Ok(text.lines().enumerate().map(|(row, line)| (key_of(row), line.to_owned())).collect())
+}
+
+/// The values of a column as texts that differ when the values do.
+fn texts(rows: &RecordBatch, at: usize) -> std::result::Result<Vec<Option<String>>, ArrowError> {
+    let (column, schema) = (rows.column(at), rows.schema());
+    let field = &schema.fields()[at];
+    let mut texts = Vec::with_capacity(column.len());
+    if field.data_type().is_nested() {
+        let options = EncoderOptions::default().with_explicit_nulls(true);
+        let mut encoder = make_encoder(field, column.as_ref(), &options)?;
+        for row in 0..column.len() {
+            let mut text = Vec::new();
+            if !encoder.is_null(row) {
+                encoder.encode(row, &mut text);
+            }
+            texts.push((!encoder.is_null(row)).then(|| String::from_utf8_lossy(&text).into_owned()));
+        }
+        return Ok(texts);
+    }
+    let options = FormatOptions::default();
+    let formatter = ArrayFormatter::try_new(column.as_ref(), &options)?;
+    texts.extend(
+        (0..column.len()).map(|row| (!column.is_null(row)).then(|| formatter.value(row).to_string())),
+    );
+    Ok(texts)
 }

@@ -34,6 +34,8 @@ pub struct Project {
     pub alerts: BTreeMap<TableName, Declared<AlertStatement>>,
     /// Dashboards, in the order of their names.
     pub dashboards: Vec<Dashboard>,
+    /// Why others cannot be read, which keeps nothing from running.
+    pub dashboard_errors: Vec<Error>,
     /// Where the files lie that its sources read.
     pub files: Arc<FileStores>,
     /// Errors of syntax and of names defined twice.
@@ -68,6 +70,7 @@ impl Project {
             flows: BTreeMap::new(),
             alerts: BTreeMap::new(),
             dashboards: Vec::new(),
+            dashboard_errors: Vec::new(),
             files,
             errors: Vec::new(),
         };
@@ -88,10 +91,8 @@ impl Project {
             }
         }
         let parameters = project.config.config.parameters.clone();
-        let (dashboards, errors) =
+        (project.dashboards, project.dashboard_errors) =
             dashboards::load(&project.config.folder, &|name| parameters.get(name).cloned());
-        project.dashboards = dashboards;
-        project.errors.extend(errors);
         Ok(project)
     }
 

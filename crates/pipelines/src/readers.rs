@@ -148,6 +148,7 @@ impl Workspace {
             let wrong = self.check_alert(alert, &schemas).await.err();
             checked.errors.extend(wrong.into_iter().flat_map(Error::split));
         }
+        checked.panels.extend(self.project.dashboard_errors.iter().cloned());
         for panel in self.project.dashboards.iter().flat_map(|dashboard| &dashboard.panels) {
             let wrong = self.check_panel(panel, &schemas).await.err();
             // The page says it in the panel's place, and nothing else is held up.

@@ -10,6 +10,7 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path, Request, State};
 use axum::http::request::Parts;
 use axum::http::{Method, Response, StatusCode};
+use axum::middleware::Next;
 use axum::routing::{get, post};
 use bytes::Bytes;
 use catchment_core::{Code, Error, Result};
@@ -81,6 +82,7 @@ pub async fn serve(
         .route("/v1/tables/{*rest}", get(table).post(table))
         .fallback(kinesis)
         .layer(DefaultBodyLimit::max(LARGEST))
+        .layer(axum::middleware::from_fn_with_state(services.clone(), only_here))
         .with_state(services);
     // A reader that takes nothing any more is not waited for.
     let too_long = async move {
@@ -140,20 +142,19 @@ async fn live_of(serving: State<Serving>, Path(name): Path<String>, request: Req
     }
 }
 
-/// What somebody gets who may not read; whoever has a key may or, where none is asked for, whoever came to this machine by
-/// its own name.
+/// What somebody gets who may not read; whoever has a key may or, where none is asked for, whoever is on this machine.
 fn refusal(serving: &Serving, request: Request) -> Option<Response<Body>> {
     let (parts, _) = request.into_parts();
-    if !serving.kinesis.is_reader(&incoming(&parts, Bytes::new())) {
-        return Some(page::unknown_reader());
-    }
-    if serving.kinesis.asks_for_keys() || page::is_to_this_machine(&parts.headers) {
-        return None;
-    }
-    Some(elsewhere())
+    (!serving.kinesis.is_reader(&incoming(&parts, Bytes::new()))).then(page::unknown_reader)
 }
 
-fn elsewhere() -> Response<Body> {
+/// Where no key is asked for, lets those in who come to this machine by its own name, and no pages of others: a page that is open
+/// in a browser here may send what it likes.
+async fn only_here(State(services): State<Serving>, request: Request, next: Next) -> Response<Body> {
+    let is_open = ["/health", "/ready"].contains(&request.uri().path());
+    if is_open || services.kinesis.asks_for_keys() || page::is_of_this_machine(request.headers()) {
+        return next.run(request).await;
+    }
     let why = "what needs no key is for this machine: ask for it as http://127.0.0.1";
     Refused::new(StatusCode::MISDIRECTED_REQUEST, why).into_response()
 }
@@ -186,9 +187,6 @@ async fn table(State(services): State<Serving>, request: Request) -> Response<Bo
     let Ok(body) = axum::body::to_bytes(body, LARGEST).await else { return too_large() };
     if let Err(refused) = services.kinesis.require_key(&incoming(&parts, body.clone())) {
         return refused.into_response();
-    }
-    if !services.kinesis.asks_for_keys() && !page::is_to_this_machine(&parts.headers) {
-        return elsewhere();
     }
     let path = parts.uri.path().strip_prefix("/v1/tables/").unwrap_or_default();
     let query = parts.uri.query().unwrap_or_default();

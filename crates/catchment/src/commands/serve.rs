@@ -87,11 +87,16 @@ pub(crate) async fn run(
     let kinesis = Arc::new(Kinesis::new(Arc::clone(&log), Arc::new(SystemClock), options, credentials));
     let failed =
         |error| Error::new(Code::INPUT_OUTPUT, format!("could not listen on {address}")).because(error);
-    let listener = TcpListener::bind(address).await.map_err(failed)?;
-    let address = listener.local_addr().map_err(failed)?;
     let (end, ended) = watch::channel(false);
     let totals = Arc::new(Totals::default());
-    let datasets = Arc::new(workspace.check().await.datasets);
+    let checked = workspace.check().await;
+    for error in &checked.panels {
+        screen.note(format!("the page is not whole\n{}", screen.error_text(error)));
+    }
+    Error::join(checked.errors)?;
+    // What sends notifications is made by whoever keeps the datasets; that it can be is known before anybody is let in.
+    workspace.outbox()?;
+    let datasets = Arc::new(checked.datasets);
     let metrics = metrics_of(&workspace, &datasets, &totals);
     let readers = Arc::new(Readers::new("pages"));
     let queries = queries(&workspace, &readers);
@@ -106,6 +111,8 @@ pub(crate) async fn run(
         metrics,
     };
     let ready = Arc::clone(&services.is_ready);
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let address = listener.local_addr().map_err(failed)?;
     let commands = match take_commands(&workspace.project.config.commands(), Arc::clone(&log), queries) {
         Ok(commands) => Some(tokio::spawn(commands)),
         Err(error) => {

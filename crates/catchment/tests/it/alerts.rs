@@ -372,6 +372,32 @@ fn what_is_no_alert_is_refused_with_its_reason() {
     assert_eq!(project.query("SELECT count(DISTINCT id) AS n FROM feed"), json!([{ "n": 1000 }]));
 }
 
+#[test]
+fn rows_with_parts_are_told_apart_and_nulls_are_told() {
+    let project = Project::new(
+        "CREATE MATERIALIZED VIEW t AS SELECT 1 AS one; CREATE STREAM feed (id VARCHAR);
+         CREATE ALERT tags ON (SELECT * FROM (VALUES (['a, b']), (['a', 'b'])) t(tags)) NOTIFY feed KEY (tags);
+         CREATE ALERT nothing ON (SELECT * FROM (VALUES ([CAST(NULL AS VARCHAR)]), ([''])) t(tags)) NOTIFY feed;
+         CREATE ALERT parts ON (SELECT named_struct('a', 1, 'b', CAST(NULL AS VARCHAR)) s UNION ALL SELECT named_struct('a', 1, 'b', '')) NOTIFY feed;
+         CREATE ALERT missing ON (SELECT CAST(NULL AS VARCHAR) AS k, 7 AS n) NOTIFY feed;",
+    );
+    project.write("catchment.toml", "[notify.feed]\nstream = \"feed\"\n");
+    project.run();
+    let counts =
+        project.query("SELECT alert, count(*) AS n FROM system.alerts GROUP BY alert ORDER BY alert");
+    assert_eq!(
+        counts,
+        json!([
+            { "alert": "main.missing", "n": 1 },
+            { "alert": "main.nothing", "n": 2 },
+            { "alert": "main.parts", "n": 2 },
+            { "alert": "main.tags", "n": 2 },
+        ])
+    );
+    let row = project.query("SELECT row FROM system.alerts WHERE alert = 'main.missing'");
+    assert_eq!(row, json!([{ "row": "{\"k\":null,\"n\":7}" }]));
+}
+
 /// A query that keeps a thread for minutes and lets nobody else have it.
 const HEAVY: &str = "SELECT count(*) AS c FROM generate_series(1, 60000) a(x) CROSS JOIN generate_series(1, 60000) b(y) WHERE (a.x * b.y) % 7 = 9";
 

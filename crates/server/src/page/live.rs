@@ -10,7 +10,7 @@ use axum::body::Body;
 use axum::http::{Response, StatusCode};
 use bytes::Bytes;
 use serde_json::json;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::page::{MakePage, answer, html};
 
@@ -19,6 +19,9 @@ const EVERY: Duration = Duration::from_millis(500);
 
 /// How long nothing is sent before a line that says so, by which a page that is gone is noticed.
 const QUIET: Duration = Duration::from_secs(15);
+
+/// How long a page may take nothing that is sent to it before its place is another's.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Pages that may be open at a time.
 const OPEN: usize = 200;
@@ -51,6 +54,37 @@ impl Drop for Open {
     }
 }
 
+/// Sends the parts of a page whenever they change, for as long as they are taken.
+async fn send(
+    _open: Open,
+    mut parts: watch::Receiver<Parts>,
+    events: mpsc::Sender<Bytes>,
+    mut end: watch::Receiver<bool>,
+) {
+    let mut sent: BTreeMap<String, String> = BTreeMap::new();
+    loop {
+        let now = Arc::clone(&parts.borrow_and_update());
+        for (id, html) in now.iter().filter(|(id, html)| sent.get(id) != Some(html)) {
+            let data = json!({ "id": id, "html": html });
+            let event = Bytes::from(format!("event: part\ndata: {data}\n\n"));
+            if events.send_timeout(event, PATIENCE).await.is_err() {
+                return;
+            }
+        }
+        sent = now.iter().cloned().collect();
+        tokio::select! {
+            changed = parts.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(QUIET) => {
+                if events.send_timeout(Bytes::from_static(b": still here\n\n"), PATIENCE).await.is_err() {
+                    return;
+                }
+            }
+            () = ended(&mut end) => return,
+            () = events.closed() => return,
+        }
+    }
+}
+
 impl Live {
     pub(crate) fn new(make: MakePage, end: watch::Receiver<bool>) -> Self {
         Self { make, watched: Arc::default(), open: Arc::default(), end }
@@ -65,25 +99,12 @@ impl Live {
             *refused.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
             return refused;
         }
-        let mut parts = self.watch(dashboard);
-        let mut end = self.end.clone();
-        let events = async_stream::stream! {
-            let _open = open;
-            let mut sent: BTreeMap<String, String> = BTreeMap::new();
-            loop {
-                let now = Arc::clone(&parts.borrow_and_update());
-                for (id, html) in now.iter().filter(|(id, html)| sent.get(id) != Some(html)) {
-                    let data = json!({ "id": id, "html": html });
-                    yield Ok::<_, Infallible>(Bytes::from(format!("event: part\ndata: {data}\n\n")));
-                }
-                sent = now.iter().cloned().collect();
-                tokio::select! {
-                    changed = parts.changed() => if changed.is_err() { break },
-                    () = tokio::time::sleep(QUIET) => yield Ok(Bytes::from_static(b": still here\n\n")),
-                    () = ended(&mut end) => break,
-                }
-            }
-        };
+        let (sender, events) = mpsc::channel(1);
+        tokio::spawn(send(open, self.watch(dashboard), sender, self.end.clone()));
+        let events = futures::stream::unfold(events, |mut events| async move {
+            let event: Bytes = events.recv().await?;
+            Some((Ok::<_, Infallible>(event), events))
+        });
         answer("text/event-stream", "no-store", Body::from_stream(events))
     }
 

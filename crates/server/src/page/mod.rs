@@ -71,15 +71,24 @@ pub(crate) fn unknown_reader() -> Response<Body> {
     answer
 }
 
-/// Whether a request names this machine itself. A page of somebody else, open in the same browser, can point a name of its
-/// own here and would be let in otherwise, where no key is asked for.
-pub(crate) fn is_to_this_machine(headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return true };
+/// Whether a request names this machine itself, and is of no page of others. A page of somebody else, open in the same browser,
+/// can point a name of its own here, or write here without reading, and would be let in otherwise, where no key is asked for.
+pub(crate) fn is_of_this_machine(headers: &HeaderMap) -> bool {
+    let of = |name: header::HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    // A page says where it comes from, as `http://host:port`; `null` when it does not tell.
+    let origin = of(header::ORIGIN).map(|origin| origin.split_once("://").map_or(origin, |(_, host)| host));
+    of(header::HOST).is_none_or(is_this_machine) && origin.is_none_or(is_this_machine)
+}
+
+/// Whether a name, with or without a port, is this machine's own.
+fn is_this_machine(host: &str) -> bool {
     let name = match host.strip_prefix('[') {
         Some(rest) => rest.split(']').next().unwrap_or_default(),
         None => host.split(':').next().unwrap_or_default(),
     };
-    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    name == "localhost"
+        || name.ends_with(".localhost")
+        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -4,7 +4,7 @@ use axum::http::{HeaderMap, HeaderValue};
 
 use super::data::{AlertRow, Cell, Chart, DatasetRow, Page, Panel, PanelContent};
 use super::scale::{number_text, number_ticks, short_time, time_ticks};
-use super::{chart, html, is_to_this_machine};
+use super::{chart, html, is_of_this_machine};
 
 const MINUTE: i64 = 60_000_000;
 
@@ -143,6 +143,18 @@ fn a_name_of_somebody_else_is_not_this_machine() {
     ] {
         let mut headers = HeaderMap::new();
         headers.insert("host", HeaderValue::from_static(host));
-        assert_eq!(is_to_this_machine(&headers), ours, "{host}");
+        assert_eq!(is_of_this_machine(&headers), ours, "{host}");
+    }
+    for (origin, ours) in [
+        ("http://localhost:3000", true),
+        ("http://127.0.0.1:4566", true),
+        ("http://evil.example", false),
+        ("https://127.0.0.1.evil.example", false),
+        ("null", false),
+    ] {
+        let mut headers = HeaderMap::new();
+        headers.insert("host", HeaderValue::from_static("127.0.0.1:4566"));
+        headers.insert("origin", HeaderValue::from_static(origin));
+        assert_eq!(is_of_this_machine(&headers), ours, "{origin}");
     }
 }
