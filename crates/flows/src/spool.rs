@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use catchment_core::{Code, Error, Result};
 use datafusion::arrow::array::{RecordBatch, new_null_array};
+use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::arrow::ipc::reader::StreamReader;
 use datafusion::arrow::ipc::writer::StreamWriter;
@@ -108,10 +109,15 @@ pub(crate) fn project(rows: &RecordBatch, schema: &SchemaRef) -> Result<RecordBa
         .fields()
         .iter()
         .map(|field| {
-            let found = rows.column_by_name(field.name()).cloned();
-            found.unwrap_or_else(|| new_null_array(field.data_type(), rows.num_rows()))
+            match rows.column_by_name(field.name()) {
+                // A column may have become wider since the rows were put aside.
+                Some(found) if found.data_type() != field.data_type() => cast(found, field.data_type()),
+                Some(found) => Ok(Arc::clone(found)),
+                None => Ok(new_null_array(field.data_type(), rows.num_rows())),
+            }
         })
-        .collect();
+        .collect::<std::result::Result<_, _>>()
+        .map_err(wrong)?;
     let options = datafusion::arrow::array::RecordBatchOptions::new().with_row_count(Some(rows.num_rows()));
     RecordBatch::try_new_with_options(Arc::clone(schema), columns, &options).map_err(wrong)
 }

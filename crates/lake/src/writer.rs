@@ -107,6 +107,34 @@ pub(crate) struct Tip {
     declared: Option<TableSpec>,
 }
 
+/// How a table that is there comes to be as it is declared.
+fn evolution(table: &Table, snapshot: &Snapshot, spec: &TableSpec) -> Result<Evolution> {
+    let name = table.name();
+    let partitions = snapshot.partition_columns()?;
+    if partitions != spec.partition_columns {
+        let (was, now) = (partitions.join(", "), spec.partition_columns.join(", "));
+        return Err(Error::new(
+            Code::SCHEMA_CHANGED,
+            format!("table \"{name}\" is partitioned by ({was}), not by ({now})"),
+        )
+        .hint(format!("rebuild it with `catchment run --full-refresh --select {name}`")));
+    }
+    evolve(name, snapshot.schema()?.as_ref(), &spec.schema)
+}
+
+impl Table {
+    /// Makes sure that appends with the columns of a declaration can go on, when the table is there.
+    ///
+    /// # Errors
+    /// Returns [`Code::SCHEMA_CHANGED`] when columns or partitions changed or went, and errors of reading the log.
+    pub async fn require_fit(&self, spec: &TableSpec) -> Result<()> {
+        match self.latest().await? {
+            Some(snapshot) => evolution(self, &snapshot, spec).map(|_| ()),
+            None => Ok(()),
+        }
+    }
+}
+
 impl TableWriter {
     pub(crate) fn new(
         table: Arc<Table>,
@@ -177,20 +205,8 @@ impl TableWriter {
             self.commit(tip, draft, &[]).await?;
             return self.faults.reach(FaultPoint::TableCreated);
         };
-        if snapshot.partition_columns()? != spec.partition_columns {
-            return Err(Error::new(
-                Code::SCHEMA_CHANGED,
-                format!(
-                    "table \"{}\" is partitioned by ({}), not by ({})",
-                    self.table.name(),
-                    snapshot.partition_columns()?.join(", "),
-                    spec.partition_columns.join(", ")
-                ),
-            )
-            .hint(format!("rebuild it with `catchment run --full-refresh --select {}`", self.table.name())));
-        }
         let (mut adds, mut removes) = (Vec::new(), Vec::new());
-        let schema = match evolve(self.table.name(), snapshot.schema()?.as_ref(), &spec.schema)? {
+        let schema = match evolution(&self.table, &snapshot, spec)? {
             Evolution::Added(schema) => schema,
             Evolution::Widened(schema) => {
                 (adds, removes) = self.rewrite(&snapshot, &schema).await?;

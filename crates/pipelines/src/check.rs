@@ -378,7 +378,9 @@ impl<'p> Checker<'p> {
             .into_iter()
             .zip(timed)
             .map(|((draft, resolved), expectations)| {
-                let serving = declared.body.serving.as_ref().map(|serving| serving.spec(resolved.definition));
+                let ahead = self.project.config.config.event_time.ahead_micros();
+                let serving = declared.body.serving.as_ref();
+                let serving = serving.map(|serving| serving.spec(resolved.definition, ahead));
                 FlowSpec {
                     name: draft.flow.clone(),
                     target: name.clone(),

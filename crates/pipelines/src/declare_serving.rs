@@ -1,6 +1,6 @@
 //! `CREATE SERVING TABLE`.
 
-use catchment_core::Result;
+use catchment_core::{Code, Error, Result};
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Span, Token};
 
@@ -53,6 +53,14 @@ impl Reader<'_> {
         }
         self.parser.expect_keyword(Keyword::AS).map_err(|error| self.syntax(&error))?;
         let query = self.query()?;
+        if let Some(late) = &self.words.late {
+            return Err(Error::new(
+                Code::SQL_SYNTAX,
+                "a serving table has no late rows: they count whenever they come",
+            )
+            .at(self.text.place(late.span))
+            .hint("take LATE ROWS away, or make it a STREAMING TABLE, whose windows close"));
+        }
         Ok(Body::Dataset(DatasetStatement {
             kind: DatasetKind::ServingTable,
             name,

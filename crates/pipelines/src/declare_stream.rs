@@ -4,7 +4,9 @@
 //! that reads all of it.
 
 use catchment_core::{Code, Error, Result, TableName};
-use catchment_sql::{ParsedQuery, SqlText, parse_single_query};
+use catchment_sql::{ParsedQuery, SqlText, parse_single_query, require_columns};
+use datafusion::arrow::datatypes::{DataType, Field};
+use datafusion::sql::sqlparser::ast::Expr;
 use datafusion::sql::sqlparser::keywords::Keyword;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token};
 
@@ -119,17 +121,20 @@ impl Reader<'_> {
     }
 
     fn stream_columns(&mut self) -> Result<Columns> {
-        let (mut columns, mut fields) = (Columns::default(), Vec::new());
+        let (mut columns, mut fields, mut time) = (Columns::default(), Vec::new(), None);
         loop {
             let start = self.parser.peek_token_ref().span.start;
             if self.peek_word("watermark") && self.has_delay() {
-                self.watermark_clause()?;
+                time = Some(self.watermark_clause()?);
                 columns.watermark = Some(self.since(start));
             } else {
                 self.column(&mut fields)?;
                 columns.text.push(self.since(start));
             }
             if self.parser.consume_token(&Token::RParen) {
+                if let Some((time, at)) = time {
+                    require_time(&time, &fields).map_err(|error| error.at(self.text.place(at)))?;
+                }
                 return Ok(columns);
             }
             self.parser.expect_token(&Token::Comma).map_err(|error| self.syntax(&error))?;
@@ -165,10 +170,12 @@ impl Reader<'_> {
         self.text.slice(start, end)
     }
 
-    /// `WATERMARK expr [AS column] DELAY OF interval [IDLE AFTER interval]`, to be read again with its query.
-    fn watermark_clause(&mut self) -> Result<()> {
+    /// `WATERMARK expr [AS column] DELAY OF interval [IDLE AFTER interval]`, to be read again with its query. Gives the time, and
+    /// where it stands.
+    fn watermark_clause(&mut self) -> Result<(Expr, Span)> {
         self.word("watermark");
-        self.parser.parse_expr().map_err(|error| self.syntax(&error))?;
+        let at = self.parser.peek_token_ref().span;
+        let time = self.parser.parse_expr().map_err(|error| self.syntax(&error))?;
         if self.parser.parse_keyword(Keyword::AS) {
             self.parser.parse_identifier().map_err(|error| self.syntax(&error))?;
         }
@@ -182,7 +189,7 @@ impl Reader<'_> {
             }
             self.parser.parse_expr().map_err(|error| self.syntax(&error))?;
         }
-        Ok(())
+        Ok((time, at))
     }
 
     /// A call such as `read_kinesis(streamName => 'clicks')`, without its last parenthesis.
@@ -247,6 +254,21 @@ impl Reader<'_> {
             true => Ok(()),
             false => Err(self.not_yet("ON VIOLATION other than QUARANTINE for a stream")),
         }
+    }
+}
+
+/// Makes sure that the time of a watermark is one of the declared columns; an expression is looked at with its types later.
+fn require_time(time: &Expr, fields: &[Field]) -> Result<()> {
+    require_columns(time, &fields.iter().map(|field| field.name().clone()).collect())?;
+    let Expr::Identifier(name) = time else { return Ok(()) };
+    let name = normal(name);
+    match fields.iter().find(|field| *field.name() == name).map(Field::data_type) {
+        Some(DataType::Timestamp(..) | DataType::Date32) | None => Ok(()),
+        Some(_) => Err(Error::new(
+            Code::SQL_TYPE,
+            format!("the time of a watermark is a TIMESTAMP, which column \"{name}\" is not"),
+        )
+        .hint(format!("declare \"{name}\" as TIMESTAMP, or name another column"))),
     }
 }
 

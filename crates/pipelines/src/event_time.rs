@@ -5,12 +5,13 @@ use std::collections::{BTreeMap, BTreeSet};
 use catchment_core::{Code, Error, Result};
 use catchment_flows::{EventTime, Input, InputKind};
 use catchment_sql::{
-    BoundQuery, Planner, Relation, SqlText, WindowShape, WindowedScan, columns_read, meeting_scans, reads,
-    session_rows, windowed_scans,
+    BoundQuery, Planner, Relation, SqlText, WINDOW_END, WINDOW_START, WindowShape, WindowedScan,
+    columns_read, meeting_scans, query_error, reads, require_columns, session_rows, windowed_scans,
 };
 use datafusion::arrow::datatypes::SchemaRef;
-use datafusion::common::tree_node::TreeNode;
-use datafusion::logical_expr::{Expr, LogicalPlan, Volatility};
+use datafusion::common::Column;
+use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
+use datafusion::logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder, Volatility};
 
 use crate::config::EventTimeConfig;
 
@@ -70,10 +71,12 @@ impl Planned<'_> {
         for relation in &self.query.relations {
             let at = |error: Error| error.at(self.text.place(relation.span));
             let Some(input) = self.inputs.iter().find(|input| input.key == relation.key) else { continue };
-            if let (InputKind::Stream(source, _), Some(watermark)) = (&input.kind, &relation.watermark)
-                && !watermark.of_view
-            {
-                planner.logical_expression(&watermark.time, &source.schema()).map_err(at)?;
+            if let (InputKind::Stream(source, _), Some(watermark)) = (&input.kind, &relation.watermark) {
+                match watermark.of_view {
+                    true => require_columns(&watermark.time, &self.columns_above(&relation.key))
+                        .map_err(|error| error.at(self.text.place(watermark.span)))?,
+                    false => _ = planner.logical_expression(&watermark.time, &source.schema()).map_err(at)?,
+                }
             }
             let (InputKind::Stream(source, _), Some(scans)) = (&input.kind, scans.get(&relation.key)) else {
                 if !self.needs_time {
@@ -109,7 +112,7 @@ impl Planned<'_> {
                 )
                 .hint("make it several flows: CREATE FLOW ... AS INSERT INTO ...")));
             }
-            let event_time = self.event_time(relation, scan, &source.schema(), config);
+            let event_time = self.event_time(planner, (relation, scan), &source.schema(), config)?;
             match found.get_mut(&input.name) {
                 None => {
                     found.insert(input.name.clone(), event_time);
@@ -164,6 +167,19 @@ impl Planned<'_> {
         Ok(())
     }
 
+    /// The columns of what reads a relation, views among it.
+    fn columns_above(&self, key: &str) -> BTreeSet<String> {
+        let mut columns = BTreeSet::new();
+        // The walk cannot fail.
+        let _ = self.plan.apply_with_subqueries(|node| {
+            if reads(node, key) {
+                columns.extend(node.schema().fields().iter().map(|field| field.name().clone()));
+            }
+            Ok(TreeNodeRecursion::Continue)
+        });
+        columns
+    }
+
     /// How many times the rows of a relation are put into windows that depend on other rows.
     fn reads_of_others(&self, key: &str) -> usize {
         session_rows(self.plan).iter().filter(|part| reads(part, key)).count()
@@ -171,11 +187,11 @@ impl Planned<'_> {
 
     fn event_time(
         &self,
-        relation: &Relation,
-        scan: &WindowedScan,
+        planner: &Planner,
+        (relation, scan): (&Relation, &WindowedScan),
         schema: &SchemaRef,
         config: &EventTimeConfig,
-    ) -> EventTime {
+    ) -> Result<EventTime> {
         let read = columns_read(self.optimized, &relation.key);
         let of_time: BTreeSet<String> =
             scan.time.column_refs().into_iter().map(|column| column.name.clone()).collect();
@@ -185,19 +201,33 @@ impl Planned<'_> {
         let fields = schema.fields().iter().enumerate();
         let columns = fields.filter(|(index, field)| is_kept(*index, field.name()));
         let declared = relation.watermark.as_ref();
-        EventTime {
+        Ok(EventTime {
             time: scan.time.clone(),
             shape: scan.shape,
             delay: declared.map_or(config.delay_micros(), |watermark| watermark.delay),
             idle: Some(declared.and_then(|watermark| watermark.idle).unwrap_or(config.idle_micros())),
             ahead: config.ahead_micros(),
             columns: columns.map(|(_, field)| field.name().clone()).collect(),
-            sessions: scan.shape.is_of_others().then(|| {
-                let rows = session_rows(self.plan);
-                rows.iter().map(|rows| rows.display_indent().to_string()).collect::<Vec<_>>().join("; ")
-            }),
+            sessions: scan.shape.is_of_others().then(|| self.session_text(planner)).transpose()?,
             defaulted: declared.is_none(),
-        }
+        })
+    }
+
+    /// What decides which rows make sessions or staggered windows, and nothing of what else the query makes of them.
+    fn session_text(&self, planner: &Planner) -> Result<String> {
+        let bounds = |rows: LogicalPlan| {
+            let bounds = (rows.schema().iter())
+                .filter(|(_, field)| [WINDOW_START, WINDOW_END].contains(&field.name().as_str()))
+                .map(|bound| Expr::Column(Column::from(bound)))
+                .collect::<Vec<_>>();
+            LogicalPlanBuilder::from(rows).project(bounds)?.build()
+        };
+        let text = |rows: LogicalPlan| {
+            let bounds = bounds(rows).map_err(query_error)?;
+            planner.check(self.text, self.query, &bounds).map(|plan| told(&plan))
+        };
+        let texts: Vec<String> = session_rows(self.plan).into_iter().map(text).collect::<Result<_>>()?;
+        Ok(texts.join("\n"))
     }
 
     /// Makes sure that a watermark is of the time that decides about windows.
@@ -221,6 +251,22 @@ impl Planned<'_> {
         .at(self.text.place(watermark.span))
         .hint("take the same column for both"))
     }
+}
+
+/// A plan in words, whatever the order of the columns that it passes on.
+fn told(plan: &LogicalPlan) -> String {
+    let sorted = |exprs: &[Expr]| {
+        let mut texts: Vec<String> = exprs.iter().map(ToString::to_string).collect();
+        texts.sort();
+        texts.join(", ")
+    };
+    let node = match plan {
+        LogicalPlan::TableScan(scan) => format!("{} where {}", scan.table_name, sorted(&scan.filters)),
+        LogicalPlan::Projection(node) => sorted(&node.expr),
+        other => other.display().to_string(),
+    };
+    let inputs: Vec<String> = plan.inputs().into_iter().map(told).collect();
+    format!("{node} ({})", inputs.join("; "))
 }
 
 /// The shape of rows that are read in two ways, when they can wait for both.

@@ -72,6 +72,7 @@ impl Checker<'_> {
             }
         }
         errors.extend(read_two_ways(draft, &inputs));
+        errors.extend(read_as_a_whole(draft, &inputs));
         Error::join(errors)?;
         let at = |error: Error| error.at(draft.text.place(draft.query.span));
         match draft.kind {
@@ -368,6 +369,24 @@ fn read_two_ways(draft: &Draft<'_>, inputs: &[Input]) -> Option<Error> {
         Error::new(Code::NOT_SUPPORTED, what)
             .at(draft.text.place(relation.span))
             .hint("write STREAM before both, or make one of them a dataset of its own"),
+    )
+}
+
+/// In `SELECT STREAM` all streams are meant as streams: one that is read as a whole would be there as it was when the rows of
+/// the others came.
+fn read_as_a_whole(draft: &Draft<'_>, inputs: &[Input]) -> Option<Error> {
+    let whole = inputs.iter().filter(|input| matches!(input.kind, InputKind::Everything(_)));
+    let mut relations =
+        whole.filter_map(|input| draft.query.relations.iter().find(|relation| relation.key == input.key));
+    let relation = relations.find(|relation| match &relation.target {
+        Target::Function { name, .. } => draft.query.selects_stream && name != "read_files",
+        Target::Table { .. } => false,
+    })?;
+    let what = "SELECT STREAM reads its first relation as a stream, and this one is read as a whole, without what comes later";
+    Some(
+        Error::new(Code::SQL_SYNTAX, what)
+            .at(draft.text.place(relation.span))
+            .hint("write STREAM before each stream: FROM STREAM a JOIN STREAM b ON ..."),
     )
 }
 

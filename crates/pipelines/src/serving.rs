@@ -21,14 +21,14 @@ use crate::statement::{DatasetKind, DatasetStatement};
 
 impl ServingStatement {
     /// How its rows are found and written.
-    pub(crate) fn spec(&self, definition: Definition) -> Serving {
+    pub(crate) fn spec(&self, definition: Definition, ahead: i64) -> Serving {
         let names = |list: &[(String, Span)]| list.iter().map(|(name, _)| name.clone()).collect();
         let key = RowKey {
             primary: names(&self.primary),
             sort: names(&self.sort),
             time_to_live: self.time_to_live,
         };
-        Serving { key, emit_every: self.emit_every, definition }
+        Serving { key, emit_every: self.emit_every, ahead, definition }
     }
 }
 

@@ -367,7 +367,13 @@ impl Reader<'_> {
     pub(crate) fn query(&mut self) -> Result<ParsedQuery> {
         let query = parse_query(&mut self.parser, &self.words, self.text)?;
         if self.peek_word("emit") {
-            return Err(self.not_yet("EMIT"));
+            let at = self.text.place(self.parser.peek_token_ref().span);
+            return Err(Error::new(
+                Code::SQL_SYNTAX,
+                "EMIT EVERY stands before AS, and only in a serving table",
+            )
+            .at(at)
+            .hint("write CREATE SERVING TABLE name PRIMARY KEY (columns) EMIT EVERY interval AS query"));
         }
         self.end()?;
         Ok(query)

@@ -86,7 +86,7 @@ fn rows_of(flow: &FlowName, state: &WindowState, now: i64) -> Vec<Row> {
                 partition: partition.clone(),
                 known: *known,
                 holds_back,
-                reason: reason(input, known, allows, holds_back, now),
+                reason: reason(input, known, (allows, holds_back, least), now),
                 watermark: state.watermark,
                 late: state.late,
                 refused: state.timeless,
@@ -103,8 +103,7 @@ fn rows_of(flow: &FlowName, state: &WindowState, now: i64) -> Vec<Row> {
 fn reason(
     input: &InputState,
     known: &PartitionTime,
-    allows: Allows,
-    holds_back: bool,
+    (allows, holds_back, least): (Allows, bool, Option<Allows>),
     now: i64,
 ) -> Option<String> {
     let silent = now.saturating_sub(known.heard_at) / 1_000_000;
@@ -119,6 +118,9 @@ fn reason(
             ),
             None => "no event yet".to_owned(),
         }),
+        Allows::Anything if least == Some(Allows::Anything) => Some(format!(
+            "idle as all are: no event for {silent} s; windows that end behind the newest event wait for the next one"
+        )),
         Allows::Anything => Some(format!("idle: no event for {silent} s")),
         Allows::Until(_) if holds_back => {
             Some(format!("its newest event is the oldest; events may be {} s late", input.delay / 1_000_000))

@@ -30,7 +30,7 @@ pub use query::{
     parser_for,
 };
 pub use running::Running;
-pub use session::{Moment, Planner, SessionOptions, Sessions, query_error};
+pub use session::{Moment, Planner, SessionOptions, Sessions, query_error, require_columns};
 pub use system::{ComputedTable, system_tables};
 pub use text::{SqlText, nearest};
 pub use time_travel::AsOf;

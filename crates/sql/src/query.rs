@@ -16,7 +16,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan};
 
 use crate::dialect::CatchmentDialect;
-use crate::stream_words::{take_stream_words, take_window_keys};
+use crate::stream_words::{selects_stream, take_stream_words, take_window_keys};
 use crate::text::SqlText;
 use crate::time_travel::{AsOf, as_of, take_names};
 use crate::windows::{self, LateRows, Watermark};
@@ -89,6 +89,7 @@ pub struct ParsedQuery {
     query: Box<Query>,
     /// The watermarks of its relations, by where these begin.
     watermarks: HashMap<Location, Watermark>,
+    selects_stream: bool,
     /// Where the query begins and ends in its text.
     pub span: Span,
 }
@@ -100,6 +101,8 @@ pub struct BoundQuery {
     pub(crate) query: Box<Query>,
     /// What it reads, in the order it stands there.
     pub relations: Vec<Relation>,
+    /// Whether it says `SELECT STREAM`.
+    pub selects_stream: bool,
     /// Where the query begins and ends in its text.
     pub span: Span,
 }
@@ -109,6 +112,8 @@ pub struct BoundQuery {
 pub struct RelationWords {
     streams: HashSet<Location>,
     watermarks: HashMap<Location, Watermark>,
+    /// Whether the statement says `SELECT STREAM`.
+    selects_stream: bool,
     /// Where late rows go, when the statement says so.
     pub late: Option<LateRows>,
 }
@@ -135,7 +140,12 @@ pub fn parse_query(parser: &mut Parser<'_>, words: &RelationWords, text: &SqlTex
     });
     Error::join(marker.errors.into_iter().chain(strays))?;
     windows::rewrite(&mut query, text)?;
-    Ok(ParsedQuery { query, watermarks: words.watermarks.clone(), span: Span::new(start, end) })
+    Ok(ParsedQuery {
+        query,
+        watermarks: words.watermarks.clone(),
+        selects_stream: words.selects_stream,
+        span: Span::new(start, end),
+    })
 }
 
 /// A parser over tokens, the words taken out that it does not know.
@@ -148,13 +158,15 @@ pub fn parser_for(tokens: Vec<TokenWithSpan>, text: &SqlText) -> Result<(Parser<
         let error = Error::new(Code::NAME_INVALID, "names that begin with __window are the engine's own");
         return Err(error.at(text.place(ours.span)));
     }
-    let (mut tokens, streams) = take_stream_words(take_window_keys(tokens));
+    let tokens = take_window_keys(tokens);
+    let selects_stream = (0..tokens.len()).any(|index| selects_stream(&tokens, index));
+    let (mut tokens, streams) = take_stream_words(tokens);
     let watermarks = windows::take_watermarks(&mut tokens, text)?;
     let late = windows::take_late_rows(&mut tokens, text)?;
     take_names(&mut tokens);
     let parser =
         Parser::new(&CatchmentDialect).with_recursion_limit(DEPTH).with_tokens_with_locations(tokens);
-    Ok((parser, RelationWords { streams, watermarks, late }))
+    Ok((parser, RelationWords { streams, watermarks, selects_stream, late }))
 }
 
 /// Parses a text that is one query and nothing else.
@@ -246,7 +258,7 @@ impl ParsedQuery {
         let scope =
             Scope { text, inline, watermarks: &self.watermarks, inherited: None, view: None, depth: 0 };
         bind_into(&mut query, scope, &mut relations)?;
-        Ok(BoundQuery { query, relations, span: self.span })
+        Ok(BoundQuery { query, relations, selects_stream: self.selects_stream, span: self.span })
     }
 }
 

@@ -1,5 +1,6 @@
 //! Where DataFusion sessions are made: memory, threads, functions, and the moment a query runs at.
 
+use std::collections::BTreeSet;
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::PathBuf;
@@ -26,7 +27,8 @@ use datafusion::physical_plan::{ExecutionPlan, PhysicalExpr, execute_stream, exe
 use datafusion::prelude::SessionConfig;
 use datafusion::sql::parser::Statement as PlannerStatement;
 use datafusion::sql::sqlparser::ast::{
-    Expr as SqlExpr, ExprWithAlias as SQLExprWithAlias, Ident, Statement, visit_expressions_mut,
+    Expr as SqlExpr, ExprWithAlias as SQLExprWithAlias, Ident, Statement, visit_expressions,
+    visit_expressions_mut,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 use object_store::ObjectStore;
@@ -249,6 +251,8 @@ impl Planner {
             }
             ControlFlow::<()>::Continue(())
         });
+        let known: BTreeSet<String> = schema.fields().iter().map(|field| field.name().clone()).collect();
+        require_columns(&expr, &known)?;
         let written = SQLExprWithAlias { expr, alias: None };
         self.state.create_logical_expr_from_sql_expr(written, &fields).map_err(query_error)
     }
@@ -370,4 +374,25 @@ fn find_ours<'a>(error: &'a (dyn std::error::Error + 'static)) -> Option<&'a Err
         next = error.source();
     }
     None
+}
+
+/// Makes sure that the columns which an expression names are known.
+///
+/// # Errors
+/// Returns [`Code::COLUMN_UNKNOWN`] for the first that is not.
+pub fn require_columns(expr: &SqlExpr, known: &BTreeSet<String>) -> Result<()> {
+    let unknown = visit_expressions(expr, |part: &SqlExpr| match part {
+        SqlExpr::Identifier(ident) if !known.contains(&crate::query::normal(ident)) => {
+            ControlFlow::Break(crate::query::normal(ident))
+        }
+        _ => ControlFlow::Continue(()),
+    });
+    match unknown {
+        ControlFlow::Break(name) => {
+            let columns = known.iter().filter(|name| !name.starts_with('_')).map(String::as_str);
+            Err(Error::new(Code::COLUMN_UNKNOWN, format!("no column \"{name}\""))
+                .hint(format!("columns: {}", columns.collect::<Vec<_>>().join(", "))))
+        }
+        ControlFlow::Continue(()) => Ok(()),
+    }
 }

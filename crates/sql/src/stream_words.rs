@@ -76,10 +76,7 @@ pub(crate) fn take_stream_words(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpa
             continue;
         }
         let follows = |keyword| kept.last().is_some_and(|last| is_keyword(last, keyword));
-        if follows(Keyword::SELECT)
-            && is_keyword(&tokens[index], Keyword::STREAM)
-            && begins_results(&tokens, index + 1)
-        {
+        if selects_stream(&tokens, index) {
             if let Some(first) = first_relation(&tokens, index + 1)
                 && !is_keyword(&tokens[first], Keyword::STREAM)
             {
@@ -134,6 +131,14 @@ pub(crate) fn take_stream_words(tokens: Vec<TokenWithSpan>) -> (Vec<TokenWithSpa
         }
     }
     (kept, streams)
+}
+
+/// Whether the token is the word of `SELECT STREAM`.
+pub(crate) fn selects_stream(tokens: &[TokenWithSpan], index: usize) -> bool {
+    index > 0
+        && is_keyword(&tokens[index - 1], Keyword::SELECT)
+        && is_keyword(&tokens[index], Keyword::STREAM)
+        && begins_results(tokens, index + 1)
 }
 
 /// Tells commas between relations from others.

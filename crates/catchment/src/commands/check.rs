@@ -21,9 +21,16 @@ pub(crate) async fn run(
     checked.errors.append(&mut checked.panels);
     let (mut waiting, mut serving, mut changed) = (Vec::new(), Vec::new(), Vec::new());
     if checked.errors.is_empty() {
-        // An edit may want other rows than those that wait; a run would stop there.
+        // An edit may want other columns than the table has, and other rows than those that wait; a run would stop there.
+        for dataset in checked.datasets.iter().filter(|dataset| dataset.kind == DatasetKind::StreamingTable) {
+            let table = workspace.lake.table(&dataset.name);
+            changed.extend(table.require_fit(&dataset.table).await.err());
+        }
         for flow in flows_of(&checked.datasets).filter(|flow| !flow.windows.is_empty()) {
-            waiting.push((&flow.name, held_rows(&workspace.lake, flow).await?));
+            match held_rows(&workspace.lake, flow).await {
+                Ok(rows) => waiting.push((&flow.name, rows)),
+                Err(error) => changed.push(error),
+            }
         }
         for flow in flows_of(&checked.datasets).filter(|flow| flow.serving.is_some()) {
             match workspace.serving_standing(flow) {

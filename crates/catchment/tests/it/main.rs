@@ -40,4 +40,5 @@ mod traces;
 mod unique;
 mod upkeep;
 mod windows;
+mod windows_go_on;
 mod windows_of_streams;

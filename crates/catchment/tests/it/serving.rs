@@ -1,5 +1,8 @@
 //! Serving tables: each is what its query says of all rows together, whatever the batches and the crashes.
 
+use std::io::Write;
+use std::process::Stdio;
+
 use serde_json::{Value, json};
 
 use crate::crash::disk::Disk;
@@ -269,6 +272,31 @@ fn batches_come_in_their_order_and_a_backfill_is_told() {
 }
 
 #[test]
+fn rows_without_a_place_in_time_are_left_out_and_counted() {
+    let project = Project::new(
+        "CREATE STREAM e (k VARCHAR, at TIMESTAMP);
+         CREATE SERVING TABLE minutes PRIMARY KEY (k SORT KEY (minute)) TTL INTERVAL '36500' DAY AS
+         SELECT k, TUMBLE_START(at, INTERVAL '1' MINUTE) AS minute, count(*) AS n FROM STREAM e GROUP BY k, TUMBLE(at, INTERVAL '1' MINUTE);",
+    );
+    project.run();
+    let mut put = project.command(&["stream", "put", "e"]).stdin(Stdio::piped()).spawn().unwrap();
+    let rows = [
+        r#"{"k": "a", "at": "2026-03-01 10:00:05"}"#,
+        r#"{"k": "a"}"#,
+        r#"{"k": "a", "at": "2999-01-01 00:00:00"}"#,
+    ];
+    put.stdin.take().unwrap().write_all(rows.join("\n").as_bytes()).unwrap();
+    assert!(put.wait().unwrap().success());
+    let told = project.call(&["run", "--json"]).exits(0);
+    assert!(told.err.contains("one too far ahead") && told.err.contains("\"rejected\":2"), "{}", told.err);
+    let minutes = project.query("SELECT * FROM minutes");
+    assert_eq!(minutes, json!([{ "k": "a", "minute": "2026-03-01T10:00:00", "n": 1 }]));
+    let dropped =
+        project.query("SELECT sum(dropped) AS dropped FROM system.datasets WHERE dataset = 'main.minutes'");
+    assert_eq!(dropped, json!([{ "dropped": 2 }]));
+}
+
+#[test]
 fn what_does_not_fit_is_refused_with_its_reason() {
     let source = "CREATE STREAMING TABLE raw.e AS SELECT k, v, ts FROM STREAM read_files('in', format => 'json', schema => 'k BIGINT, v BIGINT, ts TIMESTAMPTZ');\n";
     for (statement, why) in [
@@ -324,6 +352,7 @@ fn what_does_not_fit_is_refused_with_its_reason() {
         ),
         ("AS SELECT k FROM STREAM raw.e", "PRIMARY KEY (columns)"),
         ("PRIMARY KEY (k) TTL INTERVAL '0' DAY AS SELECT k FROM STREAM raw.e", "more than nothing"),
+        ("PRIMARY KEY (k) AS SELECT k FROM STREAM raw.e LATE ROWS INTO late", "has no late rows"),
     ] {
         let project = Project::new(&format!("{source}CREATE SERVING TABLE live.t {statement};"));
         let told = project.call(&["check"]).exits(1);

@@ -161,8 +161,12 @@ fn a_service_closes_windows_and_measures_them() {
 #[test]
 fn declarations_that_cannot_be_are_refused() {
     for (declaration, why) in [
-        ("CREATE STREAM s (id BIGINT, WATERMARK id DELAY OF INTERVAL '1' SECOND);", ""),
-        ("CREATE STREAM s (WATERMARK id DELAY OF INTERVAL '1' SECOND, id BIGINT);", ""),
+        ("CREATE STREAM s (id TIMESTAMP, WATERMARK id DELAY OF INTERVAL '1' SECOND);", ""),
+        ("CREATE STREAM s (WATERMARK id DELAY OF INTERVAL '1' SECOND, id TIMESTAMP);", ""),
+        (
+            "CREATE STREAM s (id BIGINT, WATERMARK id DELAY OF INTERVAL '1' SECOND);",
+            "which column \"id\" is not",
+        ),
         ("CREATE STREAM s (id BIGINT) SHARDS 0;", "between 1 and 10000 shards"),
         ("CREATE STREAM s (id BIGINT) RETENTION INTERVAL '1' HOUR;", "between 24 hours and 365 days"),
         (
@@ -175,10 +179,13 @@ fn declarations_that_cannot_be_are_refused() {
         ("CREATE STREAM s (id NOTHING);", "no type"),
         ("CREATE STREAM s (id BIGINT, watermark BIGINT);", ""),
         (
-            "CREATE STREAM s (id BIGINT, WATERMARK nosuch DELAY OF INTERVAL '1' SECOND);",
+            "CREATE STREAM s (id TIMESTAMP, WATERMARK nosuch DELAY OF INTERVAL '1' SECOND);",
+            "pipelines/all.sql:1:42",
+        ),
+        (
+            "CREATE STREAM s (id TIMESTAMP, WATERMARK id DELAY OF INTERVAL '1' MONTH);",
             "pipelines/all.sql:1:15",
         ),
-        ("CREATE STREAM s (id BIGINT, WATERMARK id DELAY OF INTERVAL '1' MONTH);", "pipelines/all.sql:1:15"),
         ("CREATE STREAM s (id BIGINT) SCHEMA 'missing.json';", "pipelines/all.sql:1:15"),
     ] {
         let project = Project::new(&format!("{declaration}\nCREATE MATERIALIZED VIEW v AS SELECT 1 AS one;"));
@@ -273,6 +280,18 @@ fn queries_that_windows_cannot_bound_are_refused() {
             "different windows",
         ),
         ("SELECT count(*) AS n FROM STREAM s GROUP BY TUMBLE(ts, '1 minute') ORDER BY n", "ORDER BY"),
+        (
+            "SELECT count(*) AS n FROM STREAM s WATERMARK zz DELAY OF INTERVAL '1' SECOND GROUP BY TUMBLE(ts, '1 minute')",
+            "no column \"zz\"",
+        ),
+        (
+            "SELECT STREAM s.id FROM s JOIN read_stream('other', schema => 'id BIGINT') o ON o.id = s.id",
+            "read as a whole, without what comes later",
+        ),
+        (
+            "SELECT count(*) AS n FROM STREAM s GROUP BY TUMBLE(ts, '1 minute') EMIT EVERY INTERVAL '1' SECOND",
+            "stands before AS",
+        ),
     ] {
         let project = Project::new(&format!("{declared}\nCREATE STREAMING TABLE t AS {query};"));
         let done = project.call(&["check"]).exits(1);

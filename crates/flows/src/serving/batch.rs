@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use catchment_core::{Code, Error, Result};
 use catchment_ingest::{ADDRESS_COLUMN, Rejects, first_piece};
@@ -19,6 +20,7 @@ use crate::serving::change::Change;
 use crate::serving::rows::Layout;
 use crate::serving::states::States;
 use crate::serving::table::ServingTable;
+use crate::serving::timely::timely_rows;
 use crate::spec::{FlowKind, FlowSpec, InputKind};
 
 impl Runtime {
@@ -43,17 +45,18 @@ impl Runtime {
         let rows = rejects.rows();
         drop(planner);
         drop(rejects);
-        computed?;
+        let untimely = computed?;
         let rejected = counting
             .await
             .map_err(|error| Error::new(Code::INTERNAL, "counting rejects ended early").because(error))?;
-        let rejected = kept + rejected + change.too_long();
+        let rejected = kept + rejected + change.too_long() + untimely;
         if rejected > 0 {
-            tracing::warn!(table = %spec.target, rejected, "records are not in a serving table: they could not be read, or their keys are too long");
+            tracing::warn!(table = %spec.target, rejected, "records are not in a serving table: they could not be read, their keys are too long, or they have no time or one too far ahead");
         }
         Ok((rows, rejected))
     }
 
+    /// Gives how many rows have no place in time.
     async fn serve_rows(
         &self,
         spec: &FlowSpec,
@@ -61,7 +64,7 @@ impl Runtime {
         planner: &Planner,
         rejects: &Arc<Rejects>,
         change: &mut Change,
-    ) -> Result<()> {
+    ) -> Result<u64> {
         let (mut carriers, mut pieces) = (BTreeMap::new(), 0);
         for input in &spec.inputs {
             let range = self.bind(planner, input, plan, &[], rejects).await?;
@@ -72,10 +75,15 @@ impl Runtime {
             }
         }
         let logical = planner.plan(&spec.text, &spec.query).await?;
+        let streams = spec.inputs.iter().filter(|input| matches!(input.kind, InputKind::Stream(..)));
+        let streams = streams.map(|input| input.key.as_str()).collect();
+        let ahead = spec.serving.as_ref().map_or(i64::MAX, |serving| serving.ahead);
+        let (logical, untimely) = timely_rows(logical, &streams, plan.planned_at.saturating_add(ahead))?;
         if spec.kind == FlowKind::Append
             && let Some(running) = planner.running(&logical)?
         {
-            return serve_groups(spec, plan, planner, &running, change).await;
+            serve_groups(spec, plan, planner, &running, change).await?;
+            return Ok(untimely.load(Ordering::Relaxed));
         }
         let streams = spec.kind == FlowKind::Append;
         let physical = match streams {
@@ -103,7 +111,7 @@ impl Runtime {
         if !streams {
             change.keep_only(&kept)?;
         }
-        Ok(())
+        Ok(untimely.load(Ordering::Relaxed))
     }
 }
 

@@ -15,6 +15,7 @@ mod store;
 mod table;
 #[cfg(test)]
 mod tests;
+mod timely;
 
 use catchment_sql::Definition;
 
@@ -25,6 +26,8 @@ pub struct Serving {
     pub key: RowKey,
     /// How often a service writes, at most, in microseconds.
     pub emit_every: Option<i64>,
+    /// How many microseconds an event that is put into a window may be ahead of the batch.
+    pub ahead: i64,
     /// What its rows are made of.
     pub definition: Definition,
 }

@@ -298,7 +298,9 @@ impl Taking {
     }
 
     fn rows(&mut self, rows: &RecordBatch) -> Result<()> {
-        let times = self.times.times(rows)?;
+        // The time is planned over the columns that wait; late rows may want others before these.
+        let waiting = project(rows, &self.schema)?;
+        let times = self.times.times(&waiting)?;
         let addresses = rows
             .column_by_name(ADDRESS_COLUMN)
             .and_then(|column| column.as_primitive_opt::<UInt64Type>())
@@ -310,8 +312,7 @@ impl Taking {
         {
             late.push(choose(&project(rows, schema)?, &fates, Fate::Late)?)?;
         }
-        let rows = project(rows, &self.schema)?;
-        self.spool.push(choose(&rows, &fates, Fate::Waits)?)
+        self.spool.push(choose(&waiting, &fates, Fate::Waits)?)
     }
 
     /// What becomes of a row; takes note of its time.

@@ -26,11 +26,12 @@ mod runs;
 mod state;
 mod times;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use catchment_core::{Code, Error, Position, Result};
-use catchment_lake::Lake;
+use catchment_lake::{Lake, widens};
 use catchment_sql::WindowShape;
+use datafusion::arrow::datatypes::DataType;
 use datafusion::logical_expr::Expr;
 
 pub(crate) use open::{OpenRows, open_rows};
@@ -65,10 +66,14 @@ pub struct EventTime {
 impl EventTime {
     /// What decides which rows are held back and for how long.
     pub(crate) fn definition(&self) -> String {
-        let sessions = self.sessions.as_ref().map_or_else(String::new, |sessions| format!(" by {sessions}"));
-        format!("{} in {}{sessions}", self.time, self.shape)
+        let by = self.sessions.as_ref().map(|text| xxhash_rust::xxh3::xxh3_128(text.as_bytes()));
+        let by = by.map_or_else(String::new, |by| format!("{BY}{by:032x}"));
+        format!("{} in {}{by}", self.time, self.shape)
     }
 }
+
+/// What stands in a definition before the mark of the rows that make sessions.
+const BY: &str = " by rows ";
 
 /// The batch whose staged record has the state that a flow goes on from, when the plan is that of its last batch.
 pub(crate) async fn state_position(records: &Records<'_>, last: &BatchPlan) -> Result<Option<Position>> {
@@ -102,9 +107,12 @@ pub async fn held_rows(lake: &Lake, spec: &FlowSpec) -> Result<u64> {
 /// Makes sure that a flow can go on from its state: rows that are held back must be those that its query wants.
 pub(crate) fn require_state(spec: &FlowSpec, state: &WindowState) -> Result<()> {
     let refuse = |what: String| {
+        let sources: BTreeSet<&str> = spec.inputs.iter().map(|input| input.name.as_str()).collect();
+        let sources = sources.into_iter().collect::<Vec<_>>().join(" and ");
         Err(Error::new(Code::FLOW_TARGET, format!("flow \"{}\" holds rows back that {what}", spec.name))
+            .at(spec.text.place(spec.query.span))
             .hint(format!(
-                "build the table anew from its sources: `catchment run --full-refresh --select {}`",
+                "change the query back, or build the table anew from all that {sources} holds now: `catchment run --full-refresh --select {}`",
                 spec.target
             )))
     };
@@ -113,13 +121,17 @@ pub(crate) fn require_state(spec: &FlowSpec, state: &WindowState) -> Result<()> 
             return refuse(format!("came from \"{name}\", which is not read in windows any more"));
         };
         if event_time.definition() != input.definition {
-            return refuse(format!("wait for other windows: {}", input.definition));
+            let before = input.definition.split(BY).next().unwrap_or_default();
+            return match before == event_time.definition().split(BY).next().unwrap_or_default() {
+                true => refuse(format!("were put into windows ({before}) by another condition or key")),
+                false => refuse(format!("wait for other windows: {before}")),
+            };
         }
         let kept: BTreeMap<&str, &str> =
             input.columns.iter().map(|(name, kind)| (name.as_str(), kind.as_str())).collect();
         for (column, kind) in event_time.typed_columns(spec, name) {
             match kept.get(column.as_str()) {
-                Some(known) if **known == *kind => {}
+                Some(known) if **known == *kind || is_wider(known, &kind) => {}
                 Some(known) => return refuse(format!("have column \"{column}\" as {known}, not {kind}")),
                 // The input did not have it when the rows came.
                 None if !input.of_input.contains(&column) => {}
@@ -128,4 +140,10 @@ pub(crate) fn require_state(spec: &FlowSpec, state: &WindowState) -> Result<()> 
         }
     }
     Ok(())
+}
+
+/// Whether values of one type, told as text, are values of another one too.
+fn is_wider(from: &str, to: &str) -> bool {
+    let parsed = |text: &str| text.parse::<DataType>();
+    matches!((parsed(from), parsed(to)), (Ok(from), Ok(to)) if widens(&from, &to))
 }

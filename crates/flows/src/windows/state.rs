@@ -129,18 +129,21 @@ impl InputState {
         }
     }
 
-    /// What the input lets the watermark do at a moment.
+    /// What the input lets the watermark do at a moment: whatever others do, when it has ended or is idle as a whole.
     #[must_use]
     pub fn allows(&self, now: i64) -> Allows {
         if self.behind {
             return Allows::Nothing;
         }
         let partitions = self.partitions.values().map(|partition| self.partition_allows(partition, now));
-        match (partitions.min().unwrap_or(Allows::Anything), self.ended) {
-            // Nobody holds it back: what ended partitions have said of the time counts.
-            (Allows::Anything, Some(newest)) => Allows::Until(newest.saturating_sub(self.delay)),
-            (allows, _) => allows,
-        }
+        partitions.min().unwrap_or(Allows::Anything)
+    }
+
+    /// How far its events have brought the time, when nothing holds it back.
+    fn reached(&self) -> Option<i64> {
+        let newest =
+            self.partitions.values().filter_map(|partition| partition.newest).max().max(self.ended)?;
+        Some(newest.saturating_sub(self.delay))
     }
 }
 
@@ -150,6 +153,10 @@ impl WindowState {
     pub fn watermark_at(&self, now: i64) -> Option<i64> {
         match self.inputs.values().map(|input| input.allows(now)).min() {
             Some(Allows::Until(time)) => self.watermark.max(Some(time)),
+            // All are silent: what has come is all there is, and the newest of it counts.
+            Some(Allows::Anything) => {
+                self.watermark.max(self.inputs.values().filter_map(InputState::reached).max())
+            }
             _ => self.watermark,
         }
     }
@@ -196,6 +203,10 @@ mod tests {
         input
     }
 
+    fn state(input: InputState) -> WindowState {
+        WindowState { inputs: BTreeMap::from([("s".to_owned(), input)]), ..WindowState::default() }
+    }
+
     fn open(names: &[&str]) -> BTreeSet<String> {
         names.iter().map(|name| (*name).to_owned()).collect()
     }
@@ -239,7 +250,24 @@ mod tests {
         input.hear("b", 100, 0);
         input.keep(&open(&["c"]));
         assert_eq!(input.allows(0), Allows::Until(35), "c may be the child of the slower one");
-        assert_eq!(input.allows(1_000), Allows::Until(95));
+        assert_eq!(state(input.clone()).watermark_at(0), Some(35));
+        assert_eq!(state(input).watermark_at(1_000), Some(95));
+    }
+
+    #[test]
+    fn when_all_are_silent_the_newest_event_counts_and_they_hold_no_other_input_back() {
+        let mut silent = input(5, Some(1_000), &["a", "b", "never"]);
+        silent.hear("a", 40, 0);
+        silent.hear("b", 100, 0);
+        assert_eq!(state(silent.clone()).watermark_at(999), None);
+        assert_eq!(state(silent.clone()).watermark_at(1_000), Some(95));
+        let mut other = input(0, None, &["c"]);
+        other.hear("c", 60, 0);
+        let mut both = state(silent);
+        both.inputs.insert("t".to_owned(), other.clone());
+        assert_eq!(both.watermark_at(1_000), Some(60));
+        both.inputs.get_mut("t").unwrap().hear("c", 300, 0);
+        assert_eq!(both.watermark_at(1_000), Some(300));
     }
 
     #[test]

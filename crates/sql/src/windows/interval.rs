@@ -59,7 +59,10 @@ pub fn micros(expr: &Expr) -> Result<i64> {
         sum = part.and_then(|part| sum.checked_add(part)).ok_or_else(|| wrong(""))?;
     }
     if sum.abs() > LONGEST {
-        return Err(wrong(": a hundred years are the most"));
+        return Err(Error::new(
+            Code::SQL_SYNTAX,
+            format!("{expr} is longer than a hundred years, which are the most"),
+        ));
     }
     if words.is_empty() { Err(wrong("")) } else { Ok(sum) }
 }
