@@ -46,6 +46,8 @@ pub use rollback::{
     Rollback, RollbackRequest, RollbackStep, TableStep, apply_rollback, finish_rollback, plan_rollback,
 };
 pub use runtime::{CatchUp, Progress, Runtime, RuntimeOptions};
-pub use serving::{KeyRange, RowKey, Serving, ServingFolder, ServingStanding, ServingStore, ServingTable};
+pub use serving::{
+    KeyRange, RowKey, Serving, ServingFolder, ServingSize, ServingStanding, ServingStore, ServingTable,
+};
 pub use spec::{FlowKind, FlowSpec, Input, InputKind};
 pub use windows::{Allows, EventTime, InputState, PartitionTime, Run, WindowState, held_rows};

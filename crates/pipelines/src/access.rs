@@ -342,6 +342,7 @@ impl<'w> Access<'w> {
         match name.table.as_str() {
             "files" => return self.files_table().await,
             "windows" => return windows_table(self.workspace, &self.flows()).await,
+            "serving_tables" => return self.workspace.serving_sizes(),
             _ => {}
         }
         let tables = system_tables(&self.workspace.store);

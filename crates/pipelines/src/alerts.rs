@@ -31,6 +31,9 @@ use crate::run::Workspace;
 /// Rows that one alert may have at a time.
 const ROWS: usize = 1_000;
 
+/// The key of the alert that an alert's query cannot be asked; others are lists.
+const FAILURE: &str = "cannot be asked";
+
 /// How long `catchment run` waits for those who are told.
 const FAREWELL: Duration = Duration::from_secs(15);
 
@@ -116,7 +119,10 @@ impl Workspace {
             let asked = self.ask_alert(alert).await;
             match asked.and_then(|asked| self.enter(name, &alert.body, &asked)) {
                 Ok(raised) => report.raised += raised,
-                Err(error) => report.failed.push((name.clone(), error)),
+                Err(error) => {
+                    report.raised += self.enter_failure(name, &alert.body, &error)?;
+                    report.failed.push((name.clone(), error));
+                }
             }
         }
         if self.project.config.config.notify.is_empty() {
@@ -207,6 +213,11 @@ impl Workspace {
                 Err(error) if error.one_line() != last => {
                     last = error.one_line();
                     told.alert_failed(name, &error);
+                    match self.enter_failure(name, &alert.body, &error) {
+                        Ok(raised) if raised > 0 => outbox.wake(),
+                        Ok(_) => {}
+                        Err(error) => told.alert_failed(name, &error),
+                    }
                 }
                 Err(_) => {}
             }
@@ -255,6 +266,25 @@ impl Workspace {
             format!("alert \"{name}\" has more than {ROWS} rows; the others are told of when these are gone");
         Err(Error::new(Code::ALERT_MANY, what)
             .hint("an alert is for what somebody looks at: aggregate, or ask for less"))
+    }
+
+    /// Raises that an alert's query cannot be asked, since nobody would be told of anything until it can; ends with the next one
+    /// that is answered. Gives how many alerts were raised.
+    fn enter_failure(&self, name: &TableName, alert: &AlertStatement, error: &Error) -> Result<usize> {
+        let targets: Vec<String> = alert.targets.iter().map(|(name, _)| name.clone()).collect();
+        let record = serde_json::json!({ "cannot_be_asked": error.one_line() }).to_string();
+        let found = Evaluation {
+            alert: &name.to_string(),
+            severity: &alert.severity,
+            targets: &targets,
+            rows: &[(FAILURE.to_owned(), record)],
+            // What was there may be there still.
+            is_whole: false,
+            most: usize::MAX,
+            silence: alert.silence,
+            at: self.clock.now_micros(),
+        };
+        self.store.evaluate_alert(&found, &new_id)
     }
 
     /// Ends the alerts that the project does not declare any more, and gives up what waits for targets that it has not.

@@ -48,7 +48,7 @@ impl Workspace {
         let mut sizes = Vec::new();
         for dataset in datasets.iter().filter(|dataset| dataset.kind == DatasetKind::ServingTable) {
             let table = self.serving.table(&dataset.name)?;
-            sizes.extend(table.map(|table| (dataset.name.clone(), table.disk_bytes())));
+            sizes.extend(table.map(|table| (dataset.name.clone(), table.size().bytes)));
         }
         Ok(sizes)
     }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use catchment_core::{Clock, Code, Error, Result, TableName};
 use catchment_flows::{FlowSpec, KeyRange, ServingStanding, ServingTable};
-use catchment_sql::nearest;
-use datafusion::arrow::array::RecordBatch;
+use catchment_sql::{ComputedTable, nearest};
+use datafusion::arrow::array::{ArrayRef, RecordBatch, StringArray, TimestampMicrosecondArray, UInt64Array};
 use datafusion::arrow::datatypes::SchemaRef;
 use datafusion::catalog::TableProvider;
 use datafusion::catalog::streaming::StreamingTable;
@@ -70,6 +70,38 @@ impl Workspace {
     /// As [`Workspace::serving_rows`].
     pub fn serving_range(&self, name: &str, primary: &[String], range: &KeyRange) -> Result<RecordBatch> {
         self.serving_table(name)?.range(primary, range, self.clock.now_micros())
+    }
+
+    /// `system.serving_tables`: what each serving table that was run holds, and its last batch.
+    pub(crate) fn serving_sizes(&self) -> Result<Arc<dyn TableProvider>> {
+        let (mut names, mut sizes, mut batches) = (Vec::new(), Vec::new(), Vec::new());
+        for (name, declared) in &self.project.datasets {
+            if declared.body.kind == DatasetKind::ServingTable
+                && let Some(table) = self.serving.table(name)?
+                && let Some(batch) = self.serving.last_batch(name)?
+            {
+                names.push(name.to_string());
+                sizes.push(table.size());
+                batches.push(batch);
+            }
+        }
+        let counts = |counts: Vec<u64>| Arc::new(UInt64Array::from(counts)) as ArrayRef;
+        let planned = batches.iter().map(|(_, planned_at)| *planned_at);
+        let columns: [(&str, ArrayRef); 6] = [
+            ("dataset", Arc::new(StringArray::from(names))),
+            ("rows", counts(sizes.iter().map(|size| size.rows).collect())),
+            ("groups", counts(sizes.iter().map(|size| size.groups).collect())),
+            ("bytes", counts(sizes.iter().map(|size| size.bytes).collect())),
+            ("batch", counts(batches.iter().map(|(number, _)| *number).collect())),
+            (
+                "planned_at",
+                Arc::new(TimestampMicrosecondArray::from_iter_values(planned).with_timezone("UTC")),
+            ),
+        ];
+        let rows = RecordBatch::try_from_iter(columns).map_err(|error| {
+            Error::new(Code::INTERNAL, "could not compute system.serving_tables").because(error)
+        })?;
+        Ok(Arc::new(ComputedTable::new(rows.schema(), move || Ok(rows.clone()))))
     }
 
     /// A serving table as a table of queries.

@@ -367,9 +367,38 @@ fn what_is_no_alert_is_refused_with_its_reason() {
     project.write("catchment.toml", "[notify.feed]\nstream = \"feed\"\n");
     let told = project.call(&["run"]).exits(1);
     assert!(told.err.contains("C8002"), "{}", told.err);
+    // A thousand rows, and that there are more.
     let alerts = "SELECT count(*) AS n FROM system.alerts";
-    assert_eq!(project.query(alerts), json!([{ "n": 1000 }]));
-    assert_eq!(project.query("SELECT count(DISTINCT id) AS n FROM feed"), json!([{ "n": 1000 }]));
+    assert_eq!(project.query(alerts), json!([{ "n": 1001 }]));
+    assert_eq!(project.query("SELECT count(DISTINCT id) AS n FROM feed"), json!([{ "n": 1001 }]));
+}
+
+#[test]
+fn an_alert_that_cannot_be_asked_is_told_and_keeps_what_was_raised() {
+    let project = Project::new(
+        "CREATE STREAM e (k VARCHAR, t VARCHAR); CREATE STREAM feed (id VARCHAR, row STRUCT<cannot_be_asked VARCHAR>);
+         CREATE STREAMING TABLE raw.e AS SELECT k, t FROM STREAM e;
+         CREATE ALERT f ON (SELECT k, CAST(t AS BIGINT) AS n FROM raw.e WHERE k LIKE 'a%') NOTIFY feed KEY (k);",
+    );
+    project.write("catchment.toml", "[notify.feed]\nstream = \"feed\"\n");
+    let put = |line: &str| {
+        let mut put = project.command(&["stream", "put", "e"]).stdin(Stdio::piped()).spawn().unwrap();
+        put.stdin.take().unwrap().write_all(line.as_bytes()).unwrap();
+        assert!(put.wait().unwrap().success());
+    };
+    project.run();
+    put(r#"{"k": "a1", "t": "12"}"#);
+    project.run();
+    put(r#"{"k": "a2", "t": "many"}"#);
+    project.call(&["run"]).exits(1);
+    project.call(&["run"]).exits(1);
+    let open = "SELECT key, resolved_at IS NULL AS open FROM system.alerts ORDER BY key";
+    let both = json!([{ "key": "[\"a1\"]", "open": true }, { "key": "cannot be asked", "open": true }]);
+    assert_eq!(project.query(open), both);
+    let told = project.query(
+        "SELECT row.cannot_be_asked LIKE '%many%' AS why FROM feed WHERE row.cannot_be_asked IS NOT NULL",
+    );
+    assert_eq!(told, json!([{ "why": true }]));
 }
 
 #[test]

@@ -443,7 +443,11 @@ fn a_service_counts_what_comes_and_answers_by_key() {
     let lags: Vec<&str> =
         metrics.lines().filter(|line| line.starts_with("catchment_flow_lag_records{")).collect();
     assert!(!lags.is_empty() && lags.iter().all(|line| line.ends_with(" 0")), "{lags:?}");
-    assert!(metrics.contains("catchment_serving_bytes{table=\"main.pages\"}"), "{metrics}");
+    let bytes =
+        metrics.lines().find_map(|line| line.strip_prefix("catchment_serving_bytes{table=\"main.pages\"} "));
+    assert!(bytes.is_some_and(|bytes| bytes.parse::<u64>().unwrap() > 1_000), "{metrics}");
+    let sizes = project.query("SELECT rows >= 3 AND groups >= 3 AND bytes > 1000 AND batch > 0 AS held FROM system.serving_tables WHERE dataset = 'main.pages'");
+    assert_eq!(sizes, json!([{ "held": true }]));
     let long = json!({ "keys": ["L".repeat(70_000)] }).to_string();
     let (status, _, body) = service.send_to("POST", "/v1/tables/pages", &[], long.as_bytes());
     assert_eq!((status, body.as_slice()), (200, &b"[]"[..]));

@@ -35,4 +35,4 @@ pub struct Serving {
 pub use evolve::Standing as ServingStanding;
 pub use rows::RowKey;
 pub use store::{ServingFolder, ServingStore};
-pub use table::{KeyRange, ServingTable};
+pub use table::{KeyRange, ServingSize, ServingTable};

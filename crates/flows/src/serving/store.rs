@@ -95,6 +95,18 @@ impl ServingFolder {
         Ok(self.store()?.described(name)?.map(|described| described.plan.streams).unwrap_or_default())
     }
 
+    /// The number of the last batch of a table, and when it was planned, in microseconds since the Unix epoch.
+    ///
+    /// # Errors
+    /// As [`ServingStore::open`].
+    pub fn last_batch(&self, name: &TableName) -> Result<Option<(u64, i64)>> {
+        if !self.exists() {
+            return Ok(None);
+        }
+        let described = self.store()?.described(name)?;
+        Ok(described.map(|described| (described.plan.position.number, described.plan.planned_at)))
+    }
+
     /// Whether there is a store.
     pub(crate) fn exists(&self) -> bool {
         self.path.exists()

@@ -8,7 +8,7 @@ use catchment_core::{Code, Error, Result};
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::SchemaRef;
-use fjall::{Database, Keyspace, Readable, UserKey, UserValue};
+use fjall::{AbstractTree, Database, Keyspace, Readable, UserKey, UserValue};
 
 use crate::serving::cache::TableStates;
 use crate::serving::rows::{LONGEST_KEY, Layout, RowKey};
@@ -41,6 +41,17 @@ impl std::fmt::Debug for ServingTable {
     }
 }
 
+/// What a serving table holds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ServingSize {
+    /// Rows, about: one that was written again counts again until the store has joined its files.
+    pub rows: u64,
+    /// States of groups, about.
+    pub groups: u64,
+    /// Bytes in files and of what is not in files yet.
+    pub bytes: u64,
+}
+
 /// Which rows of one primary key are wanted.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct KeyRange {
@@ -63,10 +74,16 @@ impl ServingTable {
         self.layout.schema()
     }
 
-    /// What it has on disk, in bytes, without what was written last.
+    /// What it holds.
     #[must_use]
-    pub fn disk_bytes(&self) -> u64 {
-        self.rows.disk_space() + self.states.disk_space() + self.ages.disk_space()
+    pub fn size(&self) -> ServingSize {
+        let bytes = |keyspace: &Keyspace| keyspace.disk_space() + keyspace.tree.active_memtable().size();
+        let count = |keyspace: &Keyspace| keyspace.approximate_len() as u64;
+        ServingSize {
+            rows: count(&self.rows),
+            groups: count(&self.states),
+            bytes: [&self.rows, &self.states, &self.ages].map(bytes).iter().sum(),
+        }
     }
 
     /// How its rows are found.
