@@ -6,19 +6,6 @@ use crate::Outcome;
 use crate::repository::{output, program, root};
 use crate::tidy::codes;
 
-/// Commands whose help makes the reference of the command line.
-const COMMANDS: &[&[&str]] = &[
-    &[],
-    &["check"],
-    &["run"],
-    &["sql"],
-    &["status"],
-    &["history"],
-    &["explain"],
-    &["config", "show"],
-    &["completions"],
-];
-
 pub(crate) fn run(check: bool) -> Outcome {
     let pages = [
         ("crates/catchment/src/pages.rs", error_table()?),
@@ -73,13 +60,28 @@ fn command_line() -> Result<String, Box<dyn std::error::Error>> {
     let program = program.to_string_lossy();
     let mut text =
         "# The command line\n\nMade by `cargo xtask generate` from `catchment --help`.\n".to_owned();
-    for command in COMMANDS {
-        let mut arguments = command.to_vec();
+    // A command, then those below it.
+    let mut commands: Vec<Vec<String>> = vec![Vec::new()];
+    while let Some(command) = commands.pop() {
+        let mut arguments: Vec<&str> = command.iter().map(String::as_str).collect();
         arguments.push("--help");
         let help = output(&program, &arguments)?;
-        let name = std::iter::once("catchment").chain(command.iter().copied()).collect::<Vec<_>>().join(" ");
+        arguments.pop();
+        let names = below(&help).into_iter().rev();
+        commands.extend(names.map(|name| command.iter().cloned().chain([name]).collect()));
+        let name = std::iter::once("catchment").chain(arguments).collect::<Vec<_>>().join(" ");
         let help: String = help.lines().map(|line| format!("{}\n", line.trim_end())).collect();
         write!(text, "\n## {name}\n\n```text\n{}\n```\n", help.trim_end())?;
     }
     Ok(text)
+}
+
+/// The commands that a help lists.
+fn below(help: &str) -> Vec<String> {
+    let lines = help.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let lines = lines.take_while(|line| !line.is_empty());
+    // What a command does may go on in a second line, which begins further to the right.
+    let names = lines.filter(|line| line.starts_with("  ") && !line.starts_with("   "));
+    let names = names.filter_map(|line| line.split_whitespace().next());
+    names.filter(|name| *name != "help").map(ToOwned::to_owned).collect()
 }

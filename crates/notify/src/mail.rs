@@ -24,6 +24,12 @@ impl Mail {
     ) -> Result<Self, String> {
         let builder = AsyncSmtpTransport::<Tokio1Executor>::from_url(server)
             .map_err(|error| format!("smtp is no mail server's address, such as smtp://host:25: {error}"))?;
+        if login.is_some() && is_in_clear(server) {
+            return Err(
+                "name and password would go over the network in clear: write smtps://, or add ?tls=required"
+                    .to_owned(),
+            );
+        }
         let builder = match login {
             Some((name, password)) => builder.credentials(Credentials::new(name, password)),
             None => builder,
@@ -55,6 +61,20 @@ impl Mail {
             .map_err(|error| format!("no mail can be made of it: {error}"))?;
         self.transport.send(mail).await.map(|_| ()).map_err(|error| error.to_string())
     }
+}
+
+/// Whether what is said to a server may be read on its way: it need not encrypt, and is another machine.
+fn is_in_clear(server: &str) -> bool {
+    let Some(rest) = server.strip_prefix("smtp://") else { return false };
+    let host = rest.split(['/', '?']).next().unwrap_or_default();
+    let host = host.rsplit('@').next().unwrap_or_default();
+    let name = match host.strip_prefix('[') {
+        Some(address) => address.split(']').next().unwrap_or_default(),
+        None => host.split(':').next().unwrap_or_default(),
+    };
+    let is_here =
+        name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    !is_here && !rest.contains("tls=required")
 }
 
 /// A line for each column of the row.

@@ -98,7 +98,7 @@ fn alerts(alerts: &Result<Vec<AlertRow>, String>) -> Markup {
                         @for alert in alerts {
                             tr.alert {
                                 td { (alert.alert) }
-                                td { span.severity { (alert.severity) } }
+                                td { span.severity.quiet[alert.severity == "info"] { (alert.severity) } }
                                 td { (alert.row) }
                                 td { (chart::text(&Cell::Time(alert.raised_at))) }
                             }
