@@ -193,11 +193,16 @@ fn join_rows(join: &Join, inputs: &[Rows]) -> Result<()> {
         (true, true, _) if left.is_windowed() && right.is_windowed() => {
             unbounded("a join of two streams without their windows being equal")
         }
+        (true, true, kind @ (JoinType::Left | JoinType::Right | JoinType::Full)) => Err(Error::new(
+            Code::NOT_SUPPORTED,
+            format!("a {} join of two streams, which tells of rows that meet none, is not supported yet", kind.to_string().to_uppercase()),
+        )
+        .hint("make it an inner join, or the dataset a MATERIALIZED VIEW")),
         (true, true, _) => Err(Error::new(
             Code::NOT_SUPPORTED,
             "a join of two streams whose times do not bound each other would have to remember both",
         )
-        .hint("say how far apart they are: ON a.k = b.k AND b.ts BETWEEN a.ts AND a.ts + INTERVAL '1' HOUR; or make the dataset a MATERIALIZED VIEW")),
+        .hint("say how far apart two columns of time are, in weeks or less: ON a.k = b.k AND b.ts BETWEEN a.ts AND a.ts + INTERVAL '1' HOUR; join a third stream in a dataset of its own; or make the dataset a MATERIALIZED VIEW")),
         // Rows of the table without a match would have to wait for all of the stream.
         (
             true,

@@ -284,6 +284,9 @@ fn is_type_error(text: &str) -> bool {
 }
 
 fn short(text: &str) -> String {
+    // What a function says of its arguments stands within what the planner says of the function.
+    let own = text.split_once("user-defined coercion failed with: Error during planning: ");
+    let text = own.map_or(text, |(_, own)| own.split(" No function matches").next().unwrap_or(own));
     // The planner adds lists of candidate signatures after the first line.
     lowercase_first(text.lines().next().unwrap_or(text).trim_end_matches('.'))
 }

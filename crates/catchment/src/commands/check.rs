@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use catchment_core::{Error, Result};
+use catchment_core::{Error, FlowName, Result};
 use catchment_flows::{EventTime, FlowSpec, ServingStanding, held_rows};
 use catchment_pipelines::{Dataset, DatasetKind};
 use serde_json::{Value, json};
@@ -70,6 +70,11 @@ pub(crate) async fn run(
         for (flow, (input, event_time)) in windows_of(&checked.datasets) {
             screen.line(format!("{}: {}", flow.name, windows_text(input, event_time)));
         }
+        for (flow, columns) in flows_of(&checked.datasets).flat_map(compared_with_all) {
+            screen.line(format!(
+                "{flow}: UNIQUE ({columns}) compares with all rows of the table, which become more; it remembers the stream's delay when its time is among the columns, or what WITHIN says"
+            ));
+        }
         for (flow, rows) in waiting.iter().filter(|(_, rows)| *rows > 0) {
             screen.line(format!("{flow}: {rows} rows wait for their windows, and are kept"));
         }
@@ -98,6 +103,19 @@ fn standing_word(standing: ServingStanding) -> &'static str {
 
 fn flows_of(datasets: &[Dataset]) -> impl Iterator<Item = &FlowSpec> {
     datasets.iter().flat_map(|dataset| &dataset.flows)
+}
+
+/// What a flow over streams compares with all that its table has, with the flow's name.
+fn compared_with_all(flow: &FlowSpec) -> Vec<(&FlowName, String)> {
+    let is_of_stream =
+        |name: &str| ["stream:", "kinesis:", "kafka:"].iter().any(|kind| name.starts_with(kind));
+    let reads_streams = flow.inputs.iter().any(|input| is_of_stream(&input.name));
+    let compared = flow.expectations.iter().filter(|_| reads_streams);
+    let columns = compared.filter_map(|expectation| match expectation.rule.unique() {
+        Some((columns, None)) => Some((&flow.name, columns.join(", "))),
+        _ => None,
+    });
+    columns.collect()
 }
 
 /// The flows that put inputs into windows, with each of these.

@@ -145,7 +145,7 @@ impl Session<'_> {
             Ok(planned) => planned.physical.schema(),
             Err(error) if error.code() == Code::SERVING_OWNED => {
                 let none = SqlText::new("query", format!("{} LIMIT 0", query.text().trim_end()));
-                self.asked(&none, error).await?.schema()
+                asked(self.workspace, &none, error).await?.schema()
             }
             Err(error) => return Err(error),
         };
@@ -164,7 +164,7 @@ impl Session<'_> {
     async fn explain(&self, text: &SqlText) -> Result<()> {
         let text = match Access::new(self.workspace).explain(text).await {
             Err(error) if error.code() == Code::SERVING_OWNED => {
-                let mut rows = self.asked(text, error).await?;
+                let mut rows = asked(self.workspace, text, error).await?;
                 let rows = rows.try_next().await.map_err(query_error)?;
                 let plan = rows.as_ref().and_then(|rows| rows.column(0).as_string_opt::<i32>());
                 plan.filter(|plan| !plan.is_empty())
@@ -188,7 +188,9 @@ impl Session<'_> {
                 let stream = planned.planner.run(Arc::clone(&planned.physical))?;
                 (Some(planned), stream)
             }
-            Err(error) if error.code() == Code::SERVING_OWNED => (None, self.asked(text, error).await?),
+            Err(error) if error.code() == Code::SERVING_OWNED => {
+                (None, asked(self.workspace, text, error).await?)
+            }
             Err(error) => return Err(error),
         };
         let schema = stream.schema();
@@ -234,19 +236,6 @@ impl Session<'_> {
             access.note_query(text, planned, count as u64, started.elapsed()).await;
         }
         Ok(())
-    }
-
-    /// Asks the service that has the serving tables; `error` says that somebody has them.
-    async fn asked(&self, text: &SqlText, error: Error) -> Result<SendableRecordBatchStream> {
-        let Some(mut service) = Streams::there(&self.workspace.project.config.commands()).await else {
-            return Err(error);
-        };
-        let rows = service.query(text.text()).await?;
-        let failed = |error| Error::new(Code::INTERNAL, "the service's answer cannot be read").because(error);
-        let reader = StreamReader::try_new(Cursor::new(rows), None).map_err(failed)?;
-        let schema = reader.schema();
-        let rows = futures::stream::iter(reader.map(|rows| rows.map_err(DataFusionError::from)));
-        Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
     }
 
     async fn prompt(&self) -> Result<ExitCode> {
@@ -298,6 +287,29 @@ impl Session<'_> {
         }
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// The rows of a query, of this process or of the service that has the serving tables.
+pub(crate) async fn rows_of(workspace: &Workspace, text: &str) -> Result<Vec<RecordBatch>> {
+    let text = SqlText::new("query", text);
+    let rows = match Access::new(workspace).query(&text).await {
+        Err(error) if error.code() == Code::SERVING_OWNED => asked(workspace, &text, error).await?,
+        rows => rows?,
+    };
+    rows.try_collect().await.map_err(query_error)
+}
+
+/// Asks the service that has the serving tables; `error` says that somebody has them.
+async fn asked(workspace: &Workspace, text: &SqlText, error: Error) -> Result<SendableRecordBatchStream> {
+    let Some(mut service) = Streams::there(&workspace.project.config.commands()).await else {
+        return Err(error);
+    };
+    let rows = service.query(text.text()).await?;
+    let failed = |error| Error::new(Code::INTERNAL, "the service's answer cannot be read").because(error);
+    let reader = StreamReader::try_new(Cursor::new(rows), None).map_err(failed)?;
+    let schema = reader.schema();
+    let rows = futures::stream::iter(reader.map(|rows| rows.map_err(DataFusionError::from)));
+    Ok(Box::pin(RecordBatchStreamAdapter::new(schema, rows)))
 }
 
 fn output(error: datafusion::arrow::error::ArrowError) -> Error {

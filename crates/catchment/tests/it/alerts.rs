@@ -345,7 +345,7 @@ fn what_is_no_alert_is_refused_with_its_reason() {
         ("[notify.a]\nsmtp = \"smtp://x\"\nfrom = \"a@b.c\"\n", "somebody it is to"),
         ("[notify.a]\nsmtp = \"smtp://x\"\nfrom = \"nobody\"\nto = [\"a@b.c\"]\n", "no mail address"),
         (
-            "[notify.a]\nsmtp = \"smtp://mail.example.com:25\"\nfrom = \"a@b.c\"\nto = [\"a@b.c\"]\nusername = \"a\"\npassword = \"x\"\n",
+            "[notify.a]\nsmtp = \"smtp://mail.example.com:25\"\nfrom = \"a@b.c\"\nto = [\"a@b.c\"]\nusername = \"a\"\npassword = \"${env:PW}\"\n",
             "in clear",
         ),
         ("[notify.a]\nsns = \"topic\"\n", "no SNS topic"),

@@ -460,6 +460,10 @@ fn a_service_counts_what_comes_and_answers_by_key() {
     assert!(told.err.contains("C2004") && told.err.contains("nope"), "{}", told.err);
     let columns = project.call(&["sql", "--json", "DESCRIBE pages"]).exits(0).json();
     assert_eq!(columns[0][0], "page", "{columns}");
+    let status = project.call(&["status", "--json"]).exits(0).json();
+    let pages =
+        status["datasets"].as_array().unwrap().iter().find(|row| row["dataset"] == "main.pages").unwrap();
+    assert!(pages["status"] == "updated" && pages["committed_at"].is_string(), "{status}");
     let plan = project.call(&["sql", "EXPLAIN SELECT page FROM pages WHERE clicks > 1"]).exits(0);
     assert!(plan.out.contains("FilterExec: clicks"), "{}", plan.out);
     let told = project.call(&["sql", "EXPLAIN ANALYZE SELECT nope FROM pages"]).exits(1);

@@ -409,7 +409,8 @@ fn what_decides_about_sessions_stays_as_it_was_while_rows_wait() {
         project.write("pipelines/all.sql", text);
         let refused = project.call(&["run"]).exits(1);
         assert!(
-            refused.err.contains("wait for other windows") || refused.err.contains("finding sessions among"),
+            refused.err.contains("by another condition or key")
+                || refused.err.contains("finding sessions among"),
             "{to}: {}",
             refused.err
         );

@@ -281,6 +281,10 @@ fn queries_that_windows_cannot_bound_are_refused() {
         ),
         ("SELECT count(*) AS n FROM STREAM s GROUP BY TUMBLE(ts, '1 minute') ORDER BY n", "ORDER BY"),
         (
+            "SELECT count(*) AS n FROM STREAM s GROUP BY TUMBLE(id, '1 minute')",
+            "error[C2005]: a window needs a timestamp, and its first argument is Int64",
+        ),
+        (
             "SELECT count(*) AS n FROM STREAM s WATERMARK zz DELAY OF INTERVAL '1' SECOND GROUP BY TUMBLE(ts, '1 minute')",
             "no column \"zz\"",
         ),
@@ -351,7 +355,10 @@ fn duplicates_of_a_stream_are_found_within_its_watermark() {
         let wanted: Vec<Value> =
             wanted.iter().map(|(id, second)| json!({ "id": id, "second": second })).collect();
         assert_eq!(rows, json!(wanted), "{unique}");
-        // Without the watermark's column there is no time to go by.
+        // Without the watermark's column there is no time to go by, and it is told.
+        let told = project.call(&["check"]).exits(0).out;
+        assert!(told.contains("main.ever: UNIQUE (id) compares with all rows"), "{told}");
+        assert!(!told.contains("main.t: UNIQUE"), "{told}");
         assert_eq!(project.query("SELECT count(*) AS n FROM ever"), json!([{ "n": 3 }]));
     }
 }
