@@ -24,7 +24,7 @@ impl Mail {
     ) -> Result<Self, String> {
         let builder = AsyncSmtpTransport::<Tokio1Executor>::from_url(server)
             .map_err(|error| format!("smtp is no mail server's address, such as smtp://host:25: {error}"))?;
-        if login.is_some() && is_in_clear(server) {
+        if tells_in_clear(server, login.is_some()) {
             return Err(
                 "name and password would go over the network in clear: write smtps://, or add ?tls=required"
                     .to_owned(),
@@ -63,18 +63,17 @@ impl Mail {
     }
 }
 
-/// Whether what is said to a server may be read on its way: it need not encrypt, and is another machine.
-fn is_in_clear(server: &str) -> bool {
-    let Some(rest) = server.strip_prefix("smtp://") else { return false };
-    let host = rest.split(['/', '?']).next().unwrap_or_default();
-    let host = host.rsplit('@').next().unwrap_or_default();
-    let name = match host.strip_prefix('[') {
-        Some(address) => address.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
+/// Whether a name and a password would be told to another machine that need not encrypt what it is told.
+fn tells_in_clear(server: &str, login: bool) -> bool {
+    // What is no address is refused by whoever reads it.
+    let Ok(url) = reqwest::Url::parse(server) else { return false };
+    let has_login = login || !url.username().is_empty() || url.password().is_some();
+    let is_encrypted =
+        url.scheme() == "smtps" || url.query_pairs().any(|(key, value)| key == "tls" && value == "required");
+    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
     let is_here =
-        name == "localhost" || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    !is_here && !rest.contains("tls=required")
+        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
+    has_login && !is_encrypted && !is_here
 }
 
 /// A line for each column of the row.
@@ -86,4 +85,28 @@ fn body(message: &Message) -> String {
         text += &format!("{name:<width$}  {value}\n");
     }
     text + &format!("\nraised at {}\nid {}\n", message.raised_at, message.id)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Mail;
+
+    #[test]
+    fn a_password_goes_to_another_machine_only_where_the_way_is_encrypted() {
+        let login = || Some(("a".to_owned(), "b".to_owned()));
+        for (server, login, is_fine) in [
+            ("smtp://mail.example.com:25", None, true),
+            ("smtp://mail.example.com:25", login(), false),
+            ("smtp://bob:secret@mail.example.com:25", None, false),
+            ("smtp://mail.example.com?tls=opportunistic", login(), false),
+            ("smtp://127.0.0.1.example.com", login(), false),
+            ("smtp://mail.example.com?tls=required", login(), true),
+            ("smtps://bob:secret@mail.example.com", None, true),
+            ("smtp://bob:secret@127.0.0.1:25", None, true),
+            ("smtp://[::1]:25", login(), true),
+        ] {
+            let made = Mail::new(server, "a@b.c", &["a@b.c".to_owned()], login).map(|_| ());
+            assert_eq!(made.is_ok(), is_fine, "{server}: {made:?}");
+        }
+    }
 }
