@@ -37,6 +37,12 @@ def quantile(values, share):
     return sorted(values)[int((len(values) - 1) * share)]
 
 
+def peak(process):
+    """The most memory that a process has had, in MiB."""
+    with open(f"/proc/{process.pid}/status") as file:
+        return next(int(line.split()[1]) / 1024 for line in file if line.startswith("VmHWM"))
+
+
 def serve(folder):
     """Starts a service; it and its address."""
     service = subprocess.Popen([program, "serve", "--json"], cwd=folder, stdout=subprocess.PIPE, text=True)
@@ -96,7 +102,7 @@ for count in (FEW, groups):
         times.append(wait_for(connection, f"/v1/tables/counts/-{number}"))
     medians[count] = statistics.median(times[5:])
     size = sum(os.path.getsize(f"{at}/{name}") for at, _, names in os.walk(f"{folder}/.catchment/serving") for name in names)
-    print(f"{count:>9,} groups: filled through the stream in {filled:.1f} s, {size / 2**20:.0f} MB on disk, {ROWS:,} rows that touch {FEW:,} groups are counted {medians[count]:.0f} ms after they were durable (least {min(times):.0f}, most {max(times[5:]):.0f})", flush=True)
+    print(f"{count:>9,} groups: filled through the stream in {filled:.1f} s, {size / 2**20:.0f} MB on disk, {peak(service):.0f} MB in memory, {ROWS:,} rows that touch {FEW:,} groups are counted {medians[count]:.0f} ms after they were durable (least {min(times):.0f}, most {max(times[5:]):.0f})", flush=True)
     reads = []
     for _ in range(READS if count == groups else 0):
         status, took = get(connection, f"/v1/tables/counts/{chance.randrange(groups)}")

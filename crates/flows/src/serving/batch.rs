@@ -136,10 +136,8 @@ async fn serve_groups(
         }
         touched.extend(groups.into_iter().zip(fits).filter(|(_, fits)| *fits).map(|(group, _)| group));
     }
-    let mut known = Vec::new();
-    for group in &touched {
-        known.extend(table.state(group)?.filter(|state| !table.layout.is_over(state, plan.planned_at)));
-    }
+    let mut known = table.states_of(touched.iter().map(Vec::as_slice))?;
+    known.retain(|state| !table.layout.is_over(state.as_ref(), plan.planned_at));
     if !known.is_empty() {
         // Before what is new, for aggregates that go by the order of rows.
         all.insert(0, states.read(&known)?);

@@ -1,22 +1,31 @@
 //! States of groups in memory, so that what a batch costs does not depend on how many groups there are, as long as these fit.
 //!
-//! What is here is in the store, too, as of the same batch: it is put here when the batch is durable.
+//! What is here is in the store, too, as of the same batch: it is put here when the batch is durable. A batch asks for all of
+//! its groups at once and in the order of their hashes, and a state of few bytes lies where it is found: among millions, each
+//! step to another place in memory costs as much as computing with what is there.
 
-use std::sync::Arc;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use quick_cache::Weighter;
-use quick_cache::sync::{Cache, DefaultLifecycle};
 use rustc_hash::FxBuildHasher;
 
 use crate::serving::rows::AGE_BYTES;
 
-/// Bytes that an entry takes besides its state: its key, and its places in the table and in the allocator.
-const BESIDE: u64 = 80;
+/// Bytes of a state that lies in its place: with its hash it fills a line of the processor's cache.
+const FEW: usize = 54;
+
+/// Bytes of a place, about: not every place of a table is taken.
+const PLACE: usize = 80;
+
+/// Parts that are locked, grow and are forgotten for themselves; a power of two.
+const PARTS: usize = 64;
 
 /// The states of all tables of a store.
 pub(crate) struct StateCache {
-    states: Cache<u128, Arc<[u8]>, Bytes, FxBuildHasher>,
+    parts: Vec<Mutex<Part>>,
+    /// The most bytes of one generation of a part.
+    most: usize,
     tables: AtomicU64,
 }
 
@@ -27,23 +36,67 @@ pub(crate) struct TableStates {
     table: u64,
 }
 
-#[derive(Debug, Clone)]
-struct Bytes;
+/// What was written lately, and before that. A group that a batch goes on with is written by it, so what is still wanted is
+/// always among the first; when they are too many, they are those of before, and what was before is forgotten.
+#[derive(Default)]
+struct Part {
+    lately: Places,
+    before: Places,
+    /// Bytes of what was written lately, about.
+    bytes: usize,
+}
 
-impl Weighter<u128, Arc<[u8]>> for Bytes {
-    fn weight(&self, _: &u128, state: &Arc<[u8]>) -> u64 {
-        BESIDE + state.len() as u64
+type Places = HashMap<u64, State, FxBuildHasher>;
+
+/// The bytes of a state.
+#[derive(Debug, Clone)]
+pub(crate) enum State {
+    /// In place, and how many they are.
+    Few([u8; FEW], u8),
+    Many(Box<[u8]>),
+}
+
+impl State {
+    pub(crate) fn new(bytes: &[u8]) -> Self {
+        let mut few = [0; FEW];
+        match (few.get_mut(..bytes.len()), u8::try_from(bytes.len())) {
+            (Some(place), Ok(length)) => {
+                place.copy_from_slice(bytes);
+                Self::Few(few, length)
+            }
+            _ => Self::Many(bytes.into()),
+        }
+    }
+
+    /// Whether it is of a group: a state begins with it behind its age.
+    fn is_of(&self, group: &[u8]) -> bool {
+        self.as_ref().get(AGE_BYTES..).is_some_and(|state| state.starts_with(group))
+    }
+
+    /// Bytes that it takes, with its place.
+    fn size(&self) -> usize {
+        match self {
+            Self::Few(..) => PLACE,
+            Self::Many(bytes) => PLACE + bytes.len(),
+        }
+    }
+}
+
+impl AsRef<[u8]> for State {
+    fn as_ref(&self) -> &[u8] {
+        match self {
+            Self::Few(bytes, length) => &bytes[..usize::from(*length)],
+            Self::Many(bytes) => bytes,
+        }
     }
 }
 
 impl StateCache {
-    /// One that holds so many bytes.
+    /// One that holds about so many bytes.
     pub(crate) fn new(bytes: u64) -> Arc<Self> {
-        let items = usize::try_from(bytes / (2 * BESIDE)).unwrap_or(usize::MAX);
-        Arc::new(Self {
-            states: Cache::with(items, bytes, Bytes, FxBuildHasher, DefaultLifecycle::default()),
-            tables: AtomicU64::new(rand::random()),
-        })
+        let most = usize::try_from(bytes / (2 * PARTS as u64)).unwrap_or(usize::MAX);
+        let parts = (0..PARTS).map(|_| Mutex::default()).collect();
+        Arc::new(Self { parts, most, tables: AtomicU64::new(rand::random()) })
     }
 
     /// The states of a table that is opened.
@@ -53,22 +106,62 @@ impl StateCache {
 }
 
 impl TableStates {
-    /// The state of a group, when it is here.
-    pub(crate) fn get(&self, group: &[u8]) -> Option<Arc<[u8]>> {
-        let found = self.cache.states.get(&self.key(group))?;
-        // A state begins with its group, which another one of the same hash does not.
-        found.get(AGE_BYTES..)?.starts_with(group).then_some(found)
+    /// The states of groups, of those whose states are here.
+    pub(crate) fn get(&self, groups: &[&[u8]]) -> Vec<Option<State>> {
+        let mut found = vec![None; groups.len()];
+        self.each(groups.iter().copied(), |part, hash, index| {
+            let state = part.lately.get(&hash).or_else(|| part.before.get(&hash));
+            // Another group may have the same hash.
+            found[index] = state.filter(|state| state.is_of(groups[index])).cloned();
+        });
+        found
     }
 
-    /// Takes a state, or forgets it.
-    pub(crate) fn set(&self, group: &[u8], state: Option<&[u8]>) {
-        match state {
-            Some(state) => self.cache.states.insert(self.key(group), Arc::from(state)),
-            None => _ = self.cache.states.remove(&self.key(group)),
+    /// Takes states of groups, or forgets them.
+    pub(crate) fn set(&self, states: &[(&[u8], Option<&[u8]>)]) {
+        self.each(states.iter().map(|(group, _)| *group), |part, hash, index| {
+            match states[index].1 {
+                Some(state) => part.put(hash, State::new(state)),
+                None => part.forget(hash),
+            }
+            if part.bytes > self.cache.most {
+                part.bytes = 0;
+                part.before = std::mem::take(&mut part.lately);
+            }
+        });
+    }
+
+    /// Calls a function for each group with its part, its hash and its index, part after part.
+    fn each<'a>(
+        &self,
+        groups: impl Iterator<Item = &'a [u8]>,
+        mut of_group: impl FnMut(&mut MutexGuard<'_, Part>, u64, usize),
+    ) {
+        let hash = |group: &[u8]| xxhash_rust::xxh3::xxh3_64_with_seed(group, self.table);
+        let mut hashes: Vec<(u64, usize)> =
+            groups.enumerate().map(|(index, group)| (hash(group), index)).collect();
+        hashes.sort_unstable();
+        let part_of = |hash: u64| (hash >> (u64::BITS - PARTS.trailing_zeros())) as usize;
+        for of_part in hashes.chunk_by(|one, other| part_of(one.0) == part_of(other.0)) {
+            let part = &self.cache.parts[part_of(of_part[0].0)];
+            let mut part = part.lock().unwrap_or_else(PoisonError::into_inner);
+            of_part.iter().for_each(|(hash, index)| of_group(&mut part, *hash, *index));
+        }
+    }
+}
+
+impl Part {
+    fn put(&mut self, hash: u64, state: State) {
+        self.bytes += state.size();
+        if let Some(replaced) = self.lately.insert(hash, state) {
+            self.bytes -= replaced.size();
         }
     }
 
-    fn key(&self, group: &[u8]) -> u128 {
-        xxhash_rust::xxh3::xxh3_128_with_seed(group, self.table)
+    fn forget(&mut self, hash: u64) {
+        self.before.remove(&hash);
+        if let Some(removed) = self.lately.remove(&hash) {
+            self.bytes -= removed.size();
+        }
     }
 }

@@ -197,10 +197,11 @@ impl Change {
             }
         }
         let committed = store.commit(name, described, made, self.batch);
-        for (group, state) in &states {
-            // What a write that failed has done is known from the store alone.
-            self.table.cached.set(group, state.as_deref().filter(|_| committed.is_ok()));
-        }
+        // What a write that failed has done is known from the store alone.
+        let known = states
+            .iter()
+            .map(|(group, state)| (group.as_slice(), state.as_deref().filter(|_| committed.is_ok())));
+        self.table.cached.set(&known.collect::<Vec<_>>());
         committed?;
         if let Some(swept) = self.swept {
             self.table.swept.store(swept, Ordering::Relaxed);

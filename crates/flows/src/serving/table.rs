@@ -10,7 +10,7 @@ use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::SchemaRef;
 use fjall::{AbstractTree, Database, Keyspace, Readable, UserKey, UserValue};
 
-use crate::serving::cache::TableStates;
+use crate::serving::cache::{State, TableStates};
 use crate::serving::rows::{LONGEST_KEY, Layout, RowKey};
 use crate::serving::store::failed;
 
@@ -92,13 +92,20 @@ impl ServingTable {
         self.layout.key()
     }
 
-    /// The state of a group.
-    pub(crate) fn state(&self, group: &[u8]) -> Result<Option<Arc<[u8]>>> {
-        if let Some(state) = self.cached.get(group) {
-            return Ok(Some(state));
+    /// The states of groups, of those that have one.
+    pub(crate) fn states_of<'a>(&self, groups: impl Iterator<Item = &'a [u8]>) -> Result<Vec<State>> {
+        let groups: Vec<&[u8]> = groups.collect();
+        let mut found = Vec::with_capacity(groups.len());
+        for (group, state) in groups.iter().zip(self.cached.get(&groups)) {
+            match state {
+                Some(state) => found.push(state),
+                None => {
+                    let state = self.states.get(group).map_err(|error| failed("be read", error))?;
+                    found.extend(state.map(|state| State::new(&state)));
+                }
+            }
         }
-        let state = self.states.get(group).map_err(|error| failed("be read", error))?;
-        Ok(state.map(|state| Arc::from(state.as_ref())))
+        Ok(found)
     }
 
     /// The rows of whole keys that are there, their values given as text in the order of the key's columns; `now` in
