@@ -10,7 +10,7 @@ use catchment_sql::{
 };
 use datafusion::common::Column;
 use datafusion::common::tree_node::{TreeNode, TreeNodeRecursion};
-use datafusion::logical_expr::{Distinct, Expr, Join, JoinType, LogicalPlan};
+use datafusion::logical_expr::{Aggregate, Distinct, Expr, Join, JoinType, LogicalPlan};
 
 /// Checks that a plan can be run a piece of its streams at a time. `windowed` are those streams whose rows it puts into
 /// windows, all by their keys.
@@ -66,6 +66,23 @@ fn unbounded<T>(what: &str) -> Result<T> {
     .hint("put its rows into windows: GROUP BY ..., TUMBLE(ts, INTERVAL '1' MINUTE); or make the dataset a MATERIALIZED VIEW"))
 }
 
+/// Refuses an aggregate whose groups have rows of several windows.
+fn without_window(node: &Aggregate) -> Result<Rows> {
+    let begins = |group: &Expr| matches!(group, Expr::Column(column) if window_bound(&node.input, column) == Some(WINDOW_START));
+    let what = match node.group_expr.as_slice() {
+        [Expr::GroupingSet(_)] => "an aggregate without the window in each of its grouping sets",
+        groups if groups.iter().any(begins) => {
+            return Err(Error::new(
+                Code::NOT_SUPPORTED,
+                "windows that begin together may end apart, so one that begins with another would be added to its group later",
+            )
+            .hint("group by the end of the window, too"));
+        }
+        _ => "an aggregate without the window in its GROUP BY",
+    };
+    unbounded(what)
+}
+
 /// The keys of streams, and of those whose rows are put into windows.
 type Keys<'a> = (&'a BTreeSet<String>, &'a BTreeSet<String>);
 
@@ -92,7 +109,6 @@ fn visit(plan: &LogicalPlan, keys: Keys<'_>) -> Result<Rows> {
         return Ok(rows);
     }
     let windows = rows.is_windowed();
-    let passes = |expr: &Expr| is_bound(plan, expr);
     match plan {
         LogicalPlan::Join(join)
             if inputs.iter().all(|input| !input.windowed && input.is_streaming())
@@ -106,10 +122,8 @@ fn visit(plan: &LogicalPlan, keys: Keys<'_>) -> Result<Rows> {
         LogicalPlan::Union(_) if inputs.iter().any(|input| !input.is_streaming()) => {
             return refuse("a union of a stream with a table");
         }
-        LogicalPlan::Aggregate(node) if windows && node.group_expr.iter().any(passes) => {}
-        LogicalPlan::Aggregate(_) if windows => {
-            return unbounded("an aggregate without the window in its GROUP BY");
-        }
+        LogicalPlan::Aggregate(_) if windows && has_bound(plan) => {}
+        LogicalPlan::Aggregate(node) if windows => return without_window(node),
         LogicalPlan::Distinct(Distinct::All(input)) if windows && has_bound(input) => {}
         LogicalPlan::Distinct(_) if windows => return unbounded("DISTINCT without a bound of the window"),
         LogicalPlan::Window(_) if windows && finds_sessions(plan) => {}

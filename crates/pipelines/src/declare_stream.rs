@@ -117,6 +117,7 @@ impl Reader<'_> {
     /// A query that stands for the declaration.
     fn reading(&self, query: &str, span: Span) -> Result<ParsedQuery> {
         parse_single_query(&SqlText::new(self.text.file(), query))
+            .map(ParsedQuery::with_hidden)
             .map_err(|error| error.without_place().at(self.text.place(span)))
     }
 

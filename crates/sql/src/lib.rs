@@ -8,6 +8,7 @@ mod dialect;
 mod distinct;
 mod distinct_first;
 mod functions;
+mod hidden;
 mod lineage;
 mod query;
 mod running;

@@ -9,13 +9,14 @@ use std::ops::ControlFlow;
 
 use catchment_core::{Code, Error, Result};
 use datafusion::sql::sqlparser::ast::{
-    ExcludeSelectItem, Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, Query, Select,
-    SelectItem, TableAlias, TableFactor, UnaryOperator, Value, VisitMut, VisitorMut,
+    Expr, FunctionArg, FunctionArgExpr, Ident, ObjectName, ObjectNamePart, Query, Select, TableAlias,
+    TableFactor, UnaryOperator, Value, VisitMut, VisitorMut,
 };
 use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan};
 
 use crate::dialect::CatchmentDialect;
+use crate::hidden;
 use crate::stream_words::{selects_stream, take_stream_words, take_window_keys};
 use crate::text::SqlText;
 use crate::time_travel::{AsOf, as_of, take_names};
@@ -244,6 +245,13 @@ impl VisitorMut for Marker<'_> {
 }
 
 impl ParsedQuery {
+    /// The same query, whose `*` has the hidden column of what it reads, for those who read this query.
+    #[must_use]
+    pub fn with_hidden(mut self) -> Self {
+        hidden::keep(&mut self.query);
+        self
+    }
+
     /// Takes the relations out. Those for which `inline` has a query, views that is, are replaced by it.
     ///
     /// # Errors
@@ -303,8 +311,8 @@ struct Binder<'a> {
 impl VisitorMut for Binder<'_> {
     type Break = ();
 
-    fn pre_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
-        hide_metadata(select);
+    fn post_visit_select(&mut self, select: &mut Select) -> ControlFlow<()> {
+        hidden::hide_metadata(select, self.relations);
         ControlFlow::Continue(())
     }
 
@@ -324,35 +332,10 @@ impl VisitorMut for Binder<'_> {
     }
 }
 
-/// The hidden column of file sources, which `*` leaves out.
-pub(crate) const METADATA_COLUMN: &str = "_metadata";
-
 /// Whether a function is a source of ours, and none of the engine's such as `generate_series`.
 fn is_source_function(name: &ObjectName) -> bool {
     let last = name.0.iter().filter_map(ObjectNamePart::as_ident).next_back().map(normal);
     last.is_some_and(|last| last.starts_with("read_") || last == "cloud_files")
-}
-
-/// Leaves the hidden column of `read_files` and `read_stream` out of `*`.
-fn hide_metadata(select: &mut Select) {
-    let reads_files = select.from.iter().any(|from| {
-        std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation)).any(|factor| {
-            matches!(factor, TableFactor::Table { name, args: Some(_), .. }
-                if name.0.last().and_then(ObjectNamePart::as_ident).is_some_and(|last| ["read_files", "read_stream", "read_kinesis", "read_kafka"].contains(&normal(last).as_str())))
-        })
-    });
-    if !reads_files {
-        return;
-    }
-    for item in &mut select.projection {
-        if let SelectItem::Wildcard(options) = item
-            && options.opt_exclude.is_none()
-            && options.opt_except.is_none()
-        {
-            let hidden = ObjectName::from(vec![Ident::new(METADATA_COLUMN)]);
-            options.opt_exclude = Some(ExcludeSelectItem::Single(hidden));
-        }
-    }
 }
 
 impl Binder<'_> {

@@ -49,6 +49,21 @@ const QUERIES: &[(&str, &str)] = &[
          GROUP BY window_start, window_end, page",
     ),
     (
+        "grouping_sets",
+        "SELECT page, window_start, window_end, count(*) AS n, sum(amount) AS total FROM TABLE(TUMBLE({table} clicks_again, DESCRIPTOR(ts), '1 minute'))
+         GROUP BY GROUPING SETS ((page, window_start, window_end), (window_start, window_end))",
+    ),
+    (
+        "rollup",
+        "SELECT page, TUMBLE_START(ts, '1 minute') AS window_start, TUMBLE_END(ts, '1 minute') AS window_end, count(*) AS n
+         FROM {clicks} GROUP BY ROLLUP (page), TUMBLE(ts, '1 minute')",
+    ),
+    (
+        "sets_of_windows",
+        "SELECT page, HOP_START(ts, '20 seconds', '1 minute') AS window_start, HOP_END(ts, '20 seconds', '1 minute') AS window_end, count(DISTINCT id) AS n
+         FROM {clicks} GROUP BY GROUPING SETS ((page, HOP(ts, '20 seconds', '1 minute')), (HOP(ts, '20 seconds', '1 minute')))",
+    ),
+    (
         "top",
         "SELECT * FROM (
            SELECT *, row_number() OVER (PARTITION BY window_start ORDER BY n DESC, page) AS place FROM (

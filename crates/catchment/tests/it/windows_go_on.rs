@@ -135,3 +135,46 @@ fn rows_that_wait_are_kept_when_columns_are_added_or_become_wider() {
     let told = edited((wide, tumble), (wide, &tumble.replace("sum(u) AS u", "count(*) AS n"))).unwrap_err();
     assert!(told.contains("C2013") && told.contains("gone now"), "{told}");
 }
+
+#[test]
+fn a_declared_stream_has_the_hidden_column_of_what_it_reads() {
+    let project = Project::new(
+        "CREATE STREAM clicks (k VARCHAR, n BIGINT, at TIMESTAMP, WATERMARK at DELAY OF INTERVAL '5' SECONDS);
+         CREATE STREAM later (k VARCHAR, at TIMESTAMP, WATERMARK at + INTERVAL '1' HOUR AS moved DELAY OF INTERVAL '5' SECONDS);
+         CREATE STREAMING TABLE t.all AS SELECT *, _metadata.shard_id AS shard FROM STREAM clicks;
+         CREATE STREAMING TABLE t.of AS SELECT c.*, c._metadata.partition_key AS key FROM STREAM clicks c;
+         CREATE STREAMING TABLE t.moved AS SELECT *, _metadata.stream AS stream FROM STREAM later;
+         CREATE STREAMING TABLE t.arrived AS
+           SELECT k, window_start, _metadata.shard_id AS shard, count(*) AS n
+           FROM TABLE(TUMBLE(STREAM clicks, DESCRIPTOR(at), INTERVAL '1' MINUTE)) WHERE _metadata.arrived_at > TIMESTAMP '2026-01-01' GROUP BY ALL;",
+    );
+    project.run();
+    put(&project, "clicks", &["{\"k\":\"a\",\"n\":1,\"at\":\"2024-01-01T00:00:00Z\"}"]);
+    put(&project, "clicks", &["{\"k\":\"b\",\"n\":2,\"at\":\"2024-01-01T01:00:00Z\"}"]);
+    put(&project, "later", &["{\"k\":\"a\",\"at\":\"2024-01-01T00:00:00Z\"}"]);
+    project.run();
+    assert_eq!(
+        project.query("SELECT * FROM t.all ORDER BY n LIMIT 1"),
+        json!([{ "k": "a", "n": 1, "at": "2024-01-01T00:00:00", "shard": "shardId-000000000000" }])
+    );
+    assert_eq!(
+        project.query("SELECT * FROM t.of WHERE n = 2"),
+        json!([{ "k": "b", "n": 2, "at": "2024-01-01T01:00:00", "key": "b" }])
+    );
+    assert_eq!(
+        project.query("SELECT * FROM t.moved"),
+        json!([{ "k": "a", "at": "2024-01-01T00:00:00", "moved": "2024-01-01T01:00:00", "stream": "later" }])
+    );
+    assert_eq!(
+        project.query("SELECT * FROM t.arrived"),
+        json!([{ "k": "a", "window_start": "2024-01-01T00:00:00", "shard": "shardId-000000000000", "n": 1 }])
+    );
+    assert_eq!(
+        project.query("SELECT c.*, _metadata.stream AS stream FROM clicks AS c WHERE n = 1"),
+        json!([{ "k": "a", "n": 1, "at": "2024-01-01T00:00:00", "stream": "clicks" }])
+    );
+    assert_eq!(
+        project.query("SELECT count(*) AS n FROM (SELECT * FROM clicks) AS a JOIN clicks AS b USING (k)"),
+        json!([{ "n": 2 }])
+    );
+}

@@ -216,7 +216,10 @@ fn queries_that_windows_cannot_bound_are_refused() {
         ("SELECT count(*) AS n FROM STREAM s GROUP BY TUMBLE(now(), '1 minute')".to_owned(), "not fixed by the row"),
         ("SELECT count(*) AS n FROM STREAM s GROUP BY TUMBLE(ts + (now() - now()), '1 minute')".to_owned(), "not fixed by the row"),
         // Windows that begin together and do not end together.
-        (format!("SELECT window_start, count(*) AS n FROM {steps} GROUP BY window_start"), "without the window"),
+        (format!("SELECT window_start, count(*) AS n FROM {steps} GROUP BY window_start"), "may end apart"),
+        ("SELECT window_start, count(*) AS n FROM TABLE(SESSION(STREAM s PARTITION BY id, DESCRIPTOR(ts), '1 minute')) GROUP BY window_start".to_owned(), "group by the end of the window, too"),
+        ("SELECT id, TUMBLE_START(ts, '1 minute') AS w, count(*) AS n FROM STREAM s GROUP BY GROUPING SETS ((id), (TUMBLE(ts, '1 minute')))".to_owned(), "in each of its grouping sets"),
+        ("SELECT id, count(*) AS n FROM TABLE(TUMBLE(STREAM s, DESCRIPTOR(ts), '1 minute')) GROUP BY CUBE (id, window_end)".to_owned(), "in each of its grouping sets"),
         (format!("SELECT DISTINCT window_start, id FROM {steps}"), "without a bound"),
         (
             format!("SELECT a.w, a.n, b.n AS m FROM ({minutes}) a JOIN ({five}) b ON a.w = b.w"),

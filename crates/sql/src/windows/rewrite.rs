@@ -13,6 +13,7 @@ use super::stagger::STAGGER_BEGINS;
 use super::written::{FAMILIES, Window, arguments, column, function_name, plain_argument, shape};
 use super::{CLOSED, WINDOW_END, WINDOW_START, WINDOW_TIME, WindowShape};
 use crate::dialect::CatchmentDialect;
+use crate::hidden;
 use crate::query::{STREAM_MARK, normal};
 use crate::stream_words::KEYS;
 use crate::text::SqlText;
@@ -81,21 +82,7 @@ fn selects(body: &mut SetExpr) -> Vec<&mut Select> {
 fn group_window(select: &mut Select, text: &SqlText) -> Result<Option<Window>> {
     let mut window: Option<Window> = None;
     if let GroupByExpr::Expressions(expressions, _) = &mut select.group_by {
-        let mut groups = Vec::with_capacity(expressions.len() + 1);
-        for expression in expressions.drain(..) {
-            let Some(found) = Window::parse(&expression, text)? else {
-                groups.push(expression);
-                continue;
-            };
-            if window.as_ref().is_some_and(|known| *known != found) {
-                return Err(Error::new(Code::NOT_SUPPORTED, "GROUP BY has two windows")
-                    .at(text.place(expression.span()))
-                    .hint("make it two queries"));
-            }
-            groups.extend([column(WINDOW_START), column(WINDOW_END)]);
-            window = Some(found);
-        }
-        *expressions = groups;
+        *expressions = without_windows(std::mem::take(expressions), &mut window, text)?;
     }
     let Some(window) = window else {
         return match bound_without_window(select) {
@@ -128,6 +115,30 @@ fn group_window(select: &mut Select, text: &SqlText) -> Result<Option<Window>> {
         .at(text.place(expr.span())));
     }
     Ok(Some(window))
+}
+
+/// Groups with the window's columns in the places of its calls, in grouping sets, too.
+fn without_windows(groups: Vec<Expr>, window: &mut Option<Window>, text: &SqlText) -> Result<Vec<Expr>> {
+    let mut without = Vec::with_capacity(groups.len() + 1);
+    for mut group in groups {
+        if let Some(found) = Window::parse(&group, text)? {
+            if window.as_ref().is_some_and(|known| *known != found) {
+                return Err(Error::new(Code::NOT_SUPPORTED, "GROUP BY has two windows")
+                    .at(text.place(group.span()))
+                    .hint("make it two queries"));
+            }
+            without.extend([column(WINDOW_START), column(WINDOW_END)]);
+            *window = Some(found);
+            continue;
+        }
+        if let Expr::GroupingSets(sets) | Expr::Rollup(sets) | Expr::Cube(sets) = &mut group {
+            for set in sets {
+                *set = without_windows(std::mem::take(set), window, text)?;
+            }
+        }
+        without.push(group);
+    }
+    Ok(without)
 }
 
 /// A bound of a window among the results of a select.
@@ -391,6 +402,7 @@ fn derived_from(
     let query = query.replace("\"$alias\"", &alias.name.to_string());
     let mut parser = Parser::new(&CatchmentDialect).try_with_sql(&query).map_err(internal)?;
     let mut subquery = parser.parse_query().map_err(internal)?;
+    hidden::keep(&mut subquery);
     let mut factor = factor.clone();
     if let TableFactor::Derived { alias: none @ None, .. } = &mut factor {
         *none = Some(alias.clone());

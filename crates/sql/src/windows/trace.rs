@@ -4,7 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use datafusion::common::tree_node::{Transformed, TreeNode, TreeNodeRecursion};
 use datafusion::common::{Column, DFSchema};
-use datafusion::logical_expr::{Expr, JoinType, LogicalPlan, Volatility};
+use datafusion::logical_expr::utils::grouping_set_to_exprlist;
+use datafusion::logical_expr::{Aggregate, Expr, GroupingSet, JoinType, LogicalPlan, Volatility};
 use datafusion::scalar::ScalarValue;
 
 use super::{CLOSED, WINDOW_END, WINDOW_START, WINDOW_TIME, WindowShape};
@@ -139,6 +140,10 @@ pub fn window_bound(plan: &LogicalPlan, column: &Column) -> Option<&'static str>
 }
 
 fn bound_at(plan: &LogicalPlan, index: usize) -> Option<&'static str> {
+    // A bound that is not in each grouping set is null in some groups, which are of no window.
+    if let LogicalPlan::Aggregate(node) = plan {
+        group_of(node, index)?;
+    }
     let name = plan.schema().field(index).name();
     if let Some(bound) = [WINDOW_START, WINDOW_END].into_iter().find(|bound| bound == name) {
         return Some(bound);
@@ -148,7 +153,7 @@ fn bound_at(plan: &LogicalPlan, index: usize) -> Option<&'static str> {
             Expr::Column(column) => window_bound(&node.input, &column),
             _ => None,
         },
-        LogicalPlan::Aggregate(node) => match node.group_expr.get(index)? {
+        LogicalPlan::Aggregate(node) => match group_of(node, index)? {
             Expr::Column(column) => window_bound(&node.input, column),
             _ => None,
         },
@@ -181,6 +186,18 @@ fn bound_at(plan: &LogicalPlan, index: usize) -> Option<&'static str> {
         | LogicalPlan::SubqueryAlias(_)
         | LogicalPlan::Distinct(_) => bound_at(plan.inputs().first()?, index),
         _ => None,
+    }
+}
+
+/// What a column of an aggregate is grouped by, in each of its grouping sets when it has some.
+fn group_of(node: &Aggregate, index: usize) -> Option<&Expr> {
+    let group = *grouping_set_to_exprlist(&node.group_expr).ok()?.get(index)?;
+    match node.group_expr.as_slice() {
+        [Expr::GroupingSet(GroupingSet::GroupingSets(sets))] => {
+            sets.iter().all(|set| set.contains(group)).then_some(group)
+        }
+        [Expr::GroupingSet(_)] => None,
+        _ => Some(group),
     }
 }
 
