@@ -31,7 +31,13 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     /// Parse, type-check and plan everything; touch no data; print the graph.
-    Check(ProjectArguments),
+    ///
+    /// Of an edited query it tells whether what is kept (rows that wait for windows, rows and states of serving tables) is
+    /// kept or computed anew, and refuses it when neither is possible; with --full-refresh it tells from where it is built.
+    #[command(after_help = "Examples:
+  catchment check                           the project in this folder
+  catchment check shop --full-refresh --select web.counts")]
+    Check(CheckArguments),
     /// Bring datasets up to date with all input available now, then stop.
     ///
     /// Exits with 0 when all is up to date, 1 when something failed, 2 when everything ran but a file
@@ -309,6 +315,21 @@ pub(crate) struct ProjectArguments {
     /// The project's folder.
     #[arg(default_value = ".")]
     pub(crate) project: PathBuf,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct CheckArguments {
+    /// The project's folder.
+    #[arg(default_value = ".")]
+    pub(crate) project: PathBuf,
+
+    /// Tell what `run --full-refresh` would build datasets from, and refuse none for what is kept of them.
+    #[arg(long)]
+    pub(crate) full_refresh: bool,
+
+    /// Of these datasets.
+    #[arg(long, value_name = "DATASET", num_args = 1.., requires = "full_refresh")]
+    pub(crate) select: Vec<String>,
 }
 
 #[derive(Debug, Args)]

@@ -84,6 +84,24 @@ pub enum InputKind {
 }
 
 impl Input {
+    /// Whether it is a stream, which does not end.
+    #[must_use]
+    pub fn is_stream(&self) -> bool {
+        matches!(&self.kind, InputKind::Stream(source, _) if source.is_stream())
+    }
+
+    /// Where a flow that has taken nothing begins with it, for people.
+    pub async fn begins(&self) -> String {
+        match &self.kind {
+            InputKind::Stream(source, _) => match source.begins().await {
+                Ok(begins) => begins,
+                Err(error) => format!("all that {} holds ({})", self.name, error.one_line()),
+            },
+            InputKind::Everything(_) | InputKind::Table(_, None) => format!("all that {} holds", self.name),
+            InputKind::Table(_, Some(version)) => format!("version {version} of {}", self.name),
+        }
+    }
+
     /// Whether files that are there when the flow first reads are never read.
     pub(crate) fn leaves_existing(&self) -> bool {
         matches!(&self.kind, InputKind::Stream(source, _) if source.leaves_existing())

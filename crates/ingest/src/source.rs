@@ -88,6 +88,25 @@ pub trait Source: Send + Sync + std::fmt::Debug {
         Ok(None)
     }
 
+    /// Where a flow that has taken nothing begins, for people: what it would be built from anew.
+    ///
+    /// # Errors
+    /// As [`Source::plan`].
+    async fn begins(&self) -> Result<String> {
+        Ok(match (self.leaves_existing(), self.cleans()) {
+            (true, _) => format!("what comes to {} from now on", self.name()),
+            (false, true) => {
+                format!("what {} still holds, whose files are taken away when they were read", self.name())
+            }
+            (false, false) => format!("all that {} holds", self.name()),
+        })
+    }
+
+    /// Whether it is a stream, which does not end and keeps its records for a while only.
+    fn is_stream(&self) -> bool {
+        false
+    }
+
     /// Pieces that were taken and have changed since, though they are not read again: as [`Source::plan`] found them when
     /// it was last asked.
     ///

@@ -137,9 +137,17 @@ impl TargetConfig {
         if [&self.webhook, &self.smtp, &self.sns].iter().any(|address| address.contains("${env:")) {
             return Ok(());
         }
-        let no_log = || Err(Error::new(Code::INTERNAL, "a target without a stream asked for streams"));
         // Which secret it is does not matter here.
-        self.open(name, &|_| Some("whsec_AAAA".to_owned()), &no_log).map(|_| ())
+        self.require_open(name, &|_| Some("whsec_AAAA".to_owned()))
+    }
+
+    /// Makes sure that a target which is no stream can be made with these variables.
+    ///
+    /// # Errors
+    /// As [`TargetConfig::open`].
+    pub fn require_open(&self, name: &str, variable: &dyn Fn(&str) -> Option<String>) -> Result<()> {
+        let no_log = || Err(Error::new(Code::INTERNAL, "a target without a stream asked for streams"));
+        self.open(name, variable, &no_log).map(|_| ())
     }
 }
 

@@ -75,6 +75,27 @@ impl Workspace {
         config.open(name, &|variable| (self.variable)(variable), &|| self.streams.log())
     }
 
+    /// What targets lack where this runs: variables of the environment that are not set, streams that the project does not
+    /// declare and that have to be made before.
+    #[must_use]
+    pub fn lacking_for_targets(&self) -> Vec<String> {
+        let is_declared = |stream: &String| {
+            let mut own = self.project.streams.values().filter_map(|declared| declared.body.own.as_ref());
+            own.any(|own| own.name == *stream)
+        };
+        let lacking = self.project.config.config.notify.iter().filter_map(|(name, target)| {
+            match target.stream.is_empty() {
+                true => target.require_open(name, &|name| (self.variable)(name)).err().map(|error| error.message().to_owned()),
+                false if is_declared(&target.stream) => None,
+                false => Some(format!(
+                    "notify.{name}: stream \"{stream}\" is not declared; unless it is there, `catchment stream create {stream}` makes it",
+                    stream = target.stream
+                )),
+            }
+        });
+        lacking.collect()
+    }
+
     /// Tells a target that it is reached, and waits until it has taken that.
     ///
     /// # Errors

@@ -64,7 +64,7 @@ pub use place::Machine;
 pub use project::{Declared, Project};
 pub use readers::Readers;
 pub use rollback::{RollbackOptions, RollbackReport};
-pub use run::{RunOptions, RunReport, Workspace};
+pub use run::{RunOptions, RunReport, Workspace, select};
 pub use scan_size::{ScanSize, scan_sizes};
 pub use statement::{
     Body, DatasetKind, DatasetStatement, FlowStatement, Statement, ViewStatement, parse_statements,

@@ -343,7 +343,11 @@ async fn keep_lease(owner: Arc<Owner>) {
     }
 }
 
-pub(crate) fn select(datasets: Vec<Dataset>, names: &[String]) -> Result<Vec<Dataset>> {
+/// The datasets of these names; all when there is none.
+///
+/// # Errors
+/// Returns [`Code::TABLE_UNKNOWN`] for each name that is none of a dataset.
+pub fn select(datasets: Vec<Dataset>, names: &[String]) -> Result<Vec<Dataset>> {
     if names.is_empty() {
         return Ok(datasets);
     }

@@ -2,94 +2,155 @@
 
 use std::process::ExitCode;
 
-use catchment_core::{Error, FlowName, Result};
-use catchment_flows::{EventTime, FlowSpec, ServingStanding, held_rows};
-use catchment_pipelines::{Dataset, DatasetKind};
+use catchment_core::{Error, FlowName, Result, TableName};
+use catchment_flows::{EventTime, FlowSpec, Input, ServingStanding, held_rows};
+use catchment_pipelines::{Checked, Dataset, DatasetKind, Workspace, select};
 use serde_json::{Value, json};
 
-use crate::arguments::{Arguments, ProjectArguments};
+use crate::arguments::{Arguments, CheckArguments};
 use crate::show::Screen;
 use crate::wiring;
 
-pub(crate) async fn run(
-    arguments: &Arguments,
-    command: &ProjectArguments,
-    screen: Screen,
-) -> Result<ExitCode> {
+pub(crate) async fn run(arguments: &Arguments, command: &CheckArguments, screen: Screen) -> Result<ExitCode> {
     let workspace = wiring::workspace(&command.project, arguments)?;
     let mut checked = workspace.check().await;
     checked.errors.append(&mut checked.panels);
-    let (mut waiting, mut serving, mut changed) = (Vec::new(), Vec::new(), Vec::new());
+    let mut findings = Findings::default();
     if checked.errors.is_empty() {
-        // An edit may want other columns than the table has, and other rows than those that wait; a run would stop there.
-        for dataset in checked.datasets.iter().filter(|dataset| dataset.kind == DatasetKind::StreamingTable) {
-            let table = workspace.lake.table(&dataset.name);
-            changed.extend(table.require_fit(&dataset.table).await.err());
-        }
-        for flow in flows_of(&checked.datasets).filter(|flow| !flow.windows.is_empty()) {
-            match held_rows(&workspace.lake, flow).await {
-                Ok(rows) => waiting.push((&flow.name, rows)),
-                Err(error) => changed.push(error),
-            }
-        }
-        for flow in flows_of(&checked.datasets).filter(|flow| flow.serving.is_some()) {
-            match workspace.serving_standing(flow) {
-                Ok(standing) => serving.extend(standing.map(|standing| (&flow.target, standing))),
-                Err(error) => changed.push(error),
-            }
-        }
-        Error::join(changed)?;
+        let refreshed = match command.full_refresh {
+            true => select(checked.datasets.clone(), &command.select)?,
+            false => Vec::new(),
+        };
+        findings = Findings::of(&workspace, &checked.datasets, &refreshed).await?;
     }
     if screen.json {
-        let datasets: Vec<Value> = checked.datasets.iter().map(dataset_json).collect();
-        let held: Vec<Value> =
-            waiting.iter().map(|(flow, rows)| json!({ "flow": flow, "rows": rows })).collect();
-        let serving: Vec<Value> = serving
-            .iter()
-            .map(|(table, standing)| json!({ "table": table.to_string(), "rows": standing_word(*standing) }))
-            .collect();
-        screen.json(
-            &json!({ "datasets": datasets, "held": held, "serving": serving, "errors": checked.errors.len() }),
-        );
+        screen.json(&findings.json(&checked));
     } else if checked.errors.is_empty() {
-        let rows: Vec<Vec<String>> = checked
-            .datasets
-            .iter()
-            .map(|dataset| {
-                let reads: Vec<String> = dataset
-                    .flows
-                    .iter()
-                    .flat_map(|flow| &flow.inputs)
-                    .map(|input| input.name.clone())
-                    .collect();
-                vec![dataset.name.to_string(), kind(dataset).to_owned(), reads.join(", ")]
-            })
-            .collect();
-        screen.line(screen.table(&["DATASET", "KIND", "READS"], &rows, &[]));
-        screen.line(format!("\n{} datasets, no errors", rows.len()));
-        for (flow, (input, event_time)) in windows_of(&checked.datasets) {
-            screen.line(format!("{}: {}", flow.name, windows_text(input, event_time)));
-        }
-        for (flow, columns) in flows_of(&checked.datasets).flat_map(compared_with_all) {
-            screen.line(format!(
-                "{flow}: UNIQUE ({columns}) compares with all rows of the table, which become more; it remembers the stream's delay when its time is among the columns, or what WITHIN says"
-            ));
-        }
-        for (flow, rows) in waiting.iter().filter(|(_, rows)| *rows > 0) {
-            screen.line(format!("{flow}: {rows} rows wait for their windows, and are kept"));
-        }
-        for (table, standing) in serving {
-            match standing {
-                ServingStanding::Same => {}
-                ServingStanding::Kept => screen.line(format!("{table}: changed, and goes on with its rows")),
-                ServingStanding::Anew => {
-                    screen.line(format!("{table}: changed, and is computed anew as a whole"))
-                }
-            }
-        }
+        screen.line(graph(&checked.datasets, screen));
+        findings.lines(&checked.datasets).iter().for_each(|line| screen.line(line));
     }
     Error::join(checked.errors)?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What becomes of what is kept, by how everything is defined now.
+#[derive(Default)]
+struct Findings {
+    /// Rows that wait for their windows.
+    waiting: Vec<(FlowName, u64)>,
+    serving: Vec<(TableName, ServingStanding)>,
+    /// What datasets are built from whose rebuild is asked for.
+    rebuilt: Vec<(TableName, Vec<String>)>,
+    /// What targets of alerts lack here.
+    lacking: Vec<String>,
+}
+
+impl Findings {
+    /// Refuses a definition that cannot go on with what is kept, unless it is built anew.
+    async fn of(workspace: &Workspace, datasets: &[Dataset], refreshed: &[Dataset]) -> Result<Self> {
+        let mut found = Self { lacking: workspace.lacking_for_targets(), ..Self::default() };
+        let mut changed = Vec::new();
+        let is_kept = |dataset: &&Dataset| !refreshed.iter().any(|other| other.name == dataset.name);
+        for dataset in datasets.iter().filter(is_kept) {
+            // An edit may want other columns than the table has, and other rows than those that wait; a run would stop there.
+            if dataset.kind == DatasetKind::StreamingTable {
+                let table = workspace.lake.table(&dataset.name);
+                changed.extend(table.require_fit(&dataset.table).await.err());
+            }
+            for flow in &dataset.flows {
+                if !flow.windows.is_empty() {
+                    match held_rows(&workspace.lake, flow).await {
+                        Ok(rows) => found.waiting.push((flow.name.clone(), rows)),
+                        Err(error) => changed.push(error),
+                    }
+                }
+                if flow.serving.is_some() {
+                    match workspace.serving_standing(flow) {
+                        Ok(standing) => {
+                            found.serving.extend(standing.map(|standing| (flow.target.clone(), standing)))
+                        }
+                        Err(error) => changed.push(error),
+                    }
+                }
+            }
+        }
+        for dataset in refreshed {
+            let mut from = Vec::new();
+            for input in dataset.flows.iter().flat_map(|flow| &flow.inputs) {
+                from.push(input.begins().await);
+            }
+            from.sort();
+            from.dedup();
+            found.rebuilt.push((dataset.name.clone(), from));
+        }
+        Error::join(changed)?;
+        Ok(found)
+    }
+
+    fn json(&self, checked: &Checked) -> Value {
+        let datasets: Vec<Value> = checked.datasets.iter().map(dataset_json).collect();
+        let held = self.waiting.iter().map(|(flow, rows)| json!({ "flow": flow, "rows": rows }));
+        let serving = self
+            .serving
+            .iter()
+            .map(|(table, standing)| json!({ "table": table.to_string(), "rows": standing_word(*standing) }));
+        let rebuilt = self
+            .rebuilt
+            .iter()
+            .map(|(dataset, from)| json!({ "dataset": dataset.to_string(), "from": from }));
+        json!({
+            "datasets": datasets,
+            "held": held.collect::<Vec<_>>(),
+            "serving": serving.collect::<Vec<_>>(),
+            "rebuilt": rebuilt.collect::<Vec<_>>(),
+            "lacking": self.lacking,
+            "errors": checked.errors.len(),
+        })
+    }
+
+    fn lines(&self, datasets: &[Dataset]) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (flow, (input, event_time)) in windows_of(datasets) {
+            lines.push(format!("{}: {}", flow.name, windows_text(input, event_time)));
+        }
+        for (flow, columns) in flows_of(datasets).flat_map(compared_with_all) {
+            lines.push(format!(
+                "{flow}: UNIQUE ({columns}) compares with all rows of the table, which become more; it remembers the stream's delay when its time is among the columns, or what WITHIN says"
+            ));
+        }
+        for (flow, rows) in self.waiting.iter().filter(|(_, rows)| *rows > 0) {
+            lines.push(format!("{flow}: {rows} rows wait for their windows, and are kept"));
+        }
+        for (table, standing) in &self.serving {
+            match standing {
+                ServingStanding::Same => {}
+                ServingStanding::Kept => lines.push(format!("{table}: changed, and goes on with its rows")),
+                ServingStanding::Anew => {
+                    lines.push(format!("{table}: changed, and is computed anew as a whole"))
+                }
+            }
+        }
+        for (dataset, from) in &self.rebuilt {
+            lines.push(format!("{dataset}: a full refresh builds it from {}", from.join(", and from ")));
+        }
+        lines.extend(self.lacking.iter().cloned());
+        lines
+    }
+}
+
+/// The datasets and what they read.
+fn graph(datasets: &[Dataset], screen: Screen) -> String {
+    let reads = |dataset: &Dataset| {
+        let inputs = dataset.flows.iter().flat_map(|flow| &flow.inputs);
+        inputs.map(|input| input.name.clone()).collect::<Vec<_>>().join(", ")
+    };
+    let row = |dataset: &Dataset| vec![dataset.name.to_string(), kind(dataset).to_owned(), reads(dataset)];
+    let rows: Vec<Vec<String>> = datasets.iter().map(row).collect();
+    format!(
+        "{}\n\n{} datasets, no errors",
+        screen.table(&["DATASET", "KIND", "READS"], &rows, &[]),
+        rows.len()
+    )
 }
 
 /// What becomes of the rows of a serving table.
@@ -107,9 +168,7 @@ fn flows_of(datasets: &[Dataset]) -> impl Iterator<Item = &FlowSpec> {
 
 /// What a flow over streams compares with all that its table has, with the flow's name.
 fn compared_with_all(flow: &FlowSpec) -> Vec<(&FlowName, String)> {
-    let is_of_stream =
-        |name: &str| ["stream:", "kinesis:", "kafka:"].iter().any(|kind| name.starts_with(kind));
-    let reads_streams = flow.inputs.iter().any(|input| is_of_stream(&input.name));
+    let reads_streams = flow.inputs.iter().any(Input::is_stream);
     let compared = flow.expectations.iter().filter(|_| reads_streams);
     let columns = compared.filter_map(|expectation| match expectation.rule.unique() {
         Some((columns, None)) => Some((&flow.name, columns.join(", "))),

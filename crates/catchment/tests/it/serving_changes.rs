@@ -360,6 +360,17 @@ fn columns_of_a_stream_may_have_come_before_they_were_declared() {
     project.write("pipelines/all.sql", of(", amount BIGINT", ", sum(amount) AS s"));
     let told = project.call(&["check"]).exits(1);
     assert!(told.err.contains("sum(amount) was not kept"), "{}", told.err);
+    // When a rebuild is asked for, it says from where.
+    let told = project.call(&["check", "--full-refresh", "--select", "live.pages"]).exits(0);
+    assert!(
+        told.out.contains("live.pages: a full refresh builds it from stream:clicks from its record of 20"),
+        "{}",
+        told.out
+    );
+    let told = project.call(&["check", "--full-refresh", "--json"]).exits(0).json();
+    assert!(told["rebuilt"][0]["from"][0].as_str().unwrap().starts_with("stream:clicks from"), "{told}");
+    project.call(&["check", "--select", "live.pages"]).exits(2);
+    project.call(&["check", "--full-refresh", "--select", "live.page"]).exits(1);
     // Without it, the declaration may say what it wants.
     project.write("pipelines/all.sql", of(", amount BIGINT", ", count(*) * 2 AS twice"));
     project.run();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use catchment_core::{Code, Error, Result};
+use catchment_core::{Code, Error, Result, timestamp_text};
 use datafusion::arrow::datatypes::{DataType, Field, Schema, SchemaRef};
 use datafusion::catalog::TableProvider;
 use tokio::runtime::Handle;
@@ -171,6 +171,27 @@ impl Source for StreamSource {
 
     async fn horizon(&self) -> Result<Option<StreamStanding>> {
         self.feed.horizon().await.map(Some)
+    }
+
+    async fn begins(&self) -> Result<String> {
+        let name = self.name();
+        let first = Limits { files: 1, bytes: 1 };
+        let Some((upto, slices)) = self.feed.plan(None, None, first).await? else {
+            return Ok(format!("what comes to {name} from now on"));
+        };
+        let mut oldest: Option<i64> = None;
+        for slice in &slices {
+            let records = self.feed.open(&upto.identity, slice, 0).await?.next().await?.unwrap_or_default();
+            oldest = records.iter().map(|record| record.arrived).chain(oldest).min();
+        }
+        Ok(match oldest {
+            Some(arrived) => format!("{name} from its record of {} on", timestamp_text(arrived * 1_000)),
+            None => format!("what comes to {name} from now on"),
+        })
+    }
+
+    fn is_stream(&self) -> bool {
+        true
     }
 
     fn record_format(&self) -> RecordFormat {
