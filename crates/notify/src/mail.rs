@@ -1,5 +1,6 @@
 //! Messages by mail.
 
+use catchment_core::is_this_machine;
 use lettre::message::Mailbox;
 use lettre::message::header::ContentType;
 use lettre::transport::smtp::AsyncSmtpTransport;
@@ -70,10 +71,7 @@ fn tells_in_clear(server: &str, login: bool) -> bool {
     let has_login = login || !url.username().is_empty() || url.password().is_some();
     let is_encrypted =
         url.scheme() == "smtps" || url.query_pairs().any(|(key, value)| key == "tls" && value == "required");
-    let host = url.host_str().unwrap_or_default().trim_matches(['[', ']']);
-    let is_here =
-        host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback());
-    has_login && !is_encrypted && !is_here
+    has_login && !is_encrypted && !is_this_machine(url.host_str().unwrap_or_default())
 }
 
 /// A line for each column of the row.

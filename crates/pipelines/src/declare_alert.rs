@@ -69,22 +69,21 @@ impl Reader<'_> {
             silence: 0,
             severity: SEVERITY.to_owned(),
         };
+        let mut said = Vec::new();
         loop {
-            if self.word("key") {
-                alert.key = self.name_list()?;
-            } else if self.word("every") {
-                let at = self.parser.peek_token_ref().span;
-                alert.every = self.time()?;
-                if alert.every < LEAST {
-                    let what = "an alert is asked every 10 milliseconds at most";
-                    return Err(Error::new(Code::SQL_SYNTAX, what).at(self.text.place(at)));
-                }
-            } else if self.word("silence") {
-                alert.silence = self.time()?;
-            } else if self.word("severity") {
-                alert.severity = self.word_or_name()?.0;
-            } else {
-                break;
+            let at = self.parser.peek_token_ref().span;
+            let mut clauses = ["key", "every", "silence", "severity"].into_iter();
+            let Some(clause) = clauses.find(|clause| self.word(clause)) else { break };
+            if said.contains(&clause) {
+                let what = format!("{} stands twice", clause.to_uppercase());
+                return Err(Error::new(Code::DEFINED_TWICE, what).at(self.text.place(at)));
+            }
+            said.push(clause);
+            match clause {
+                "key" => alert.key = self.name_list()?,
+                "every" => alert.every = self.asked_every()?,
+                "silence" => alert.silence = self.time()?,
+                _ => alert.severity = self.word_or_name()?.0,
             }
         }
         self.end()?;
@@ -93,6 +92,17 @@ impl Reader<'_> {
             return Err(error.at(self.text.place(late.span)));
         }
         Ok(Body::Alert(alert))
+    }
+
+    /// The time between two evaluations, in microseconds.
+    fn asked_every(&mut self) -> Result<i64> {
+        let at = self.parser.peek_token_ref().span;
+        let every = self.time()?;
+        match every < LEAST {
+            true => Err(Error::new(Code::SQL_SYNTAX, "an alert is asked every 10 milliseconds at most")
+                .at(self.text.place(at))),
+            false => Ok(every),
+        }
     }
 
     /// A name, as a word or as text.

@@ -22,7 +22,7 @@ pub use control::{
 pub use credentials::Credentials;
 pub use ingest::RecordCheck;
 pub use kinesis::{Incoming, Kinesis, KinesisOptions};
-pub use page::{AlertRow, Cell, Chart, DatasetRow, MakePage, Page, Panel, PanelContent};
+pub use page::{ALERTS_SHOWN, AlertRow, Cell, Chart, DatasetRow, MakePage, Page, Panel, PanelContent};
 pub use serve::{Metrics, Services, serve};
 pub use sigv4::{SignatureFault, SignedRequest, Signer};
 pub use tables::{ReadTable, TableRequest};

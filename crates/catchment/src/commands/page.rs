@@ -4,16 +4,20 @@ use std::sync::Arc;
 
 use catchment_core::{Code, Error, Result};
 use catchment_pipelines::{ChartKind, Dataset, Panel as Declared, Readers, Workspace};
-use catchment_server::{AlertRow, Cell, Chart, DatasetRow, MakePage, Page, Panel, PanelContent};
+use catchment_server::{
+    ALERTS_SHOWN, AlertRow, Cell, Chart, DatasetRow, MakePage, Page, Panel, PanelContent,
+};
 use datafusion::arrow::array::{Array, ArrayRef, AsArray, RecordBatch};
 use datafusion::arrow::compute::cast;
 use datafusion::arrow::datatypes::{DataType, Float64Type, TimeUnit, TimestampMicrosecondType};
 use datafusion::arrow::util::display::{ArrayFormatter, FormatOptions};
+use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 
 use crate::commands::metrics::Totals;
 
-/// Alerts that are shown.
-const ALERTS: usize = 50;
+/// Panels of a page that are asked at a time.
+const AT_A_TIME: usize = 4;
 
 /// What pages are made of.
 pub(crate) struct Pages {
@@ -41,23 +45,14 @@ impl Pages {
             Some(name) => all.iter().position(|dashboard| dashboard.name == *name)?,
         };
         let dashboard = all.get(at);
-        let mut panels = Vec::new();
-        for (index, declared) in dashboard.iter().flat_map(|dashboard| dashboard.panels.iter().enumerate()) {
-            let workspace = Arc::clone(&self.workspace);
-            let asking = Box::pin(async move {
-                let dashboard = workspace.project.dashboards.get(at);
-                match dashboard.and_then(|dashboard| dashboard.panels.get(index)) {
-                    Some(declared) => content(&workspace, declared).await,
-                    None => Err(Error::new(Code::INTERNAL, "a panel is gone")),
-                }
-            });
-            let content = self.readers.ask(&format!("{at}/{index}"), asking).await;
-            panels.push(Panel {
-                title: declared.title.clone(),
-                is_wide: declared.is_wide,
-                content: content.map_err(|error| told(&error)),
-            });
+        let declared =
+            dashboard.map_or_else(Vec::new, |dashboard| dashboard.panels.iter().enumerate().collect());
+        let mut asked: Vec<BoxFuture<'_, Panel>> = Vec::with_capacity(declared.len());
+        for (index, declared) in declared {
+            asked.push(self.panel((at, index), declared).boxed());
         }
+        // One that takes long holds the others up no longer than itself.
+        let panels = futures::stream::iter(asked).buffered(AT_A_TIME).collect().await;
         Some(Page {
             project: self.workspace.project.config.config.project.name.clone(),
             dashboards: all
@@ -69,6 +64,26 @@ impl Pages {
             alerts: alerts(&self.workspace).map_err(|error| told(&error)),
             datasets: rows(&self.workspace, &self.datasets, &self.totals).await,
         })
+    }
+}
+
+impl Pages {
+    /// What a panel of a dashboard shows now, by the places of both.
+    async fn panel(&self, (at, index): (usize, usize), declared: &Declared) -> Panel {
+        let workspace = Arc::clone(&self.workspace);
+        let asking = Box::pin(async move {
+            let dashboard = workspace.project.dashboards.get(at);
+            match dashboard.and_then(|dashboard| dashboard.panels.get(index)) {
+                Some(declared) => content(&workspace, declared).await,
+                None => Err(Error::new(Code::INTERNAL, "a panel is gone")),
+            }
+        });
+        let content = self.readers.ask(&format!("{at}/{index}"), asking).await;
+        Panel {
+            title: declared.title.clone(),
+            is_wide: declared.is_wide,
+            content: content.map_err(|error| told(&error)),
+        }
     }
 }
 
@@ -126,7 +141,7 @@ fn column(values: &ArrayRef) -> Vec<Cell> {
 }
 
 fn alerts(workspace: &Workspace) -> Result<Vec<AlertRow>> {
-    let open = workspace.store.open_alerts(ALERTS)?;
+    let open = workspace.store.open_alerts(ALERTS_SHOWN + 1)?;
     Ok(open
         .into_iter()
         .map(|alert| AlertRow {

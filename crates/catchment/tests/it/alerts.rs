@@ -259,6 +259,31 @@ fn kills_raise_nothing_twice_and_lose_nothing() {
 }
 
 #[test]
+fn a_message_that_is_refused_keeps_none_behind_it_from_being_sent() {
+    let Some(python) = python() else { return };
+    let project = project("hook");
+    let receiving = Receiving::start(&python, &project);
+    project.write("catchment.toml", hook(&receiving));
+    project.write("mode", "down bad");
+    let run = || {
+        project.command(&["run"]).env("HOOK_SECRET", SECRET).output().map(crate::project::Done::from).unwrap()
+    };
+    run().exits(0);
+    let mut put = project.command(&["stream", "put", "clicks"]).stdin(Stdio::piped()).spawn().unwrap();
+    for page in ["a bad", "b bad", "c", "d"] {
+        writeln!(put.stdin.as_mut().unwrap(), "{}", json!({ "page": page, "n": 2000 })).unwrap();
+    }
+    drop(put.stdin.take());
+    assert!(put.wait().unwrap().success());
+    run().exits(0);
+    let told: Vec<Value> =
+        receiving.so_far().iter().map(|line| line["message"]["row"]["page"].clone()).collect();
+    assert_eq!(told, [Value::Null, Value::Null, json!("c"), json!("d")]);
+    let status = "SELECT status, count(*) AS n FROM system.notifications GROUP BY status ORDER BY status";
+    assert_eq!(project.query(status), json!([{ "status": "sent", "n": 2 }, { "status": "waiting", "n": 2 }]));
+}
+
+#[test]
 fn runs_raise_alerts_too_and_what_is_given_up_can_be_sent_again() {
     let Some(python) = python() else { return };
     let project = project("hook");
@@ -266,6 +291,13 @@ fn runs_raise_alerts_too_and_what_is_given_up_can_be_sent_again() {
     let targets = hook(&receiving);
     project.write("catchment.toml", format!("[alerts]\ngive_up_hours = 0\n{targets}"));
     project.write("mode", "down");
+    // It may be set where the project runs.
+    let checked = project.call(&["check"]).exits(0);
+    assert!(
+        checked.out.contains("notify.hook: secret: variable HOOK_SECRET of the environment is not set"),
+        "{}",
+        checked.out
+    );
     let unset = project.call(&["run"]).exits(1);
     assert!(unset.err.contains("HOOK_SECRET") && unset.out.contains("live.pages"), "{}", unset.err);
     let mut put = project.command(&["stream", "put", "clicks"]);
@@ -316,6 +348,11 @@ fn what_is_no_alert_is_refused_with_its_reason() {
         ("CREATE ALERT a ON (SELECT nope FROM t) NOTIFY hook", "C2004", "nope"),
         ("CREATE ALERT a ON (SELECT * FROM clicks) NOTIFY hook", "C2002", "read all of it each time"),
         ("CREATE ALERT a ON (SELECT 1) NOTIFY hook, hook", "C2008", "named twice"),
+        (
+            "CREATE ALERT a ON (SELECT 1) NOTIFY hook SEVERITY info SEVERITY low",
+            "C2008",
+            "SEVERITY stands twice",
+        ),
         (
             "CREATE ALERT a ON (SELECT 1) NOTIFY hook EVERY INTERVAL '1' MILLISECOND",
             "C2001",

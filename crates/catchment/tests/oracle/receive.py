@@ -1,7 +1,8 @@
 """Receives what is told: webhooks (checked by the library of Standard Webhooks), mails, and an SNS topic's messages.
 
 Usage: receive.py SECRET MODE_FILE. Prints its ports, then each message, a line of JSON each. While the file
-says "down", webhooks are answered with 500; while it says "slow", not at all; without the file, they are taken.
+says "down", webhooks are answered with 500; while it says "down TEXT", those that hold the text; while it says
+"slow", none is answered; without the file, they are taken.
 """
 
 import json
@@ -37,7 +38,7 @@ class Hook(BaseHTTPRequestHandler):
         now = mode()
         while mode() == "slow":
             time.sleep(0.1)
-        if now == "down":
+        if now == "down" or (now.startswith("down ") and now[5:] in body.decode()):
             tell(kind="refused", id=self.headers["webhook-id"])
             self.send_response(500)
             self.end_headers()

@@ -91,11 +91,15 @@ pub(crate) fn table(content: &PanelContent) -> Markup {
 
 fn bars(content: &PanelContent) -> Markup {
     let length = |row: &Vec<Cell>| match row.get(1) {
-        Some(Cell::Number(value, _)) if value.is_finite() => value.max(0.0),
+        Some(Cell::Number(value, _)) if value.is_finite() => *value,
         _ => 0.0,
     };
-    let longest = content.rows.iter().take(BARS).map(length).fold(0.0, f64::max);
-    let per_cent = |row: &Vec<Cell>| if longest > 0.0 { 100.0 * (length(row) / longest) } else { 0.0 };
+    let lengths = || content.rows.iter().take(BARS).map(length);
+    // Bars of negative numbers go to the left of where the others begin.
+    let (least, most) = (lengths().fold(0.0, f64::min), lengths().fold(0.0, f64::max));
+    let per_cent = |part: f64| if most > least { 100.0 * (part / (most - least)) } else { 0.0 };
+    let begins = |row: &Vec<Cell>| format!("{:.2}%", per_cent(length(row).min(0.0) - least));
+    let width = |row: &Vec<Cell>| format!("{:.2}%", per_cent(length(row).abs()));
     let more = content.rows.len() > BARS || content.is_cut;
     html! {
         table.bars {
@@ -104,7 +108,7 @@ fn bars(content: &PanelContent) -> Markup {
                     th scope="row" { (row.first().map(text).unwrap_or_default()) }
                     td.bar {
                         svg width="100%" height="14" aria-hidden="true" {
-                            rect class="s0" width=(format!("{:.2}%", per_cent(row))) height="14" rx="2" {}
+                            rect class="s0" x=(begins(row)) width=(width(row)) height="14" rx="2" {}
                         }
                     }
                     td.n { (row.get(1).map(grouped_text).unwrap_or_default()) }

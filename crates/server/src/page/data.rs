@@ -1,5 +1,8 @@
 //! What a page shows.
 
+/// Alerts that a page shows; one more says that there are more.
+pub const ALERTS_SHOWN: usize = 50;
+
 /// A page.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {

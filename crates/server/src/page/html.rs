@@ -3,7 +3,7 @@
 use maud::{DOCTYPE, Markup, html};
 
 use crate::page::chart;
-use crate::page::data::{AlertRow, Cell, DatasetRow, Page, Panel};
+use crate::page::data::{ALERTS_SHOWN, AlertRow, Cell, DatasetRow, Page, Panel};
 use crate::page::scale::number_text;
 
 /// The whole page.
@@ -95,7 +95,7 @@ fn alerts(alerts: &Result<Vec<AlertRow>, String>) -> Markup {
                 table {
                     thead { tr { th { "alert" } th { "severity" } th { "row" } th { "since (UTC)" } } }
                     tbody {
-                        @for alert in alerts {
+                        @for alert in alerts.iter().take(ALERTS_SHOWN) {
                             tr.alert {
                                 td { (alert.alert) }
                                 td { span.severity.quiet[alert.severity == "info"] { (alert.severity) } }
@@ -105,6 +105,7 @@ fn alerts(alerts: &Result<Vec<AlertRow>, String>) -> Markup {
                         }
                     }
                 }
+                @if alerts.len() > ALERTS_SHOWN { p.none { "the newest " (ALERTS_SHOWN) "; all are in system.alerts" } }
             }
         },
     }

@@ -13,9 +13,10 @@ use std::sync::Arc;
 
 use axum::body::Body;
 use axum::http::{HeaderMap, HeaderValue, Response, StatusCode, header};
+use catchment_core::is_this_machine;
 use futures::future::BoxFuture;
 
-pub use data::{AlertRow, Cell, Chart, DatasetRow, Page, Panel, PanelContent};
+pub use data::{ALERTS_SHOWN, AlertRow, Cell, Chart, DatasetRow, Page, Panel, PanelContent};
 pub(crate) use live::Live;
 
 /// Makes the page of a dashboard by its name, or of the first one; `None` when there is none of that name.
@@ -78,17 +79,6 @@ pub(crate) fn is_of_this_machine(headers: &HeaderMap) -> bool {
     // A page says where it comes from, as `http://host:port`; `null` when it does not tell.
     let origin = of(header::ORIGIN).map(|origin| origin.split_once("://").map_or(origin, |(_, host)| host));
     of(header::HOST).is_none_or(is_this_machine) && origin.is_none_or(is_this_machine)
-}
-
-/// Whether a name, with or without a port, is this machine's own.
-fn is_this_machine(host: &str) -> bool {
-    let name = match host.strip_prefix('[') {
-        Some(rest) => rest.split(']').next().unwrap_or_default(),
-        None => host.split(':').next().unwrap_or_default(),
-    };
-    name == "localhost"
-        || name.ends_with(".localhost")
-        || name.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }
 
 #[cfg(test)]

@@ -79,6 +79,13 @@ fn charts_draw_every_row_and_nothing_of_it_is_markup() {
     let large = vec![vec![Cell::Number(9e15, "9007199254740993.10".to_owned())]];
     let drawn = chart::draw(&content(Chart::Number, large), false).into_string();
     assert_eq!(drawn, "<p class=\"number\">9,007,199,254,740,993.10</p>");
+    // Negative bars go to the left.
+    let bar = |value: f64| vec![Cell::Text("a".to_owned()), Cell::Number(value, value.to_string())];
+    let drawn = chart::draw(&content(Chart::Bars, vec![bar(30.0), bar(-10.0)]), false).into_string();
+    assert!(
+        drawn.contains("x=\"25.00%\" width=\"75.00%\"") && drawn.contains("x=\"0.00%\" width=\"25.00%\""),
+        "{drawn}"
+    );
     // Values that no chart can show are left out.
     for odd in [
         Cell::Null,
@@ -98,7 +105,7 @@ fn charts_draw_every_row_and_nothing_of_it_is_markup() {
 fn a_page_says_what_is_there_and_what_went_wrong() {
     let panel =
         Panel { title: "A & B".to_owned(), is_wide: false, content: Err("C2003: no table".to_owned()) };
-    let page = Page {
+    let mut page = Page {
         project: "shop".to_owned(),
         dashboards: vec![("a".to_owned(), "Clicks".to_owned()), ("b".to_owned(), "Sales".to_owned())],
         dashboard: Some("b".to_owned()),
@@ -129,6 +136,11 @@ fn a_page_says_what_is_there_and_what_went_wrong() {
     ] {
         assert!(text.contains(part), "{part}: {text}");
     }
+    let alert = page.alerts.as_ref().unwrap()[0].clone();
+    page.alerts = Ok(vec![alert; 51]);
+    let text = html::page(&page).into_string();
+    assert_eq!(text.matches("main.spike").count(), 50);
+    assert!(text.contains("the newest 50; all are in system.alerts"), "{text}");
 }
 
 #[test]
