@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::Outcome;
+use crate::mutate;
 use crate::repository::{files, root};
 
 /// The longest file, in lines.
@@ -33,6 +34,7 @@ pub(crate) fn run() -> Outcome {
     sources(&mut wrong)?;
     manifests(&mut wrong)?;
     error_pages(&mut wrong)?;
+    wrong.extend(mutate::stale()?);
     if wrong.is_empty() {
         println!("tidy");
         return Ok(());
