@@ -149,20 +149,7 @@ impl Error {
     /// The chain of causes in one line, outermost first, without repeating a text that contains the next.
     #[must_use]
     pub fn cause_text(&self) -> Option<String> {
-        let mut text = String::new();
-        let mut next: Option<&(dyn std::error::Error + 'static)> =
-            self.0.source.as_deref().map(|source| source as _);
-        while let Some(cause) = next {
-            let line = cause.to_string();
-            if !text.contains(&line) {
-                if !text.is_empty() {
-                    text.push_str(": ");
-                }
-                text.push_str(&line);
-            }
-            next = cause.source();
-        }
-        (!text.is_empty()).then_some(text)
+        self.0.source.as_deref().map(|source| causes(source)).filter(|text| !text.is_empty())
     }
 
     /// This error and the ones joined to it.
@@ -205,6 +192,23 @@ impl std::error::Error for Error {
     fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
         self.0.source.as_deref().map(|source| source as _)
     }
+}
+
+/// An error and its causes in one line, outermost first, without repeating a text that contains the next.
+#[must_use]
+pub fn causes(error: &(dyn std::error::Error + 'static)) -> String {
+    let (mut text, mut next) = (String::new(), Some(error));
+    while let Some(cause) = next {
+        let line = cause.to_string();
+        if !text.contains(&line) {
+            if !text.is_empty() {
+                text.push_str(": ");
+            }
+            text.push_str(&line);
+        }
+        next = cause.source();
+    }
+    text
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ mod size;
 pub use backoff::Backoff;
 pub use clock::{Clock, FixedClock, SystemClock, parse_time, timestamp_text};
 pub use code::{ALL_CODES, Code};
-pub use error::{Blame, Error, Result, Retry};
+pub use error::{Blame, Error, Result, Retry, causes};
 pub use faults::{Fault, FaultAction, FaultPoint, Faults, NoFaults};
 pub use host::is_this_machine;
 pub use name::{FlowName, TableName};

@@ -22,4 +22,4 @@ pub use source::{
     StreamStanding, TableStanding,
 };
 pub use table::TableSource;
-pub use types::{arrow_type, parse_schema};
+pub use types::{arrow_type, parse_schema, sql_name};

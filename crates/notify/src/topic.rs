@@ -5,6 +5,7 @@ use aws_sdk_sns::Client;
 use aws_sdk_sns::config::Region;
 use aws_sdk_sns::error::{ProvideErrorMetadata, SdkError};
 use aws_sdk_sns::types::MessageAttributeValue;
+use catchment_core::causes;
 use tokio::sync::OnceCell;
 
 use crate::message::Message;
@@ -58,7 +59,7 @@ impl Topic {
                 refused.err().code().unwrap_or("error"),
                 refused.err().message().unwrap_or_default()
             ),
-            _ => aws_sdk_sns::error::DisplayErrorContext(&error).to_string(),
+            _ => causes(&error),
         })
     }
 

@@ -2,6 +2,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use catchment_core::causes;
 use reqwest::redirect::Policy;
 use reqwest::{Client, Url};
 use ring::hmac;
@@ -79,13 +80,7 @@ async fn beginning(mut answer: reqwest::Response) -> String {
 
 /// An error with its causes, without the address, which may hold a secret.
 fn shown(error: &reqwest::Error) -> String {
-    let mut text = String::new();
-    let mut next: Option<&dyn std::error::Error> = std::error::Error::source(error);
-    while let Some(cause) = next {
-        text += &format!("{}{cause}", if text.is_empty() { "" } else { ": " });
-        next = cause.source();
-    }
-    if text.is_empty() { "the request failed".to_owned() } else { text }
+    std::error::Error::source(error).map_or_else(|| "the request failed".to_owned(), causes)
 }
 
 #[cfg(test)]

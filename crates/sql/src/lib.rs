@@ -3,6 +3,7 @@
 //! **Never**: decides what a relation is (its caller binds it), writes a table, makes a session outside
 //! [`Sessions`].
 
+mod bit_xor;
 mod definition;
 mod dialect;
 mod distinct;

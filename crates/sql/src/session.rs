@@ -34,6 +34,7 @@ use datafusion::sql::sqlparser::tokenizer::Span;
 use object_store::ObjectStore;
 use url::Url;
 
+use crate::bit_xor::bit_xor;
 use crate::distinct_first::DistinctFirst;
 use crate::functions;
 use crate::query::BoundQuery;
@@ -139,6 +140,7 @@ impl Sessions {
             state.register_udf(function).map_err(failed)?;
         }
         state.register_udwf(windows::stagger_function()).map_err(failed)?;
+        state.register_udaf(bit_xor()).map_err(failed)?;
         state.execution_props_mut().query_execution_start_time =
             DateTime::from_timestamp_micros(moment.micros);
         Ok(Planner { state, relations })

@@ -146,11 +146,8 @@ fn graph(datasets: &[Dataset], screen: Screen) -> String {
     };
     let row = |dataset: &Dataset| vec![dataset.name.to_string(), kind(dataset).to_owned(), reads(dataset)];
     let rows: Vec<Vec<String>> = datasets.iter().map(row).collect();
-    format!(
-        "{}\n\n{} datasets, no errors",
-        screen.table(&["DATASET", "KIND", "READS"], &rows, &[]),
-        rows.len()
-    )
+    let count = if rows.len() == 1 { "1 dataset".to_owned() } else { format!("{} datasets", rows.len()) };
+    format!("{}\n\n{count}, no errors", screen.table(&["DATASET", "KIND", "READS"], &rows, &[]))
 }
 
 /// What becomes of the rows of a serving table.

@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use aws_sdk_kinesis::Client;
 use aws_sdk_kinesis::config::{BehaviorVersion, Credentials, Region};
-use aws_sdk_kinesis::error::DisplayErrorContext;
 use aws_sdk_kinesis::primitives::Blob;
 use aws_sdk_kinesis::types::PutRecordsRequestEntry;
 use catchment_core::{Backoff, Clock, Code, Error, Result, SystemClock, format_count, timestamp_text};
@@ -175,7 +174,7 @@ fn record(
 
 /// Puts records, and those again that the stream did not take.
 async fn put(client: &Client, stream: &str, mut records: Vec<PutRecordsRequestEntry>) -> Result<()> {
-    let failed = |cause: String| {
+    let failed = |cause: Box<dyn std::error::Error + Send + Sync>| {
         Error::new(Code::INPUT_OUTPUT, format!("could not write to stream \"{stream}\""))
             .because(cause)
             .hint("is `catchment serve` running, and does it have the stream?")
@@ -186,13 +185,13 @@ async fn put(client: &Client, stream: &str, mut records: Vec<PutRecordsRequestEn
             return Ok(());
         }
         let put = client.put_records().stream_name(stream).set_records(Some(records.clone()));
-        let answer = put.send().await.map_err(|error| failed(DisplayErrorContext(&error).to_string()))?;
+        let answer = put.send().await.map_err(|error| failed(error.into()))?;
         let refused = answer.records().iter().map(|result| result.error_code());
         let why = refused.clone().flatten().next().map(str::to_owned);
         records =
             records.into_iter().zip(refused).filter(|(_, code)| code.is_some()).map(|(one, _)| one).collect();
         if let Some(why) = why {
-            let Some(pause) = backoff.delay(retry, u64::MAX / 2) else { return Err(failed(why)) };
+            let Some(pause) = backoff.delay(retry, u64::MAX / 2) else { return Err(failed(why.into())) };
             tokio::time::sleep(pause).await;
         }
     }

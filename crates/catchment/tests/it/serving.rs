@@ -19,7 +19,7 @@ const QUERIES: &[(&str, &str, &str, &str)] = &[
     ),
     (
         "distinct",
-        "SELECT k, count(DISTINCT u) AS users, sum(DISTINCT v) AS v, count(*) AS n FROM",
+        "SELECT k, count(DISTINCT u) AS users, sum(DISTINCT v) AS v, bit_xor(DISTINCT u) AS bits, count(*) AS n FROM",
         "GROUP BY k",
         "k",
     ),
@@ -446,7 +446,7 @@ fn a_service_counts_what_comes_and_answers_by_key() {
     let bytes =
         metrics.lines().find_map(|line| line.strip_prefix("catchment_serving_bytes{table=\"main.pages\"} "));
     assert!(bytes.is_some_and(|bytes| bytes.parse::<u64>().unwrap() > 1_000), "{metrics}");
-    let sizes = project.query("SELECT rows >= 3 AND groups >= 3 AND bytes > 1000 AND batch > 0 AS held FROM system.serving_tables WHERE dataset = 'main.pages'");
+    let sizes = project.query("SELECT rows >= 3 AND groups >= 3 AND bytes > 1000 AND batch IS NOT NULL AS held FROM system.serving_tables WHERE dataset = 'main.pages'");
     assert_eq!(sizes, json!([{ "held": true }]));
     let long = json!({ "keys": ["L".repeat(70_000)] }).to_string();
     let (status, _, body) = service.send_to("POST", "/v1/tables/pages", &[], long.as_bytes());

@@ -34,7 +34,7 @@ const QUERIES: &[(&str, &str)] = &[
     (
         "cumulate",
         "SELECT CUMULATE_START(ts, INTERVAL '30' SECONDS, INTERVAL '2' MINUTES) AS window_start,
-           CUMULATE_END(ts, INTERVAL '30' SECONDS, INTERVAL '2' MINUTES) AS window_end, count(DISTINCT page) AS pages
+           CUMULATE_END(ts, INTERVAL '30' SECONDS, INTERVAL '2' MINUTES) AS window_end, count(DISTINCT page) AS pages, bit_xor(DISTINCT id) AS bits
          FROM {clicks} GROUP BY CUMULATE(ts, INTERVAL '30' SECONDS, INTERVAL '2' MINUTES)",
     ),
     (

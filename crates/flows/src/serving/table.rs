@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicI64;
 
 use catchment_core::{Code, Error, Result};
+use catchment_ingest::sql_name;
 use datafusion::arrow::array::{Array, ArrayRef, RecordBatch, StringArray};
 use datafusion::arrow::compute::{CastOptions, cast_with_options};
 use datafusion::arrow::datatypes::SchemaRef;
@@ -208,7 +209,7 @@ impl ServingTable {
         let wrong = |text: &str| {
             Error::new(
                 Code::SQL_TYPE,
-                format!("{text:?} is no {} for key column \"{}\"", field.data_type(), field.name()),
+                format!("{text:?} is no {} for key column \"{}\"", sql_name(field.data_type()), field.name()),
             )
         };
         let values = cast_with_options(&texts, field.data_type(), &options)

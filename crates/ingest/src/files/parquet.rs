@@ -13,8 +13,8 @@ use parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder,
 };
 
-use crate::files::cells::sql_name;
 use crate::files::reader::Failure;
+use crate::types::sql_name;
 
 /// The columns of a file.
 pub(crate) fn columns(path: &Path) -> Result<SchemaRef, Failure> {

@@ -158,7 +158,7 @@ async fn schemas_are_inferred() {
         .unwrap()
         .fields()
         .iter()
-        .map(|field| format!("{} {}", field.name(), crate::files::cells::sql_name(field.data_type())))
+        .map(|field| format!("{} {}", field.name(), crate::types::sql_name(field.data_type())))
         .collect();
     assert_eq!(
         types.join(", "),

@@ -237,7 +237,10 @@ impl Kinesis {
             return refused.into_response();
         }
         let key = incoming.query.split('&').find_map(|part| part.strip_prefix("key="));
-        let key = key.map(|key| percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned());
+        // A field without a name decides nothing.
+        let key = key
+            .filter(|key| !key.is_empty())
+            .map(|key| percent_encoding::percent_decode_str(key).decode_utf8_lossy().into_owned());
         match StreamName::new(name).and_then(|name| self.log.stream(&name)) {
             Ok(stream) => {
                 let check = self.checks.get(name);
