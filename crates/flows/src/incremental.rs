@@ -70,7 +70,7 @@ fn unbounded<T>(what: &str) -> Result<T> {
 fn without_window(node: &Aggregate) -> Result<Rows> {
     let begins = |group: &Expr| matches!(group, Expr::Column(column) if window_bound(&node.input, column) == Some(WINDOW_START));
     let what = match node.group_expr.as_slice() {
-        [Expr::GroupingSet(_)] => "an aggregate without the window in each of its grouping sets",
+        [Expr::GroupingSet(_)] => "an aggregate without the end of the window in each of its grouping sets",
         groups if groups.iter().any(begins) => {
             return Err(Error::new(
                 Code::NOT_SUPPORTED,

@@ -95,6 +95,12 @@ impl Input {
         match &self.kind {
             InputKind::Stream(source, _) => match source.begins().await {
                 Ok(begins) => begins,
+                Err(error) if error.code() == Code::STREAM_UNKNOWN => {
+                    format!("what comes to {} from now on", self.name)
+                }
+                Err(error) if error.code() == Code::STREAM_OWNED => {
+                    format!("all that {} holds, which a service has open", self.name)
+                }
                 Err(error) => format!("all that {} holds ({})", self.name, error.one_line()),
             },
             InputKind::Everything(_) | InputKind::Table(_, None) => format!("all that {} holds", self.name),

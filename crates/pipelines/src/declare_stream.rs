@@ -117,7 +117,7 @@ impl Reader<'_> {
     /// A query that stands for the declaration.
     fn reading(&self, query: &str, span: Span) -> Result<ParsedQuery> {
         parse_single_query(&SqlText::new(self.text.file(), query))
-            .map(ParsedQuery::with_hidden)
+            .map(ParsedQuery::standing_for_source)
             .map_err(|error| error.without_place().at(self.text.place(span)))
     }
 
@@ -129,7 +129,14 @@ impl Reader<'_> {
                 time = Some(self.watermark_clause()?);
                 columns.watermark = Some(self.since(start));
             } else {
+                let at = self.parser.peek_token_ref().span;
                 self.column(&mut fields)?;
+                if fields.last().is_some_and(|field| field.name() == "_metadata") {
+                    let what = "_metadata is the column of a stream that tells where a record comes from";
+                    return Err(Error::new(Code::NAME_INVALID, what)
+                        .at(self.text.place(at))
+                        .hint("give the column another name"));
+                }
                 columns.text.push(self.since(start));
             }
             if self.parser.consume_token(&Token::RParen) {

@@ -16,7 +16,7 @@ use datafusion::sql::sqlparser::parser::Parser;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan};
 
 use crate::dialect::CatchmentDialect;
-use crate::hidden;
+use crate::hidden::{self, Named};
 use crate::stream_words::{selects_stream, take_stream_words, take_window_keys};
 use crate::text::SqlText;
 use crate::time_travel::{AsOf, as_of, take_names};
@@ -91,6 +91,8 @@ pub struct ParsedQuery {
     /// The watermarks of its relations, by where these begin.
     watermarks: HashMap<Location, Watermark>,
     selects_stream: bool,
+    /// Whether it stands for a source, whose hidden column it passes on to those who name it.
+    is_source: bool,
     /// Where the query begins and ends in its text.
     pub span: Span,
 }
@@ -145,6 +147,7 @@ pub fn parse_query(parser: &mut Parser<'_>, words: &RelationWords, text: &SqlTex
         query,
         watermarks: words.watermarks.clone(),
         selects_stream: words.selects_stream,
+        is_source: false,
         span: Span::new(start, end),
     })
 }
@@ -245,10 +248,10 @@ impl VisitorMut for Marker<'_> {
 }
 
 impl ParsedQuery {
-    /// The same query, whose `*` has the hidden column of what it reads, for those who read this query.
+    /// The same query, which stands for a source: those who name the source's hidden column have it.
     #[must_use]
-    pub fn with_hidden(mut self) -> Self {
-        hidden::keep(&mut self.query);
+    pub fn standing_for_source(mut self) -> Self {
+        self.is_source = true;
         self
     }
 
@@ -263,8 +266,15 @@ impl ParsedQuery {
     ) -> Result<BoundQuery> {
         let mut query = self.query.clone();
         let mut relations = Vec::new();
-        let scope =
-            Scope { text, inline, watermarks: &self.watermarks, inherited: None, view: None, depth: 0 };
+        let scope = Scope {
+            text,
+            inline,
+            watermarks: &self.watermarks,
+            inherited: None,
+            view: None,
+            depth: 0,
+            keeps_hidden: false,
+        };
         bind_into(&mut query, scope, &mut relations)?;
         Ok(BoundQuery { query, relations, selects_stream: self.selects_stream, span: self.span })
     }
@@ -284,14 +294,20 @@ struct Scope<'a> {
     /// Where the view stands that the query is of: the query itself may stand in another text.
     view: Option<Span>,
     depth: usize,
+    /// Whether the query stands for a source whose hidden column is named.
+    keeps_hidden: bool,
 }
 
 fn bind_into(query: &mut Query, scope: Scope<'_>, relations: &mut Vec<Relation>) -> Result<()> {
     if scope.depth > VIEW_DEPTH {
         return Err(Error::new(Code::SQL_PLAN, format!("views are nested more than {VIEW_DEPTH} deep")));
     }
+    let mut named = Named::of(query);
+    if !scope.keeps_hidden {
+        hidden::forget_unnamed(query, &mut named);
+    }
     let mut binder =
-        Binder { scope, relations, ctes: HashSet::new(), qualified: Vec::new(), errors: Vec::new() };
+        Binder { scope, relations, named, ctes: HashSet::new(), qualified: Vec::new(), errors: Vec::new() };
     let _ = query.visit(&mut binder);
     let Binder { qualified, errors, .. } = binder;
     Error::join(errors)?;
@@ -302,6 +318,8 @@ fn bind_into(query: &mut Query, scope: Scope<'_>, relations: &mut Vec<Relation>)
 struct Binder<'a> {
     scope: Scope<'a>,
     relations: &'a mut Vec<Relation>,
+    /// Whose hidden columns the query names.
+    named: Named,
     ctes: HashSet<String>,
     /// Full names of relations read without an alias.
     qualified: Vec<Vec<String>>,
@@ -407,11 +425,18 @@ impl Binder<'_> {
         });
         if let Some(view) = (self.scope.inline)(&relation) {
             let mut subquery = view.query;
+            let names = |watermark: &Watermark| Named::by(&watermark.time).has_any();
+            let is_named = self.named.has(&alias.name) || relation.watermark.as_ref().is_some_and(names);
+            let keeps_hidden = view.is_source && is_named;
+            if keeps_hidden {
+                hidden::keep(&mut subquery);
+            }
             let scope = Scope {
                 watermarks: &view.watermarks,
                 inherited: relation.watermark.as_ref(),
                 view: Some(relation.span),
                 depth: self.scope.depth + 1,
+                keeps_hidden,
                 ..self.scope
             };
             bind_into(&mut subquery, scope, self.relations)?;

@@ -50,6 +50,7 @@ impl Findings {
     async fn of(workspace: &Workspace, datasets: &[Dataset], refreshed: &[Dataset]) -> Result<Self> {
         let mut found = Self { lacking: workspace.lacking_for_targets(), ..Self::default() };
         let mut changed = Vec::new();
+        let is_refreshed = |name: &str| refreshed.iter().any(|dataset| dataset.name.to_string() == name);
         let is_kept = |dataset: &&Dataset| !refreshed.iter().any(|other| other.name == dataset.name);
         for dataset in datasets.iter().filter(is_kept) {
             // An edit may want other columns than the table has, and other rows than those that wait; a run would stop there.
@@ -77,7 +78,10 @@ impl Findings {
         for dataset in refreshed {
             let mut from = Vec::new();
             for input in dataset.flows.iter().flat_map(|flow| &flow.inputs) {
-                from.push(input.begins().await);
+                from.push(match is_refreshed(&input.name) {
+                    true => format!("{} as it is built anew", input.name),
+                    false => input.begins().await,
+                });
             }
             from.sort();
             from.dedup();
@@ -131,7 +135,11 @@ impl Findings {
             }
         }
         for (dataset, from) in &self.rebuilt {
-            lines.push(format!("{dataset}: a full refresh builds it from {}", from.join(", and from ")));
+            let from = match from.is_empty() {
+                true => "its query alone".to_owned(),
+                false => from.join(", and from "),
+            };
+            lines.push(format!("{dataset}: a full refresh builds it from {from}"));
         }
         lines.extend(self.lacking.iter().cloned());
         lines

@@ -47,12 +47,14 @@ impl Pages {
         let dashboard = all.get(at);
         let declared =
             dashboard.map_or_else(Vec::new, |dashboard| dashboard.panels.iter().enumerate().collect());
-        let mut asked: Vec<BoxFuture<'_, Panel>> = Vec::with_capacity(declared.len());
+        let mut asked: Vec<BoxFuture<'_, (usize, Panel)>> = Vec::with_capacity(declared.len());
         for (index, declared) in declared {
-            asked.push(self.panel((at, index), declared).boxed());
+            asked.push(self.panel((at, index), declared).map(move |panel| (index, panel)).boxed());
         }
-        // One that takes long holds the others up no longer than itself.
-        let panels = futures::stream::iter(asked).buffered(AT_A_TIME).collect().await;
+        // Those that take long hold the others up no longer than they must.
+        let mut panels: Vec<_> = futures::stream::iter(asked).buffer_unordered(AT_A_TIME).collect().await;
+        panels.sort_by_key(|(index, _)| *index);
+        let panels = panels.into_iter().map(|(_, panel)| panel).collect();
         Some(Page {
             project: self.workspace.project.config.config.project.name.clone(),
             dashboards: all

@@ -369,6 +369,7 @@ fn columns_of_a_stream_may_have_come_before_they_were_declared() {
     );
     let told = project.call(&["check", "--full-refresh", "--json"]).exits(0).json();
     assert!(told["rebuilt"][0]["from"][0].as_str().unwrap().starts_with("stream:clicks from"), "{told}");
+    assert!(!told["rebuilt"].as_array().unwrap().is_empty());
     project.call(&["check", "--select", "live.pages"]).exits(2);
     project.call(&["check", "--full-refresh", "--select", "live.page"]).exits(1);
     // Without it, the declaration may say what it wants.

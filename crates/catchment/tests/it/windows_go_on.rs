@@ -178,3 +178,55 @@ fn a_declared_stream_has_the_hidden_column_of_what_it_reads() {
         json!([{ "n": 2 }])
     );
 }
+
+#[test]
+fn hidden_columns_that_nobody_names_are_nowhere() {
+    let columns = "k VARCHAR, n BIGINT, at TIMESTAMP, WATERMARK at DELAY OF INTERVAL '5' SECONDS";
+    let project = Project::new(&format!(
+        "CREATE STREAM clicks ({columns});
+         CREATE STREAM other ({});
+         CREATE STREAMING TABLE t.base AS SELECT * FROM STREAM clicks;
+         CREATE STREAMING TABLE t.joined AS SELECT k, n, m FROM STREAM clicks NATURAL JOIN STREAM other WHERE ts BETWEEN at AND at + INTERVAL '1' MINUTE;
+         CREATE STREAMING TABLE t.windows AS SELECT w.k, w.window_start, w._metadata.shard_id AS shard FROM TABLE(TUMBLE(STREAM clicks, DESCRIPTOR(at), INTERVAL '1' MINUTE)) AS w;
+         CREATE STREAMING TABLE t.listed AS SELECT a, count(*) AS n FROM STREAM clicks AS c(a, b, d) GROUP BY a, TUMBLE(d, INTERVAL '1' MINUTE);",
+        columns.replace("n BIGINT", "m BIGINT").replace("at TIME", "ts TIME").replace("MARK at", "MARK ts"),
+    ));
+    project.run();
+    for minute in ["00", "30"] {
+        let line = format!(
+            "{{\"k\":\"a{minute}\",\"n\":1,\"m\":2,\"at\":\"2024-01-01T00:{minute}:00Z\",\"ts\":\"2024-01-01T00:{minute}:00Z\"}}"
+        );
+        put(&project, "clicks", &[&line]);
+        put(&project, "other", &[&line]);
+        project.run();
+    }
+    assert_eq!(project.query("SELECT * FROM t.joined"), json!([{ "k": "a00", "n": 1, "m": 2 }]));
+    let window =
+        json!([{ "k": "a00", "window_start": "2024-01-01T00:00:00", "shard": "shardId-000000000000" }]);
+    assert_eq!(project.query("SELECT * FROM t.windows"), window);
+    assert_eq!(project.query("SELECT * FROM t.listed"), json!([{ "a": "a00", "n": 1 }]));
+    let row =
+        json!([{ "k": "a00", "n": 1, "at": "2024-01-01T00:00:00", "m": 2, "ts": "2024-01-01T00:00:00" }]);
+    for query in [
+        "SELECT * FROM clicks c JOIN other o USING (k) WHERE c.k = 'a00'",
+        "SELECT * FROM clicks NATURAL JOIN other WHERE n = 1 AND clicks.k = 'a00'",
+        "SELECT c.*, m, ts FROM (clicks c JOIN other o USING (k)) WHERE c.k = 'a00'",
+    ] {
+        assert_eq!(project.query(query), row, "{query}");
+    }
+    let excluded =
+        project.query("SELECT * EXCLUDE (at, ts) FROM clicks c JOIN other o USING (k) WHERE c.k = 'a00'");
+    assert_eq!(excluded, json!([{ "k": "a00", "n": 1, "m": 2 }]));
+    assert_eq!(
+        project.query(
+            "SELECT *, c._metadata.stream AS s FROM clicks c JOIN other o USING (k) WHERE c.k = 'a00'"
+        ),
+        json!([{ "k": "a00", "n": 1, "at": "2024-01-01T00:00:00", "m": 2, "ts": "2024-01-01T00:00:00", "s": "clicks" }])
+    );
+    assert_eq!(
+        project.query("SELECT a FROM clicks AS c(a, b, d) WHERE b = 1 ORDER BY a LIMIT 1"),
+        json!([{ "a": "a00" }])
+    );
+    project.write("pipelines/odd.sql", "CREATE STREAM odd (_metadata VARCHAR);");
+    assert!(project.call(&["check"]).exits(1).err.contains("give the column another name"));
+}

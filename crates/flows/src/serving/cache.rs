@@ -15,8 +15,8 @@ use crate::serving::rows::AGE_BYTES;
 /// Bytes of a state that lies in its place: with its hash it fills a line of the processor's cache.
 const FEW: usize = 54;
 
-/// Bytes of a place, about: not every place of a table is taken.
-const PLACE: usize = 80;
+/// Bytes of a place: a hash, a state, and what the table knows of it.
+const PLACE: usize = size_of::<(u64, State)>() + 1;
 
 /// Parts that are locked, grow and are forgotten for themselves; a power of two.
 const PARTS: usize = 64;
@@ -24,7 +24,7 @@ const PARTS: usize = 64;
 /// The states of all tables of a store.
 pub(crate) struct StateCache {
     parts: Vec<Mutex<Part>>,
-    /// The most bytes of one generation of a part.
+    /// The most bytes of one generation of a part, about.
     most: usize,
     tables: AtomicU64,
 }
@@ -42,8 +42,8 @@ pub(crate) struct TableStates {
 struct Part {
     lately: Places,
     before: Places,
-    /// Bytes of what was written lately, about.
-    bytes: usize,
+    /// Bytes of what was written lately and does not lie in its place.
+    beside: usize,
 }
 
 type Places = HashMap<u64, State, FxBuildHasher>;
@@ -73,11 +73,11 @@ impl State {
         self.as_ref().get(AGE_BYTES..).is_some_and(|state| state.starts_with(group))
     }
 
-    /// Bytes that it takes, with its place.
-    fn size(&self) -> usize {
+    /// Bytes that it takes beside its place.
+    fn beside(&self) -> usize {
         match self {
-            Self::Few(..) => PLACE,
-            Self::Many(bytes) => PLACE + bytes.len(),
+            Self::Few(..) => 0,
+            Self::Many(bytes) => bytes.len(),
         }
     }
 }
@@ -94,7 +94,8 @@ impl AsRef<[u8]> for State {
 impl StateCache {
     /// One that holds about so many bytes.
     pub(crate) fn new(bytes: u64) -> Arc<Self> {
-        let most = usize::try_from(bytes / (2 * PARTS as u64)).unwrap_or(usize::MAX);
+        // A sixteenth more, so that a table of a power of two fits whose bytes are no power of two.
+        let most = usize::try_from(bytes / (2 * PARTS as u64) * 17 / 16).unwrap_or(usize::MAX);
         let parts = (0..PARTS).map(|_| Mutex::default()).collect();
         Arc::new(Self { parts, most, tables: AtomicU64::new(rand::random()) })
     }
@@ -119,15 +120,9 @@ impl TableStates {
 
     /// Takes states of groups, or forgets them.
     pub(crate) fn set(&self, states: &[(&[u8], Option<&[u8]>)]) {
-        self.each(states.iter().map(|(group, _)| *group), |part, hash, index| {
-            match states[index].1 {
-                Some(state) => part.put(hash, State::new(state)),
-                None => part.forget(hash),
-            }
-            if part.bytes > self.cache.most {
-                part.bytes = 0;
-                part.before = std::mem::take(&mut part.lately);
-            }
+        self.each(states.iter().map(|(group, _)| *group), |part, hash, index| match states[index].1 {
+            Some(state) => part.put(hash, State::new(state), self.cache.most),
+            None => part.forget(hash),
         });
     }
 
@@ -151,17 +146,29 @@ impl TableStates {
 }
 
 impl Part {
-    fn put(&mut self, hash: u64, state: State) {
-        self.bytes += state.size();
+    fn put(&mut self, hash: u64, state: State, most: usize) {
+        // A table that is full doubles.
+        let places = self.lately.capacity();
+        let grows = self.lately.len() == places;
+        if table_bytes(if grows { places * 2 } else { places }) + self.beside > most {
+            self.beside = 0;
+            self.before = std::mem::take(&mut self.lately);
+        }
+        self.beside += state.beside();
         if let Some(replaced) = self.lately.insert(hash, state) {
-            self.bytes -= replaced.size();
+            self.beside -= replaced.beside();
         }
     }
 
     fn forget(&mut self, hash: u64) {
         self.before.remove(&hash);
         if let Some(removed) = self.lately.remove(&hash) {
-            self.bytes -= removed.size();
+            self.beside -= removed.beside();
         }
     }
+}
+
+/// The size of a table with so many places that can be taken: seven in eight of all.
+fn table_bytes(places: usize) -> usize {
+    (places * 8 / 7).next_power_of_two() * PLACE
 }

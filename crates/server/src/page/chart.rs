@@ -97,7 +97,8 @@ fn bars(content: &PanelContent) -> Markup {
     let lengths = || content.rows.iter().take(BARS).map(length);
     // Bars of negative numbers go to the left of where the others begin.
     let (least, most) = (lengths().fold(0.0, f64::min), lengths().fold(0.0, f64::max));
-    let per_cent = |part: f64| if most > least { 100.0 * (part / (most - least)) } else { 0.0 };
+    let half = most / 2.0 - least / 2.0;
+    let per_cent = |part: f64| if half > 0.0 { 50.0 * (part / half) + 0.0 } else { 0.0 };
     let begins = |row: &Vec<Cell>| format!("{:.2}%", per_cent(length(row).min(0.0) - least));
     let width = |row: &Vec<Cell>| format!("{:.2}%", per_cent(length(row).abs()));
     let more = content.rows.len() > BARS || content.is_cut;
