@@ -202,6 +202,7 @@ fn exclude(options: &mut WildcardAdditionalOptions) {
 /// Whether one of some joined relations has the hidden column; gathers the names of those that have.
 fn joined_have(from: &TableWithJoins, relations: &[Relation], names: &mut Vec<String>) -> bool {
     let joined = std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation));
+    // All are asked, for their names.
     let have = joined.filter(|factor| has_metadata(factor, relations, names)).count();
     have > 0
 }
