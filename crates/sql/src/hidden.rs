@@ -127,9 +127,7 @@ impl VisitorMut for Forget<'_> {
         if !self.named.has(&name) {
             forget(factor);
         } else if let Some(select) = marked(factor) {
-            let made_from = select.from.iter().flat_map(|from| {
-                std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation))
-            });
+            let made_from = select.from.iter().flat_map(joined);
             self.named.relations.extend(made_from.filter_map(name_of).map(normal));
         }
         ControlFlow::Continue(())
@@ -159,8 +157,7 @@ fn forget(factor: &mut TableFactor) {
 /// Leaves the hidden column of what a query reads out of its `*`; the relations that it reads have been taken out.
 pub(crate) fn hide_metadata(select: &mut Select, relations: &[Relation]) {
     let mut names = Vec::new();
-    let having = select.from.iter().filter(|from| joined_have(from, relations, &mut names)).count();
-    if having == 0 {
+    if !any_has_metadata(&select.from, relations, &mut names) {
         return;
     }
     for item in &mut select.projection {
@@ -199,12 +196,14 @@ fn exclude(options: &mut WildcardAdditionalOptions) {
     options.opt_exclude = (!names.is_empty()).then_some(ExcludeSelectItem::Multiple(names));
 }
 
-/// Whether one of some joined relations has the hidden column; gathers the names of those that have.
-fn joined_have(from: &TableWithJoins, relations: &[Relation], names: &mut Vec<String>) -> bool {
-    let joined = std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation));
-    // All are asked, for their names.
-    let have = joined.filter(|factor| has_metadata(factor, relations, names)).count();
-    have > 0
+/// Relations that are joined.
+fn joined(from: &TableWithJoins) -> impl Iterator<Item = &TableFactor> {
+    std::iter::once(&from.relation).chain(from.joins.iter().map(|join| &join.relation))
+}
+
+/// Whether one of some relations has the hidden column; gathers the names of all that have, for which each is asked.
+fn any_has_metadata(from: &[TableWithJoins], relations: &[Relation], names: &mut Vec<String>) -> bool {
+    from.iter().flat_map(joined).filter(|factor| has_metadata(factor, relations, names)).count() > 0
 }
 
 /// What a relation is called in its query.
@@ -244,11 +243,13 @@ fn has_metadata(factor: &TableFactor, relations: &[Relation], names: &mut Vec<St
                 };
                 // Names within are not known without.
                 select.projection.iter().any(keeps)
-                    && select.from.iter().any(|from| joined_have(from, relations, &mut Vec::new()))
+                    && any_has_metadata(&select.from, relations, &mut Vec::new())
             }
             _ => false,
         },
-        TableFactor::NestedJoin { table_with_joins, .. } => joined_have(table_with_joins, relations, names),
+        TableFactor::NestedJoin { table_with_joins, .. } => {
+            any_has_metadata(std::slice::from_ref(table_with_joins), relations, names)
+        }
         _ => false,
     };
     if has {
